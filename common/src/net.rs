@@ -1,0 +1,142 @@
+//! Newtypes for the role that an address plays, so that a peer's address can never be taken for a client's.
+//!
+//! The names and the quoted definitions are those of RFC 8656, section 2.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+macro_rules! address_role {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub SocketAddr);
+
+        impl $name {
+            /// The IP address.
+            pub fn ip(self) -> IpAddr {
+                self.0.ip()
+            }
+
+            /// The port.
+            pub fn port(self) -> u16 {
+                self.0.port()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+address_role! {
+    /// Where a client's packets come from, as the server sees it ("server-reflexive transport address").
+    ClientAddr
+}
+address_role! {
+    /// The server's address that a client sends to ("TURN server transport address").
+    ServerAddr
+}
+address_role! {
+    /// A host that the client wishes to communicate with through the relay ("peer transport address").
+    PeerAddr
+}
+address_role! {
+    /// The address on the server at which peers reach a client ("relayed transport address").
+    RelayedAddr
+}
+
+/// What carries the packets between a client and a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// UDP: datagrams, retransmitted by the client.
+    Udp,
+    /// TCP: framed as RFC 8489, section 6.2.2, and RFC 8656, section 12.4, say.
+    Tcp,
+    /// TLS over TCP: framed as TCP.
+    Tls,
+    /// DTLS over UDP.
+    Dtls,
+}
+
+impl Transport {
+    /// Whether the transport delivers everything in order, so that nothing is retransmitted above it.
+    pub fn is_reliable(self) -> bool {
+        matches!(self, Transport::Tcp | Transport::Tls)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Dtls => "dtls",
+        })
+    }
+}
+
+/// "The 5-tuple": client address, server address and transport, which name an allocation (RFC 8656, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FiveTuple {
+    /// What carries the packets.
+    pub transport: Transport,
+    /// The client's end.
+    pub client: ClientAddr,
+    /// The server's end.
+    pub server: ServerAddr,
+}
+
+impl fmt::Display for FiveTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.transport, self.client, self.server)
+    }
+}
+
+/// Bytes that a state machine wants sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// What to send them over.
+    pub transport: Transport,
+    /// The local address to send from: a socket's own address, or the address a request arrived at.
+    pub from: SocketAddr,
+    /// Where to.
+    pub to: SocketAddr,
+    /// One datagram, or for a stream the bytes to append to it, padding included.
+    pub payload: Vec<u8>,
+}
+
+/// `::ffff:a.b.c.d` as `a.b.c.d`; any other address unchanged.
+///
+/// A dual-stack socket reports IPv4 senders in the mapped form; every comparison in Thirl is on the canonical one.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_unmaps_ipv4() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:5".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:5".parse().unwrap());
+        let v6: SocketAddr = "[2001:db8::1]:5".parse().unwrap();
+        assert_eq!(canonical(v6), v6);
+    }
+
+    #[test]
+    fn roles_say_what_they_are_in_logs() {
+        let peer = PeerAddr("192.0.2.1:5".parse().unwrap());
+        assert_eq!(format!("{peer:?} {peer}"), "PeerAddr(192.0.2.1:5) 192.0.2.1:5");
+    }
+}

@@ -1,0 +1,1 @@
+//! The STUN, TURN and ICE wire formats (being written).
