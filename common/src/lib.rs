@@ -4,16 +4,22 @@
 //!
 //! 1. [`wire`]: what the bytes are: classification by first byte, the STUN message view and writer, attributes,
 //!    integrity and fingerprint, ChannelData, stream framing. `no_std`, no clock, no randomness, no log.
-//! 2. `net`: whose address is whose: newtypes for the roles that RFC 8656 names, [`net::FiveTuple`], [`net::Transmit`].
-//! 3. `time`: the deadline table that every state machine keeps its timers in.
-//! 4. `auth`: keys, nonces and credentials.
-//! 5. `request`: the client transaction with its retransmission timer.
+//! 2. [`net`]: whose address is whose: newtypes for the roles that RFC 8656 names, [`net::FiveTuple`], [`net::Transmit`].
+//! 3. [`time`]: the deadline table that every state machine keeps its timers in.
+//! 4. [`auth`]: keys, nonces and credentials.
+//! 5. [`request`]: the client transaction with its retransmission timer.
 //! 6. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
 //! 7. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
 //!
 //! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system.
-#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 #[cfg(feature = "std")]
+pub mod auth;
+#[cfg(feature = "std")]
 pub mod net;
+#[cfg(feature = "std")]
+pub mod request;
+#[cfg(feature = "std")]
+pub mod time;
 pub mod wire;

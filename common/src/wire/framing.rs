@@ -1,0 +1,87 @@
+//! Where a STUN or ChannelData message ends in a stream (RFC 8489, section 6.2.2; RFC 8656, section 12.4).
+
+use super::channel_data::CHANNEL_HEADER_LEN;
+use super::classify::{Protocol, classify};
+use super::header::{HEADER_LEN, MAGIC_COOKIE};
+use super::padded;
+
+/// What stands at the front of a stream's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameLen {
+    /// The message is not there yet: at least so many bytes must be buffered before it can be.
+    NeedMore(usize),
+    /// A whole message.
+    Complete {
+        /// Its length in bytes.
+        frame: usize,
+        /// How many bytes to take off the stream: the message with its padding.
+        padded: usize,
+    },
+}
+
+/// The stream cannot be followed any further and must be closed: the sender's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramingError {
+    /// Neither STUN nor ChannelData.
+    #[error("the stream carries something that is neither STUN nor ChannelData")]
+    UnknownProtocol,
+    /// A STUN header with another cookie or a length that is no multiple of four.
+    #[error("the stream carries a broken STUN header")]
+    BrokenHeader,
+}
+
+/// Looks at the front of a stream's buffer. No frame is larger than 65,556 bytes.
+#[inline]
+pub fn frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
+    let Some(&[_, _, l0, l1]) = buffered.first_chunk() else {
+        return match classify(buffered) {
+            Protocol::Stun | Protocol::ChannelData => Ok(FrameLen::NeedMore(4)),
+            _ if buffered.is_empty() => Ok(FrameLen::NeedMore(4)),
+            _ => Err(FramingError::UnknownProtocol),
+        };
+    };
+    let length = usize::from(u16::from_be_bytes([l0, l1]));
+    let frame = match classify(buffered) {
+        Protocol::ChannelData => CHANNEL_HEADER_LEN + length,
+        Protocol::Stun if !length.is_multiple_of(4) => return Err(FramingError::BrokenHeader),
+        Protocol::Stun => match buffered.get(4..8) {
+            None => return Ok(FrameLen::NeedMore(8)),
+            Some(cookie) if cookie != MAGIC_COOKIE.to_be_bytes() => return Err(FramingError::BrokenHeader),
+            Some(_) => HEADER_LEN + length,
+        },
+        _ => return Err(FramingError::UnknownProtocol),
+    };
+    let padded = padded(frame);
+    Ok(if buffered.len() < padded {
+        FrameLen::NeedMore(padded)
+    } else {
+        FrameLen::Complete { frame, padded }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_data_is_padded_and_stun_is_not() {
+        let data = [0x40, 0x00, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 0x40];
+        assert_eq!(frame_len(&data), Ok(FrameLen::Complete { frame: 9, padded: 12 }));
+        assert_eq!(frame_len(&data[..11]), Ok(FrameLen::NeedMore(12)));
+        let mut stun = [0; 24];
+        stun[..8].copy_from_slice(&[0, 1, 0, 4, 0x21, 0x12, 0xA4, 0x42]);
+        assert_eq!(frame_len(&stun), Ok(FrameLen::Complete { frame: 24, padded: 24 }));
+        assert_eq!(frame_len(&stun[..5]), Ok(FrameLen::NeedMore(8)));
+        assert_eq!(frame_len(&stun[..8]), Ok(FrameLen::NeedMore(24)));
+    }
+
+    #[test]
+    fn other_protocols_end_the_stream_at_their_first_byte() {
+        assert_eq!(frame_len(b"POST / HTTP/1.1"), Err(FramingError::UnknownProtocol));
+        assert_eq!(frame_len(b"\x16"), Err(FramingError::UnknownProtocol));
+        assert_eq!(frame_len(&[0, 1, 0, 0, 0, 0, 0, 0]), Err(FramingError::BrokenHeader));
+        assert_eq!(frame_len(&[0, 1, 0, 3]), Err(FramingError::BrokenHeader));
+        assert_eq!(frame_len(&[]), Ok(FrameLen::NeedMore(4)));
+    }
+}
