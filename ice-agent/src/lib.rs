@@ -1,1 +1,3 @@
-//! Placeholder.
+//! ICE agent (RFC 8445) with gathering, TURN client and NAT diagnosis.
+
+pub mod turn;

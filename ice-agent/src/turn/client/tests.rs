@@ -1,0 +1,242 @@
+//! The client against a scripted server.
+
+use super::*;
+use thirl_common::auth::LongTermKey;
+use thirl_common::wire::{
+    ChannelNumber, ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, Realm, RequestedTransport, Username,
+};
+
+const PEER: &str = "198.51.100.20:4000";
+
+#[expect(clippy::disallowed_methods, reason = "any origin will do")]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+fn config(transport: Transport) -> TurnClientConfig {
+    TurnClientConfig {
+        server: "203.0.113.10:3478".parse().unwrap(),
+        transport,
+        local: "192.0.2.1:40000".parse().unwrap(),
+        username: "alice".into(),
+        password: "secret".into(),
+        family: None,
+    }
+}
+
+fn key() -> IntegrityKey {
+    LongTermKey::new("alice", "thirl", "secret").integrity_key()
+}
+
+fn response(
+    request: &[u8],
+    class: Class,
+    key: Option<&IntegrityKey>,
+    fill: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    let request = Message::parse(request).unwrap();
+    let mut buffer = [0; 512];
+    let mut writer =
+        MessageWriter::new(&mut buffer, class, request.method(), request.transaction_id()).unwrap();
+    fill(&mut writer);
+    if let Some(key) = key {
+        writer.integrity(IntegrityAlgorithm::Sha1, key).unwrap();
+    }
+    writer.finish().to_vec()
+}
+
+fn challenge(request: &[u8], error: ErrorCode<'_>, nonce: &str) -> Vec<u8> {
+    response(request, Class::Error, None, |writer| {
+        writer.attribute(&error).unwrap();
+        writer.attribute(&Realm("thirl")).unwrap().attribute(&Nonce(nonce)).unwrap();
+    })
+}
+
+fn granted(request: &[u8], key: &IntegrityKey) -> Vec<u8> {
+    response(request, Class::Success, Some(key), |writer| {
+        writer.attribute(&XorRelayedAddress("203.0.113.10:50000".parse().unwrap())).unwrap();
+        writer.attribute(&XorMappedAddress("198.51.100.10:1234".parse().unwrap())).unwrap();
+        writer.attribute(&Lifetime(600)).unwrap();
+    })
+}
+
+fn ok(request: &[u8]) -> Vec<u8> {
+    response(request, Class::Success, Some(&key()), |writer| {
+        writer.attribute(&Lifetime(600)).unwrap();
+    })
+}
+
+fn allocated(transport: Transport, now: Instant) -> TurnClient {
+    let mut client = TurnClient::new(config(transport), [1; 32]);
+    client.start(now);
+    let first = client.poll_transmit().unwrap();
+    assert_eq!(
+        Message::parse(&first).unwrap().require::<RequestedTransport>().unwrap(),
+        RequestedTransport::UDP
+    );
+    client.handle_input(now, &challenge(&first, ErrorCode::UNAUTHENTICATED, "n1"));
+    let second = client.poll_transmit().unwrap();
+    let message = Message::parse(&second).unwrap();
+    assert_eq!(message.verify_integrity(&key()), Ok(IntegrityAlgorithm::Sha1));
+    assert_eq!(message.require::<Username<'_>>().unwrap().0, "alice");
+    assert_eq!(message.require::<Nonce<'_>>().unwrap().0, "n1");
+    client.handle_input(now, &granted(&second, &key()));
+    assert!(matches!(client.poll_event(), Some(TurnEvent::Allocated { .. })));
+    assert!(client.poll_transmit().is_none());
+    client
+}
+
+#[test]
+fn a_success_without_the_right_integrity_is_ignored() {
+    let now = origin();
+    let mut client = TurnClient::new(config(Transport::Udp), [1; 32]);
+    client.start(now);
+    let first = client.poll_transmit().unwrap();
+    client.handle_input(now, &challenge(&first, ErrorCode::UNAUTHENTICATED, "n1"));
+    let second = client.poll_transmit().unwrap();
+    let unsigned = response(&second, Class::Success, None, |_| {});
+    client.handle_input(now, &unsigned);
+    client.handle_input(now, &granted(&second, &IntegrityKey::new(b"forged")));
+    assert_eq!(client.poll_event(), None);
+    client.handle_input(now, &granted(&second, &key()));
+    assert!(client.is_allocated());
+}
+
+#[test]
+fn wrong_credentials_are_said_to_be_wrong() {
+    let now = origin();
+    let mut client = TurnClient::new(config(Transport::Udp), [1; 32]);
+    client.start(now);
+    for nonce in ["n1", "n2"] {
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(now, &challenge(&request, ErrorCode::UNAUTHENTICATED, nonce));
+    }
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason: TurnError::CredentialsRefused }));
+    assert_eq!((client.poll_transmit(), client.poll_timeout()), (None, None));
+}
+
+#[test]
+fn a_stale_nonce_is_replaced_but_not_for_ever() {
+    let now = origin();
+    let mut client = allocated(Transport::Udp, now);
+    client.allow(now, PEER.parse::<SocketAddr>().unwrap().ip());
+    for nonce in ["n2", "n3", "n4"] {
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(now, &challenge(&request, ErrorCode::STALE_NONCE, nonce));
+    }
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&request).unwrap().require::<Nonce<'_>>().unwrap().0, "n4");
+    client.handle_input(now, &challenge(&request, ErrorCode::STALE_NONCE, "n5"));
+    assert!(matches!(client.poll_event(), Some(TurnEvent::PermissionFailed { .. })));
+    assert_eq!(client.poll_transmit(), None);
+}
+
+#[test]
+fn silence_ends_in_a_failure_that_names_the_transport() {
+    let mut now = origin();
+    let mut client = TurnClient::new(config(Transport::Udp), [1; 32]);
+    client.start(now);
+    while let Some(deadline) = client.poll_timeout() {
+        now = deadline;
+        client.handle_timeout(now);
+    }
+    assert_eq!(std::iter::from_fn(|| client.poll_transmit()).count(), 7);
+    let reason = TurnError::TimedOut { transport: Transport::Udp };
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason }));
+}
+
+#[test]
+fn data_goes_in_indications_until_the_channel_is_confirmed() {
+    let now = origin();
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let mut client = allocated(Transport::Tcp, now);
+    client.allow(now, peer.ip());
+    client.allow(now, peer.ip());
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(client.poll_transmit(), None, "asked for once");
+    client.handle_input(now, &ok(&request));
+    assert!(client.is_allowed(peer.ip()));
+
+    client.bind_channel(now, peer);
+    let request = client.poll_transmit().unwrap();
+    client.send(now, peer, b"hello").unwrap();
+    let sent = client.poll_transmit().unwrap();
+    let message = Message::parse(&sent).unwrap();
+    assert_eq!((message.method(), message.require::<Data<'_>>().unwrap().0), (Method::SEND, &b"hello"[..]));
+
+    client.handle_input(now, &ok(&request));
+    client.send(now, peer, b"hello").unwrap();
+    assert_eq!(client.poll_transmit().unwrap(), b"\x40\x00\x00\x05hello\x00\x00\x00");
+
+    let header = ChannelData::header(ChannelNumber::MIN, 3).unwrap();
+    let frame = [&header[..], b"abc"].concat();
+    assert_eq!(client.handle_input(now, &frame), Some(Received { peer, data: b"abc" }));
+    assert_eq!(client.handle_input(now, b"\x40\x01\x00\x00"), None, "not a channel of ours");
+}
+
+#[test]
+fn everything_is_refreshed_in_time() {
+    let start = origin();
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let mut client = allocated(Transport::Udp, start);
+    client.allow(start, peer.ip());
+    client.bind_channel(start, peer);
+    let mut asked = Vec::new();
+    let mut now = start;
+    while now - start < Duration::from_secs(700) {
+        while let Some(request) = client.poll_transmit() {
+            asked.push((Message::parse(&request).unwrap().method(), (now - start).as_secs()));
+            client.handle_input(now, &ok(&request));
+        }
+        now = client.poll_timeout().unwrap();
+        client.handle_timeout(now);
+    }
+    let at = |method| asked.iter().filter(|(m, _)| *m == method).map(|(_, at)| *at).collect::<Vec<_>>();
+    assert_eq!(at(Method::CREATE_PERMISSION), [0, 240, 480]);
+    assert_eq!(at(Method::CHANNEL_BIND), [0, 540]);
+    assert_eq!(at(Method::REFRESH), [540]);
+}
+
+#[test]
+fn an_older_allocation_is_deleted_once() {
+    let now = origin();
+    let mut client = TurnClient::new(config(Transport::Udp), [1; 32]);
+    client.start(now);
+    let first = client.poll_transmit().unwrap();
+    client.handle_input(now, &challenge(&first, ErrorCode::UNAUTHENTICATED, "n1"));
+    let mismatch = |request: &[u8]| {
+        response(request, Class::Error, Some(&key()), |writer| {
+            writer.attribute(&ErrorCode::ALLOCATION_MISMATCH).unwrap();
+        })
+    };
+    let allocate = client.poll_transmit().unwrap();
+    client.handle_input(now, &mismatch(&allocate));
+    let refresh = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&refresh).unwrap().require::<Lifetime>().unwrap().0, 0);
+    client.handle_input(now, &ok(&refresh));
+    let allocate = client.poll_transmit().unwrap();
+    client.handle_input(now, &mismatch(&allocate));
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason: TurnError::AllocationMismatch }));
+}
+
+#[test]
+fn a_server_that_restarted_is_noticed_and_closing_gives_back() {
+    let now = origin();
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let mut client = allocated(Transport::Udp, now);
+    client.close(now);
+    let refresh = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&refresh).unwrap().require::<Lifetime>().unwrap().0, 0);
+    client.handle_input(now, &ok(&refresh));
+    assert!(client.is_over() && client.poll_event().is_none() && client.poll_timeout().is_none());
+
+    let mut client = allocated(Transport::Udp, now);
+    client.allow(now, peer.ip());
+    let request = client.poll_transmit().unwrap();
+    let gone = response(&request, Class::Error, Some(&key()), |writer| {
+        writer.attribute(&ErrorCode::ALLOCATION_MISMATCH).unwrap();
+    });
+    client.handle_input(now, &gone);
+    assert_eq!(client.poll_event(), Some(TurnEvent::Lost { reason: TurnError::AllocationMismatch }));
+    assert_eq!(client.send(now, peer, b"x"), Err(SendError::NoAllocation));
+}

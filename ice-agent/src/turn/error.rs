@@ -1,0 +1,58 @@
+//! Why an allocation could not be had or kept, and whose fault it is.
+
+use std::net::SocketAddr;
+
+/// What ends an allocation, or refuses a permission.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TurnError {
+    /// Nothing came back: the server is down, or something on the way drops the packets.
+    #[error("the TURN server did not answer: check its address and that {transport} gets through to it")]
+    TimedOut {
+        /// What the packets were carried by.
+        transport: thirl_common::net::Transport,
+    },
+    /// The stream to the server could not be opened, or was closed.
+    #[error("the connection to the TURN server was closed")]
+    Disconnected,
+    /// Username or password are wrong, or have expired.
+    #[error(
+        "the TURN server refuses the credentials: check username, password, and whether they have expired"
+    )]
+    CredentialsRefused,
+    /// The server wants the client to go elsewhere (300).
+    #[error("the TURN server asks to use {to} instead")]
+    TryAlternate {
+        /// ALTERNATE-SERVER.
+        to: SocketAddr,
+    },
+    /// The server knows no such allocation any more, or another one holds the five-tuple (437).
+    #[error("the TURN server has lost the allocation, or holds an older one of this address and port")]
+    AllocationMismatch,
+    /// The server refuses for a reason of its own.
+    #[error("the TURN server refuses: {code} {reason}")]
+    Refused {
+        /// The error code.
+        code: u16,
+        /// What the server says of it.
+        reason: String,
+    },
+    /// The server's answer breaks the protocol.
+    #[error("the TURN server misbehaves: {what}")]
+    ServerMisbehaved {
+        /// In which way.
+        what: &'static str,
+    },
+}
+
+/// Why data was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no allocation to send through, not yet or not any more.
+    #[error("there is no allocation on the TURN server")]
+    NoAllocation,
+    /// More than a UDP datagram holds.
+    #[error("the datagram is larger than a relay can carry")]
+    TooLarge,
+}

@@ -1,0 +1,14 @@
+//! The TURN client (RFC 8656), sans-IO: one allocation on one five-tuple.
+//!
+//! 1. [`TurnClient`]: the machine: `start`, `handle_input`, `handle_timeout`; then `poll_transmit`, `poll_event`,
+//!    `poll_timeout`.
+//! 2. `exchange`: requests under way, their authentication and repetition.
+//! 3. `peers`: permissions and channels.
+
+mod client;
+mod error;
+mod exchange;
+mod peers;
+
+pub use client::{Received, TurnClient, TurnClientConfig, TurnEvent};
+pub use error::{SendError, TurnError};
