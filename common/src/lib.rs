@@ -16,6 +16,8 @@
 
 #[cfg(feature = "std")]
 pub mod auth;
+#[cfg(feature = "driver")]
+pub mod config;
 #[cfg(feature = "std")]
 pub mod net;
 #[cfg(feature = "std")]

@@ -1,0 +1,43 @@
+//! Settings of a program: one table of keys, read alike from a file, the environment and flags.
+//!
+//! 1. [`Key`]: what a setting is called everywhere: `listening-port` in TOML, `--listening-port`,
+//!    `THIRL_LISTENING_PORT`.
+//! 2. [`Flags`]: the table as `clap` arguments.
+//! 3. [`Values::load`]: file, then environment, then flags; each replaces what the one before said of a key.
+//! 4. [`Values::one`] and [`Values::all`]: a value with its type; a bad one is refused with its source and a hint.
+//!
+//! Programs turn a [`ConfigError`] into exit code 2 before they open any socket.
+
+mod error;
+mod file;
+mod flags;
+pub mod parse;
+mod values;
+
+pub use error::{ConfigError, Problem, Source};
+pub use flags::Flags;
+pub use values::Values;
+
+/// A setting's name and what to tell people about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// As in TOML and, after two dashes, on the command line. In the environment it is upper-case, with underscores
+    /// and [`ENV_PREFIX`].
+    pub name: &'static str,
+    /// What stands for the value in `--help`, e.g. `PORT`.
+    pub value: &'static str,
+    /// One sentence, with the default.
+    pub help: &'static str,
+    /// Whether it may be given more than once. In the environment values are separated by commas.
+    pub repeat: bool,
+}
+
+/// What every environment variable begins with.
+pub const ENV_PREFIX: &str = "THIRL_";
+
+impl Key {
+    /// The name of the key's environment variable.
+    pub fn variable(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.name.to_uppercase().replace('-', "_"))
+    }
+}

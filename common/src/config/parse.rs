@@ -1,0 +1,129 @@
+//! What values look like. Each refuses with what is wrong and a hint; a secret is never quoted.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::error::Problem;
+
+/// Any text that is not empty.
+pub fn text(text: &str) -> Result<String, Problem> {
+    match text {
+        "" => Err(Problem::new("the value is empty", "give some text, or leave the key out")),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A port, 1 to 65535.
+pub fn port(text: &str) -> Result<u16, Problem> {
+    match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(Problem::new(format!("{text:?} is no port"), "give a number from 1 to 65535")),
+    }
+}
+
+/// A port to listen on: 0 lets the system choose.
+pub fn listening_port(text: &str) -> Result<u16, Problem> {
+    let hint = "give a number from 1 to 65535, or 0 to let the system choose";
+    text.parse().map_err(|_| Problem::new(format!("{text:?} is no port"), hint))
+}
+
+/// A whole number from `min` to `max`.
+pub fn number(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, Problem> {
+    move |text| match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(Problem::new(
+            format!("{text:?} is out of range"),
+            format!("give a whole number from {min} to {max}"),
+        )),
+    }
+}
+
+/// Whole seconds from `min` to `max`.
+pub fn seconds(min: u64, max: u64) -> impl Fn(&str) -> Result<Duration, Problem> {
+    move |text| number(min, max)(text).map(Duration::from_secs)
+}
+
+/// `true` or `false`.
+pub fn boolean(text: &str) -> Result<bool, Problem> {
+    text.parse()
+        .map_err(|_| Problem::new(format!("{text:?} is neither true nor false"), "give `true` or `false`"))
+}
+
+/// An IPv4 or IPv6 address.
+pub fn ip(text: &str) -> Result<IpAddr, Problem> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map_err(|_| {
+        let hint = "give an address such as 192.0.2.1 or 2001:db8::1, without a port";
+        Problem::new(format!("{text:?} is no IP address"), hint)
+    })
+}
+
+/// A range of addresses, both ends included: one address, `first-last`, or CIDR.
+pub fn ip_range(text: &str) -> Result<(IpAddr, IpAddr), Problem> {
+    let wrong = || {
+        let hint = "give an address, a range such as 10.0.0.1-10.0.0.9, or a network such as 10.0.0.0/8";
+        Problem::new(format!("{text:?} is no range of addresses"), hint)
+    };
+    if let Some((first, last)) = text.split_once('-') {
+        let (first, last) = (ip(first.trim())?, ip(last.trim())?);
+        if first.is_ipv4() != last.is_ipv4() || first > last {
+            return Err(wrong());
+        }
+        return Ok((first, last));
+    }
+    let Some((network, bits)) = text.split_once('/') else {
+        return ip(text).map(|ip| (ip, ip)).map_err(|_| wrong());
+    };
+    let bits: u32 = bits.parse().map_err(|_| wrong())?;
+    match ip(network).map_err(|_| wrong())? {
+        IpAddr::V4(ip) if bits <= 32 => {
+            let host = u32::MAX.checked_shr(bits).unwrap_or(0);
+            let ip = u32::from(ip);
+            Ok((IpAddr::V4((ip & !host).into()), IpAddr::V4((ip | host).into())))
+        }
+        IpAddr::V6(ip) if bits <= 128 => {
+            let host = u128::MAX.checked_shr(bits).unwrap_or(0);
+            let ip = u128::from(ip);
+            Ok((IpAddr::V6((ip & !host).into()), IpAddr::V6((ip | host).into())))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// `name:password`. The password may hold further colons.
+pub fn user(text: &str) -> Result<(String, String), Problem> {
+    match text.split_once(':') {
+        Some((name, password)) if !name.is_empty() && !password.is_empty() => {
+            Ok((name.to_owned(), password.to_owned()))
+        }
+        _ => Err(Problem::new("this is no user with a password (not shown)", "write `name:password`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let range = |text| ip_range(text).map(|(first, last)| format!("{first} {last}"));
+        assert_eq!(range("10.0.0.0/8").unwrap(), "10.0.0.0 10.255.255.255");
+        assert_eq!(range("10.1.2.3").unwrap(), "10.1.2.3 10.1.2.3");
+        assert_eq!(range("0.0.0.0/0").unwrap(), "0.0.0.0 255.255.255.255");
+        assert_eq!(range("10.0.0.1-10.0.0.9").unwrap(), "10.0.0.1 10.0.0.9");
+        assert_eq!(range("2001:db8::/127").unwrap(), "2001:db8:: 2001:db8::1");
+        assert_eq!(range("::1/128").unwrap(), "::1 ::1");
+        for bad in
+            ["", "10.0.0.0/33", "10.0.0.9-10.0.0.1", "10.0.0.1-::1", "x", "10.0.0.0/", "::/129", "1-2-3"]
+        {
+            assert!(ip_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_quoted() {
+        assert_eq!(user("a:b:c").unwrap(), ("a".to_owned(), "b:c".to_owned()));
+        let problem = user("hunter2").unwrap_err();
+        assert!(!format!("{problem:?}").contains("hunter2"));
+    }
+}
