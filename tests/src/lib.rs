@@ -1,1 +1,9 @@
-//! Placeholder.
+//! What the integration tests of Thirl stand on; no product code.
+//!
+//! - [`natlab`]: routers, NATs and hosts on the real kernel, in namespaces that a test makes and removes itself.
+//! - [`harness`]: builds and runs our programs, waits for what they print, and says why a test could not run.
+//!
+//! The tests themselves are `tests/tests/*.rs`; each file is one suite and one row in the table of `cargo xtask test`.
+
+pub mod harness;
+pub mod natlab;

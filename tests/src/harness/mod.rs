@@ -1,0 +1,14 @@
+//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Deadline`] bounds
+//! every wait, and [`requires!`](crate::requires) says why a test could not run.
+
+mod binaries;
+mod deadline;
+mod ports;
+mod program;
+mod requires;
+
+pub use binaries::{python, stun_server, thirl, turn_relay};
+pub use deadline::Deadline;
+pub use ports::{free_tcp_port, free_udp_port};
+pub use program::{Line, Program, ProgramError};
+pub use requires::{could_not_run, installed};

@@ -1,0 +1,87 @@
+//! What happens to a network while programs run in it.
+
+use std::net::Ipv4Addr;
+
+use super::ruleset::ruleset;
+use super::spec::{Node, Site};
+use super::topology::{client_addresses, ip_batch, lan_address, on_node};
+use super::{Lab, LabError};
+
+impl Lab {
+    /// The NAT forgets every mapping, as after a power cut.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] if `nat` is no NAT of this lab.
+    pub fn reboot_nat(&mut self, nat: Node) -> Result<(), LabError> {
+        self.tree.run(&on_node(nat, &self.fresh_ruleset(nat)?))
+    }
+
+    /// The NAT gets another public address (DHCP, PPPoE) and forgets every mapping.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] if `nat` is no NAT of this lab.
+    pub fn set_public_address(&mut self, nat: Node, address: Ipv4Addr) -> Result<(), LabError> {
+        let uplink = self.topology.uplink(nat);
+        let Some(old) = self.topology.external.insert(nat, address) else {
+            self.topology.external.remove(&nat);
+            return Err(not_a_nat(nat));
+        };
+        let routes =
+            ip_batch(&[format!("route del {old}/32"), format!("route add {address}/32 via {}", uplink.own)]);
+        self.tree.run(&on_node(uplink.router, &routes))?;
+        self.reboot_nat(nat)
+    }
+
+    /// Moves a client's cable to the LAN of `site` and gives it an address there.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] if the client or the site is not in this lab, or the client is there already.
+    pub fn roam(&mut self, client: Node, site: Site) -> Result<(), LabError> {
+        let Some(&(from, address)) = self.topology.clients.get(&client) else {
+            return Err(LabError::Spec(format!("{client} is no client of this lab")));
+        };
+        if from == site || !self.topology.sites.contains_key(&site) {
+            return Err(LabError::Spec(format!("{client} cannot go from site {from:?} to site {site:?}")));
+        }
+        // Ten apart: a guest never has the number of a client that is at home there.
+        let host = address.octets()[3];
+        let address = lan_address(site, if host < 10 { host + 10 } else { host - 10 });
+        let unplug = ip_batch(&[format!("link set p-{client} netns {}", site.nat())]);
+        let plug = ip_batch(&[format!("link set p-{client} master br0 up")]);
+        let ipv6 = self.topology.has_ipv6(site);
+        let mut renumber = vec!["addr flush dev eth0".to_owned()];
+        renumber.extend(client_addresses(site, address, ipv6));
+        let renumber = format!(
+            "for i in /proc/sys/net/ipv6/conf/*; do echo {} >$i/disable_ipv6; done\n{}",
+            u8::from(!ipv6),
+            ip_batch(&renumber)
+        );
+        self.tree.run(
+            &(on_node(from.nat(), &unplug) + &on_node(site.nat(), &plug) + &on_node(client, &renumber)),
+        )?;
+        self.topology.clients.insert(client, (site, address));
+        Ok(())
+    }
+
+    /// Flows are stopped while conntrack is emptied: under traffic it learns the old mappings again within
+    /// milliseconds.
+    fn fresh_ruleset(&self, nat: Node) -> Result<String, LabError> {
+        let (Some(network), Some(&external)) = (self.topology.network(nat), self.topology.external.get(&nat))
+        else {
+            return Err(not_a_nat(nat));
+        };
+        Ok(format!(
+            "nft 'add table inet off; add chain inet off inbound {{ type filter hook prerouting priority -400; policy drop; }}'
+conntrack -F
+nft -f - <<'NFT'
+{}table inet off {{}}
+delete table inet off
+NFT",
+            ruleset(network, external)
+        ))
+    }
+}
+
+fn not_a_nat(node: Node) -> LabError {
+    LabError::Spec(format!("{node} is no NAT of this lab"))
+}

@@ -1,0 +1,138 @@
+//! One NAT as an nftables ruleset.
+//!
+//! Conntrack alone is an address- and port-dependent NAT. The other behaviours are learnt: `learn` sees each flow
+//! after translation and records it in sets, `post` chooses the port by them, `pre` lets strangers in by them.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use super::spec::{Filtering, Firewall, Ipv6, Mapping, Nat, Network, PortAllocation};
+
+/// Ports of [`PortAllocation::Sequential`]: the first, and after how many it begins again.
+const SEQUENTIAL: (u16, u16) = (20_000, 2_000);
+
+/// Stands before each rule about outbound UDP: nft takes the type of a port from the protocol named in the rule.
+const UDP_OUT: &str = "oifname \"wan\" meta l4proto udp";
+
+/// The whole ruleset of a NAT router with the external address `external`; it replaces an earlier one.
+pub(super) fn ruleset(network: &Network, external: Ipv4Addr) -> String {
+    let nat = nat_table(&network.nat, external);
+    let forward = forward_table(network, external);
+    format!(
+        "table ip nat {{}}\ndelete table ip nat\ntable inet fw {{}}\ndelete table inet fw\n{nat}{forward}"
+    )
+}
+
+fn nat_table(nat: &Nat, external: Ipv4Addr) -> String {
+    let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", nat.udp_timeout.as_secs());
+    let inbound = match nat.filtering {
+        Filtering::EndpointIndependent => {
+            format!("iifname \"wan\" ip daddr {external} meta l4proto udp dnat ip to udp dport map @internal")
+        }
+        Filtering::AddressDependent => {
+            format!(
+                "iifname \"wan\" ip daddr {external} udp dport . ip saddr @peers dnat ip to udp dport map @internal"
+            )
+        }
+        Filtering::AddressAndPortDependent => String::new(),
+    };
+    let outbound = outbound_rules(nat, external);
+    let udp = UDP_OUT;
+    format!(
+        r#"table ip nat {{
+ map by_source      {{ type ipv4_addr . inet_service : inet_service; {set} }}
+ map by_destination {{ type ipv4_addr . inet_service . ipv4_addr : inet_service; {set} }}
+ map internal       {{ type inet_service : ipv4_addr . inet_service; {set} }}
+ set peers          {{ type inet_service . ipv4_addr; {set} }}
+ set used           {{ type inet_service; {set} }}
+ chain pre {{ type nat hook prerouting priority -100;
+  {inbound}
+ }}
+ chain post {{ type nat hook postrouting priority 100;
+{outbound}  oifname "wan" snat ip to {external}
+ }}
+ chain learn {{ type filter hook postrouting priority 110;
+  {udp} ct direction original update @by_source {{ ct original ip saddr . ct original proto-src : udp sport }}
+  {udp} ct direction original update @by_destination {{ ct original ip saddr . ct original proto-src . ip daddr : udp sport }}
+  {udp} ct direction original update @internal {{ udp sport : ct original ip saddr . ct original proto-src }}
+  {udp} ct direction reply update @internal {{ udp sport : ct reply ip saddr . ct reply proto-src }}
+  {udp} update @peers {{ udp sport . ip daddr }}
+  {udp} update @used {{ udp sport }}
+ }}
+}}
+"#
+    )
+}
+
+/// Which port a UDP flow gets: that of the mapping it belongs to, else a new one.
+fn outbound_rules(nat: &Nat, external: Ipv4Addr) -> String {
+    let udp = UDP_OUT;
+    let known = match nat.mapping {
+        Mapping::EndpointIndependent => {
+            format!("  {udp} snat ip to {external} : ip saddr . udp sport map @by_source\n")
+        }
+        Mapping::AddressDependent => {
+            format!("  {udp} snat ip to {external} : ip saddr . udp sport . ip daddr map @by_destination\n")
+        }
+        Mapping::AddressAndPortDependent => String::new(),
+    };
+    let random = format!("snat ip to {external}:1024-65535 fully-random");
+    let new = match nat.port_allocation() {
+        // Source NAT alone would give one port to two clients with different destinations: not unique, so no EIM.
+        PortAllocation::Preserving => {
+            format!("  {udp} udp sport @used {random}\n  {udp} snat ip to {external}\n")
+        }
+        PortAllocation::Random => format!("  {udp} {random}\n"),
+        PortAllocation::Sequential => {
+            format!(
+                "  {udp} snat ip to {external} : numgen inc mod {} map {{ {} }}\n",
+                SEQUENTIAL.1,
+                sequence()
+            )
+        }
+    };
+    known + &new
+}
+
+/// `numgen` used as a port directly comes out byte-swapped; through a map it does not.
+fn sequence() -> String {
+    let (first, count) = SEQUENTIAL;
+    (0..count).fold(String::new(), |mut map, i| {
+        let _ = write!(map, "{i}:{},", first + i);
+        map
+    })
+}
+
+fn forward_table(network: &Network, external: Ipv4Addr) -> String {
+    let mut rules = Vec::new();
+    if network.loss_per_mille > 0 {
+        rules.push(format!("numgen random mod 1000 < {} drop", network.loss_per_mille));
+    }
+    if !network.nat.hairpin {
+        rules.push(format!("iifname != \"wan\" ip daddr {external} drop"));
+    }
+    match network.firewall {
+        Firewall::Open => {}
+        Firewall::NoUdp => rules.push("meta l4proto udp drop".into()),
+        Firewall::Tcp443Only => rules.extend([
+            "iifname != \"wan\" tcp dport 443 accept".into(),
+            "iifname \"wan\" meta l4proto tcp ct state established,related accept".into(),
+            "drop".into(),
+        ]),
+    }
+    match network.ipv6 {
+        Ipv6::None => rules.push("meta nfproto ipv6 drop".into()),
+        Ipv6::Firewalled => {}
+        Ipv6::Open => rules.push("meta nfproto ipv6 accept".into()),
+    }
+    rules.extend([
+        "ct state established,related accept".into(),
+        "iifname \"wan\" ct status dnat accept".into(),
+        // Unsolicited UDP is dropped here: once in conntrack, it would take the port from a later outbound flow.
+        "iifname \"wan\" drop".into(),
+    ]);
+    let rules = rules.join("\n  ");
+    format!(
+        "table inet fw {{\n chain forward {{ type filter hook forward priority 0; policy accept;\n  {rules}\n }}\n}}\n"
+    )
+}

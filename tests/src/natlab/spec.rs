@@ -1,0 +1,316 @@
+//! What a test asks for, in the terms of RFC 4787.
+
+use std::fmt;
+use std::time::Duration;
+
+/// NAT mapping behaviour (RFC 4787, section 4.1): on what the choice of the external port depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mapping {
+    /// EIM: on the internal endpoint only.
+    EndpointIndependent,
+    /// ADM: on the destination's address too.
+    AddressDependent,
+    /// APDM: on the destination's address and port too.
+    AddressAndPortDependent,
+}
+
+/// NAT filtering behaviour (RFC 4787, section 5): who may answer through a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Filtering {
+    /// EIF: anyone.
+    EndpointIndependent,
+    /// ADF: any port of an address that was sent to.
+    AddressDependent,
+    /// APDF: only an endpoint that was sent to.
+    AddressAndPortDependent,
+}
+
+/// How a new mapping gets its port (RFC 4787, section 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortAllocation {
+    /// The internal port, while no other client has it.
+    Preserving,
+    /// Any port from 1024 on.
+    Random,
+    /// 20000, 20001, … in order of asking.
+    Sequential,
+}
+
+/// What a site's firewall lets out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firewall {
+    /// Everything.
+    Open,
+    /// Everything but UDP.
+    NoUdp,
+    /// Nothing but TCP to port 443.
+    Tcp443Only,
+}
+
+/// What a site does with IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// The clients have none.
+    None,
+    /// Global addresses behind a firewall that lets only answers in.
+    Firewalled,
+    /// Global addresses, reachable from everywhere.
+    Open,
+}
+
+/// A place where clients live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// 192.168.1.0/24 behind 198.51.100.10; 2001:db8:1::/64.
+    A,
+    /// 192.168.2.0/24 behind 198.51.100.20; 2001:db8:2::/64.
+    B,
+}
+
+impl Site {
+    /// The NAT of the site.
+    pub fn nat(self) -> Node {
+        match self {
+            Self::A => Node::NatA,
+            Self::B => Node::NatB,
+        }
+    }
+
+    /// The clients that a site can have, the first one first.
+    pub fn clients(self) -> [Node; 2] {
+        match self {
+            Self::A => [Node::A, Node::A2],
+            Self::B => [Node::B, Node::B2],
+        }
+    }
+}
+
+/// A machine of the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Node {
+    /// The router in the middle.
+    Inet,
+    /// The public server.
+    Srv,
+    /// The NAT of [`Site::A`].
+    NatA,
+    /// The NAT of [`Site::B`].
+    NatB,
+    /// The carrier-grade NAT.
+    Cgn,
+    /// First client of [`Site::A`].
+    A,
+    /// Second client of [`Site::A`].
+    A2,
+    /// First client of [`Site::B`].
+    B,
+    /// Second client of [`Site::B`].
+    B2,
+}
+
+impl Node {
+    /// Its name in the lab: that of the network namespace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Srv => "srv",
+            Self::NatA => "natA",
+            Self::NatB => "natB",
+            Self::Cgn => "cgn",
+            Self::A => "a",
+            Self::A2 => "a2",
+            Self::B => "b",
+            Self::B2 => "b2",
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How one NAT behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nat {
+    pub(super) mapping: Mapping,
+    pub(super) filtering: Filtering,
+    pub(super) allocation: Option<PortAllocation>,
+    pub(super) hairpin: bool,
+    pub(super) udp_timeout: Duration,
+}
+
+impl Nat {
+    /// Endpoint-independent mapping that preserves ports, address- and port-dependent filtering, no hairpinning,
+    /// UDP mappings that last 120 s: the common home router.
+    pub fn new() -> Self {
+        Self {
+            mapping: Mapping::EndpointIndependent,
+            filtering: Filtering::AddressAndPortDependent,
+            allocation: None,
+            hairpin: false,
+            udp_timeout: Duration::from_secs(120),
+        }
+    }
+
+    /// Address- and port-dependent mapping and filtering with random ports.
+    pub fn symmetric() -> Self {
+        Self::new().mapping(Mapping::AddressAndPortDependent)
+    }
+
+    /// Sets the mapping behaviour.
+    #[must_use]
+    pub fn mapping(mut self, mapping: Mapping) -> Self {
+        self.mapping = mapping;
+        self
+    }
+
+    /// Sets the filtering behaviour.
+    #[must_use]
+    pub fn filtering(mut self, filtering: Filtering) -> Self {
+        self.filtering = filtering;
+        self
+    }
+
+    /// Sets the port allocation. Unset, it is preserving with endpoint-independent mapping and random otherwise; the
+    /// other mappings need several ports for one internal port, so they refuse to preserve.
+    #[must_use]
+    pub fn allocation(mut self, allocation: PortAllocation) -> Self {
+        self.allocation = Some(allocation);
+        self
+    }
+
+    /// Whether clients reach each other by their public addresses (RFC 4787, section 6).
+    #[must_use]
+    pub fn hairpin(mut self, hairpin: bool) -> Self {
+        self.hairpin = hairpin;
+        self
+    }
+
+    /// How long an idle UDP mapping lasts (RFC 4787, section 4.3), in whole seconds.
+    #[must_use]
+    pub fn udp_timeout(mut self, timeout: Duration) -> Self {
+        self.udp_timeout = timeout;
+        self
+    }
+
+    pub(super) fn port_allocation(&self) -> PortAllocation {
+        self.allocation.unwrap_or(match self.mapping {
+            Mapping::EndpointIndependent => PortAllocation::Preserving,
+            Mapping::AddressDependent | Mapping::AddressAndPortDependent => PortAllocation::Random,
+        })
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.mapping != Mapping::EndpointIndependent && self.allocation == Some(PortAllocation::Preserving)
+        {
+            return Err(format!(
+                "{:?} mapping cannot preserve ports: choose Random or Sequential",
+                self.mapping
+            ));
+        }
+        if self.udp_timeout < Duration::from_secs(1) {
+            return Err(format!("a UDP timeout of {:?} is less than a second", self.udp_timeout));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A site: its NAT, its clients and the state of its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub(super) nat: Nat,
+    pub(super) clients: usize,
+    pub(super) firewall: Firewall,
+    pub(super) ipv6: Ipv6,
+    pub(super) loss_per_mille: u16,
+    pub(super) mtu: Option<u16>,
+    pub(super) behind_cgn: bool,
+}
+
+impl Network {
+    /// A network behind `nat` with one client, no firewall of its own and no IPv6.
+    pub fn behind(nat: Nat) -> Self {
+        Self {
+            nat,
+            clients: 1,
+            firewall: Firewall::Open,
+            ipv6: Ipv6::None,
+            loss_per_mille: 0,
+            mtu: None,
+            behind_cgn: false,
+        }
+    }
+
+    /// How many clients are in the LAN: one or two.
+    #[must_use]
+    pub fn clients(mut self, clients: usize) -> Self {
+        self.clients = clients;
+        self
+    }
+
+    /// What may leave.
+    #[must_use]
+    pub fn firewall(mut self, firewall: Firewall) -> Self {
+        self.firewall = firewall;
+        self
+    }
+
+    /// Whether the clients have IPv6, and who may reach them.
+    #[must_use]
+    pub fn ipv6(mut self, ipv6: Ipv6) -> Self {
+        self.ipv6 = ipv6;
+        self
+    }
+
+    /// Random loss on the line, in each direction, in 1/1000.
+    #[must_use]
+    pub fn loss_per_mille(mut self, loss: u16) -> Self {
+        self.loss_per_mille = loss;
+        self
+    }
+
+    /// The MTU of the line between the NAT and the internet, in bytes; that of the LAN stays 1500.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Puts a carrier-grade NAT (100.64.0.0/10, RFC 6598) between this site and the internet. IPv4 only.
+    #[must_use]
+    pub fn behind_cgn(mut self) -> Self {
+        self.behind_cgn = true;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.nat.check()?;
+        if !(1..=2).contains(&self.clients) {
+            return Err(format!("{} clients in a LAN: 1 or 2 are possible", self.clients));
+        }
+        if self.loss_per_mille > 1000 {
+            return Err(format!("a loss of {} per mille is more than all", self.loss_per_mille));
+        }
+        if self.mtu.is_some_and(|mtu| mtu < 1280) && self.ipv6 != Ipv6::None {
+            return Err("IPv6 needs an MTU of 1280 bytes (RFC 8200, section 5)".into());
+        }
+        if self.behind_cgn && self.ipv6 != Ipv6::None {
+            return Err("the carrier-grade NAT of the lab carries no IPv6".into());
+        }
+        Ok(())
+    }
+}
+
+impl From<Nat> for Network {
+    fn from(nat: Nat) -> Self {
+        Self::behind(nat)
+    }
+}

@@ -1,0 +1,308 @@
+//! The nodes, their addresses and links, as the script that makes them.
+//!
+//! The public address of a site is not assigned on its NAT: `inet` routes it over a transfer link. So a packet from
+//! the LAN to the public address bounces back from `inet` and meets the filter that a stranger's would meet, which
+//! is hairpinning as RFC 4787 (section 6) wants it, without a rule for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::ruleset::ruleset;
+use super::spec::{Ipv6, Nat, Network, Node, Site};
+use super::{LabError, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6};
+
+/// A router neither checks the way back nor sends redirects: both would hide what the NAT does.
+const ROUTER_SYSCTLS: &str =
+    "for i in /proc/sys/net/ipv4/conf/*; do echo 0 >$i/rp_filter; echo 0 >$i/send_redirects; done
+echo 1 >/proc/sys/net/ipv4/ip_forward
+echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
+/// Duplicate address detection (RFC 4862, section 5.4) costs two seconds.
+const COMMON_SYSCTLS: &str = "for i in /proc/sys/net/ipv6/conf/*; do echo 0 >$i/accept_dad; done";
+const NO_IPV6: &str = "for i in /proc/sys/net/ipv6/conf/*; do echo 1 >$i/disable_ipv6; done";
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub(super) struct Topology {
+    pub(super) sites: BTreeMap<Site, Network>,
+    /// Present if a site is behind it.
+    pub(super) cgn: Option<Network>,
+    /// The external address of each NAT.
+    pub(super) external: BTreeMap<Node, Ipv4Addr>,
+    /// Site and LAN address of each client.
+    pub(super) clients: BTreeMap<Node, (Site, Ipv4Addr)>,
+}
+
+impl Topology {
+    pub(super) fn new(sites: BTreeMap<Site, Network>, cgn: Nat) -> Result<Self, LabError> {
+        let mut external = BTreeMap::new();
+        let mut clients = BTreeMap::new();
+        for (&site, network) in &sites {
+            network.check().map_err(|reason| LabError::Spec(format!("site {site:?}: {reason}")))?;
+            let number = number(site.nat());
+            let address = if network.behind_cgn {
+                Ipv4Addr::new(100, 64, 0, number * 10)
+            } else {
+                Ipv4Addr::new(198, 51, 100, number * 10)
+            };
+            external.insert(site.nat(), address);
+            for (host, client) in (2..).zip(site.clients()).take(network.clients) {
+                clients.insert(client, (site, lan_address(site, host)));
+            }
+        }
+        let cgn = if sites.values().any(|network| network.behind_cgn) {
+            cgn.check().map_err(|reason| LabError::Spec(format!("CGN: {reason}")))?;
+            external.insert(Node::Cgn, Ipv4Addr::new(198, 51, 100, 100));
+            Some(Network::behind(cgn))
+        } else {
+            None
+        };
+        Ok(Self { sites, cgn, external, clients })
+    }
+
+    pub(super) fn public_address(&self, site: Site) -> Option<Ipv4Addr> {
+        let node = if self.sites.get(&site)?.behind_cgn { Node::Cgn } else { site.nat() };
+        self.external.get(&node).copied()
+    }
+
+    pub(super) fn client_address(&self, client: Node) -> Option<Ipv4Addr> {
+        self.clients.get(&client).map(|&(_, address)| address)
+    }
+
+    /// The network that a NAT serves.
+    pub(super) fn network(&self, nat: Node) -> Option<&Network> {
+        match nat {
+            Node::Cgn => self.cgn.as_ref(),
+            _ => self.sites.iter().find(|(site, _)| site.nat() == nat).map(|(_, network)| network),
+        }
+    }
+
+    /// The router towards which a NAT's line goes, and the addresses of the line's two ends.
+    pub(super) fn uplink(&self, nat: Node) -> Uplink {
+        let behind_cgn = nat != Node::Cgn && self.network(nat).is_some_and(|network| network.behind_cgn);
+        let net = number(nat) * 4;
+        let (router, base) = if behind_cgn { (Node::Cgn, [100, 64, 255]) } else { (Node::Inet, [192, 0, 2]) };
+        let end = |host| Ipv4Addr::new(base[0], base[1], base[2], net + host);
+        Uplink { router, gateway: end(1), own: end(2) }
+    }
+
+    /// The script that makes the lab, for `sh` in fresh namespaces.
+    pub(super) fn script(&self) -> String {
+        let nodes = self.nodes();
+        let namespaces: Vec<_> = nodes.iter().map(|node| format!("netns add {node}")).collect();
+        let mut script = format!(
+            "mount -t tmpfs none /run\nmkdir /run/netns\n{}{}",
+            ip_batch(&namespaces),
+            ip_batch(&self.links())
+        );
+        for node in nodes {
+            script += &self.node_script(node).to_string();
+        }
+        script
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        let mut nodes = vec![Node::Inet, Node::Srv];
+        nodes.extend(self.external.keys());
+        nodes.extend(self.clients.keys());
+        nodes
+    }
+
+    fn links(&self) -> Vec<String> {
+        let mut links = vec!["link add wan netns srv type veth peer name to-srv netns inet".to_owned()];
+        links.extend(self.external.keys().map(|&nat| {
+            format!("link add wan netns {nat} type veth peer name to-{nat} netns {}", self.uplink(nat).router)
+        }));
+        links.extend(self.clients.iter().map(|(client, (site, _))| {
+            format!("link add eth0 netns {client} type veth peer name p-{client} netns {}", site.nat())
+        }));
+        links
+    }
+
+    fn node_script(&self, node: Node) -> NodeScript {
+        match node {
+            Node::Inet => self.inet(),
+            Node::Srv => srv(),
+            Node::NatA | Node::NatB | Node::Cgn => self.nat(node),
+            Node::A | Node::A2 | Node::B | Node::B2 => self.client(node),
+        }
+    }
+
+    fn inet(&self) -> NodeScript {
+        let mut ip = vec![
+            "link set to-srv up".to_owned(),
+            "addr add 203.0.113.1/24 dev to-srv".to_owned(),
+            "addr add 2001:db8:53::1/64 dev to-srv nodad".to_owned(),
+        ];
+        ip.extend(self.downlinks(Node::Inet));
+        NodeScript::router(Node::Inet, ip, String::new())
+    }
+
+    fn nat(&self, node: Node) -> NodeScript {
+        let uplink = self.uplink(node);
+        let mut ip = vec![
+            format!("addr add {}/30 dev wan", uplink.own),
+            "link set wan up".to_owned(),
+            format!("route add default via {}", uplink.gateway),
+        ];
+        let Some(network) = self.network(node) else { return NodeScript::router(node, ip, String::new()) };
+        if let Some(mtu) = network.mtu {
+            ip.push(format!("link set wan mtu {mtu}"));
+        }
+        if node == Node::Cgn {
+            ip.extend(self.downlinks(Node::Cgn));
+        } else {
+            ip.extend(self.lan(node));
+        }
+        if network.ipv6 != Ipv6::None {
+            ip.push(format!("addr add {}/64 dev wan nodad", transfer_v6(node, 2)));
+            ip.push(format!("route add default via {}", transfer_v6(node, 1)));
+        }
+        let external = self.external.get(&node).copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let mut script = NodeScript::router(node, ip, ruleset(network, external));
+        let timeout = network.nat.udp_timeout.as_secs();
+        for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            script.sysctls += &format!("\necho {timeout} >/proc/sys/net/netfilter/{name}");
+        }
+        script
+    }
+
+    /// What `router` says to the lines of the NATs behind it.
+    fn downlinks(&self, router: Node) -> Vec<String> {
+        let mut ip = Vec::new();
+        for (&nat, external) in &self.external {
+            let uplink = self.uplink(nat);
+            if uplink.router != router {
+                continue;
+            }
+            ip.push(format!("addr add {}/30 dev to-{nat}", uplink.gateway));
+            ip.push(format!("link set to-{nat} up"));
+            ip.push(format!("route add {external}/32 via {}", uplink.own));
+            let Some(network) = self.network(nat) else { continue };
+            if let Some(mtu) = network.mtu {
+                ip.push(format!("link set to-{nat} mtu {mtu}"));
+            }
+            if network.ipv6 != Ipv6::None {
+                ip.push(format!("addr add {}/64 dev to-{nat} nodad", transfer_v6(nat, 1)));
+                ip.push(format!("route add 2001:db8:{}::/48 via {}", number(nat), transfer_v6(nat, 2)));
+            }
+        }
+        ip
+    }
+
+    /// The LAN side of a site's NAT: one bridge for all clients.
+    fn lan(&self, nat: Node) -> Vec<String> {
+        let mut ip = vec![
+            "link add br0 type bridge".to_owned(),
+            "link set br0 up".to_owned(),
+            format!("addr add 192.168.{}.1/24 dev br0", number(nat)),
+        ];
+        if self.network(nat).is_some_and(|network| network.ipv6 != Ipv6::None) {
+            ip.push(format!("addr add 2001:db8:{}::1/64 dev br0 nodad", number(nat)));
+        }
+        for (client, _) in self.clients.iter().filter(|(_, (site, _))| site.nat() == nat) {
+            ip.push(format!("link set p-{client} master br0 up"));
+        }
+        ip
+    }
+
+    fn client(&self, node: Node) -> NodeScript {
+        let mut ip = vec!["link set eth0 up".to_owned()];
+        let mut sysctls = COMMON_SYSCTLS.to_owned();
+        if let Some(&(site, address)) = self.clients.get(&node) {
+            ip.extend(client_addresses(site, address, self.has_ipv6(site)));
+            if !self.has_ipv6(site) {
+                sysctls = NO_IPV6.to_owned();
+            }
+        }
+        NodeScript { node, sysctls, ip, ruleset: String::new() }
+    }
+
+    pub(super) fn has_ipv6(&self, site: Site) -> bool {
+        self.sites.get(&site).is_some_and(|network| network.ipv6 != Ipv6::None)
+    }
+}
+
+/// The line of a NAT.
+pub(super) struct Uplink {
+    /// Where it leads.
+    pub(super) router: Node,
+    /// The router's end.
+    pub(super) gateway: Ipv4Addr,
+    /// The NAT's end.
+    pub(super) own: Ipv4Addr,
+}
+
+/// What `ip` is told on a client of `site`.
+pub(super) fn client_addresses(site: Site, address: Ipv4Addr, ipv6: bool) -> Vec<String> {
+    let number = number(site.nat());
+    let mut ip =
+        vec![format!("addr add {address}/24 dev eth0"), format!("route add default via 192.168.{number}.1")];
+    if ipv6 {
+        ip.push(format!("addr add 2001:db8:{number}::{}/64 dev eth0 nodad", address.octets()[3]));
+        ip.push(format!("route add default via 2001:db8:{number}::1"));
+    }
+    ip
+}
+
+/// Host `host` in the LAN of `site`.
+pub(super) fn lan_address(site: Site, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, number(site.nat()), host)
+}
+
+/// A batch for `ip` as a piece of script.
+pub(super) fn ip_batch(lines: &[String]) -> String {
+    format!("ip -batch - <<'IP'\n{}\nIP\n", lines.join("\n"))
+}
+
+/// A piece of script that runs `body` on `node`.
+pub(super) fn on_node(node: Node, body: &str) -> String {
+    format!("nsenter --net=/run/netns/{node} sh -e <<'NODE'\n{body}\nNODE\n")
+}
+
+fn srv() -> NodeScript {
+    let mut ip = vec!["link set wan up".to_owned()];
+    ip.extend([SRV, SRV_ALTERNATE].map(|address| format!("addr add {address}/24 dev wan")));
+    ip.extend([SRV_V6, SRV_ALTERNATE_V6].map(|address| format!("addr add {address}/64 dev wan nodad")));
+    ip.extend(["203.0.113.1", "2001:db8:53::1"].map(|router| format!("route add default via {router}")));
+    NodeScript { node: Node::Srv, sysctls: COMMON_SYSCTLS.into(), ip, ruleset: String::new() }
+}
+
+/// Numbers of the NATs: they are in every address that belongs to one.
+fn number(nat: Node) -> u8 {
+    match nat {
+        Node::NatA => 1,
+        Node::NatB => 2,
+        _ => 3,
+    }
+}
+
+/// An end of a NAT's IPv6 line.
+fn transfer_v6(nat: Node, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0xff, number(nat).into(), 0, 0, 0, host)
+}
+
+/// What is done on one node.
+struct NodeScript {
+    node: Node,
+    sysctls: String,
+    ip: Vec<String>,
+    ruleset: String,
+}
+
+impl NodeScript {
+    fn router(node: Node, ip: Vec<String>, ruleset: String) -> Self {
+        Self { node, sysctls: format!("{COMMON_SYSCTLS}\n{ROUTER_SYSCTLS}"), ip, ruleset }
+    }
+}
+
+impl fmt::Display for NodeScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nft = match self.ruleset.as_str() {
+            "" => String::new(),
+            ruleset => format!("nft -f - <<'NFT'\n{ruleset}NFT\n"),
+        };
+        let body = format!("{}\nip link set lo up\n{}{nft}", self.sysctls, ip_batch(&self.ip));
+        f.write_str(&on_node(self.node, &body))
+    }
+}
