@@ -359,7 +359,7 @@ impl TurnClient {
             Asked::Refresh { lifetime: Some(0) } if self.phase == Phase::Closing => self.phase = Phase::Over,
             // An older allocation on this five-tuple is gone now.
             Asked::Refresh { lifetime: Some(0) } => {
-                self.ask(now, Asked::Allocate { family: self.config.family })
+                self.ask(now, Asked::Allocate { family: self.config.family });
             }
             Asked::Refresh { .. } => {
                 self.schedule_refresh(now, message);
