@@ -1,2 +1,86 @@
-//! Placeholder.
-fn main() {}
+//! The project's own tasks: `cargo xtask test`, `ci` and `bench`.
+//!
+//! A task is a list of steps, each of which adds rows to one table: `prepare` (what the tests need of the machine) →
+//! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `shell` runs the
+//! commands of all of them.
+
+mod checks;
+mod prepare;
+mod report;
+mod shell;
+mod suites;
+mod workspace;
+
+use std::env;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use report::Report;
+use workspace::Workspace;
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, run everything, and say what ran and what could not
+    Test {
+        /// Run only suites whose name contains this
+        suite: Option<String>,
+    },
+    /// What CI runs: formatting, lints, docs, cores, licences, then every test; a test that cannot run fails
+    Ci,
+    /// Run the benchmarks (`cargo xtask bench -- --help`)
+    Bench {
+        /// Arguments of `thirl-bench`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Test { suite } => test(suite.as_deref()),
+        Task::Ci => ci(),
+        Task::Bench { arguments } => bench(&arguments),
+    };
+    match done {
+        Ok(report) if report.succeeded() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(suite: Option<&str>) -> io::Result<Report> {
+    let workspace = Workspace::find()?;
+    let mut report = Report::default();
+    prepare::prepare(&workspace, &mut report);
+    suites::run(&workspace, suite, false, &mut report)?;
+    report.print();
+    Ok(report)
+}
+
+fn ci() -> io::Result<Report> {
+    let workspace = Workspace::find()?;
+    let mut report = Report::default();
+    checks::run(&workspace, &mut report);
+    prepare::prepare(&workspace, &mut report);
+    suites::run(&workspace, None, true, &mut report)?;
+    report.print();
+    Ok(report)
+}
+
+fn bench(arguments: &[String]) -> io::Result<Report> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    Err(Command::new(cargo).args(["run", "--release", "-p", "thirl-bench", "--"]).args(arguments).exec())
+}
