@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use thirl_common::net::{Transport, canonical};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{
-    AddressFamily, CHANNEL_HEADER_LEN, ChannelData, Class, Data, Lifetime, Message, MessageWriter, Method,
-    Protocol, TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress, classify, padded,
+    AddressFamily, CHANNEL_HEADER_LEN, ChannelData, ChannelNumber, Class, Data, Lifetime, Message,
+    MessageWriter, Method, Protocol, TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
+    classify, padded,
 };
 
 use super::error::{SendError, TurnError};
@@ -264,6 +265,16 @@ impl TurnClient {
         {
             self.ask(now, Asked::Channel { peer, number });
         }
+    }
+
+    /// The channel to a peer, whether or not the server has confirmed it.
+    pub fn channel(&self, peer: SocketAddr) -> Option<ChannelNumber> {
+        self.peers.channel(peer)
+    }
+
+    /// Whether the server has confirmed a channel to this peer.
+    pub fn has_channel(&self, peer: SocketAddr) -> bool {
+        self.peers.bound_channel(peer).is_some()
     }
 
     /// Sends data to a peer: over its channel if it has one, else in a Send indication.

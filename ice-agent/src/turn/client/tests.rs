@@ -3,7 +3,7 @@
 use super::*;
 use thirl_common::auth::LongTermKey;
 use thirl_common::wire::{
-    ChannelNumber, ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, Realm, RequestedTransport, Username,
+    ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, Realm, RequestedTransport, Username,
 };
 
 const PEER: &str = "198.51.100.20:4000";

@@ -1,0 +1,80 @@
+//! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
+//!
+//! `cargo xtask bench relay` runs them. Reading order: `relay` (what is compared), `load` (the clients and peers),
+//! `server` (the processes under load and what they cost).
+//!
+//! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
+//! ratios is what counts. All traffic stays on loopback and ends by itself.
+
+mod load;
+mod relay;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Compares Thirl's servers with others.
+#[derive(Parser)]
+#[command(name = "thirl-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// CPU per relayed packet, beside Debian's coturn.
+    Relay(relay::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().bench {
+        Bench::Relay(options) => relay::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("thirl-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a benchmark gave no figures.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    /// The system refused something.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A server did not do what it should.
+    #[error("{server}: {what}")]
+    Server {
+        /// Which.
+        server: String,
+        /// What it did or did not do.
+        what: String,
+    },
+}
+
+/// Says what was tried when the system refuses it.
+pub(crate) trait Context<T> {
+    /// Attaches the attempt to the error.
+    fn context(self, what: impl Into<String>) -> Result<T, BenchError>;
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context(self, what: impl Into<String>) -> Result<T, BenchError> {
+        self.map_err(|error| BenchError::System { what: what.into(), error })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+pub(crate) fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
