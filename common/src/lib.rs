@@ -18,6 +18,8 @@
 pub mod auth;
 #[cfg(feature = "driver")]
 pub mod config;
+#[cfg(feature = "driver")]
+pub mod io;
 #[cfg(feature = "std")]
 pub mod net;
 #[cfg(feature = "std")]

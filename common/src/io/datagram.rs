@@ -1,0 +1,101 @@
+//! UDP sockets, bound and nonblocking.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use libc::c_int;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::sys;
+
+/// How to bind a [`DatagramSocket`]. An IPv6 socket never takes IPv4: each family has its own.
+#[derive(Clone, Debug, Default)]
+pub struct BindOptions {
+    /// Let other sockets bind the same address; the kernel spreads senders over them (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+    /// Learn which local address each datagram was sent to, and choose which one to send from. For wildcard binds, where
+    /// an answer must leave from the address that was asked; it costs a little on every datagram.
+    pub packet_info: bool,
+    /// Receive buffer of the kernel, in bytes, as far as it allows.
+    pub recv_buffer: Option<usize>,
+    /// Send buffer of the kernel, in bytes, as far as it allows.
+    pub send_buffer: Option<usize>,
+}
+
+impl BindOptions {
+    /// A nonblocking UDP socket bound to `addr` (port 0: one that the system chooses).
+    pub fn bind(&self, addr: SocketAddr) -> io::Result<DatagramSocket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if self.packet_info {
+            let (level, name) = match addr {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            };
+            sys::set_option(socket.as_fd(), level, name, 1)?;
+        }
+        if let Some(bytes) = self.recv_buffer {
+            set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)?;
+        }
+        if let Some(bytes) = self.send_buffer {
+            set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes)?;
+        }
+        socket.bind(&SockAddr::from(addr))?;
+        Ok(DatagramSocket { socket: socket.into(), packet_info: self.packet_info })
+    }
+}
+
+/// A nonblocking UDP socket. [`ShardIo::add`](super::ShardIo::add) takes it for batched use.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    socket: UdpSocket,
+    packet_info: bool,
+}
+
+impl DatagramSocket {
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Whether it was bound with [`BindOptions::packet_info`].
+    pub fn packet_info(&self) -> bool {
+        self.packet_info
+    }
+
+    /// Sends one datagram at once, past any queue, from the address that routing chooses.
+    pub fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(datagram, to).map(|_| ())
+    }
+}
+
+impl AsFd for DatagramSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The address this host would send to `dest` from: routing decides, nothing is sent.
+pub fn local_address_towards(dest: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match dest {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(dest)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Asks for a kernel buffer past the system's limit, which root may, or else up to it.
+fn set_buffer(socket: &Socket, forced: c_int, limited: c_int, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, forced, bytes)
+        .or_else(|_| sys::set_option(socket.as_fd(), libc::SOL_SOCKET, limited, bytes))
+}

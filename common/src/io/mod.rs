@@ -1,0 +1,65 @@
+//! Nonblocking sockets for a shard: one thread, one engine, no runtime.
+//!
+//! # The way of a packet
+//! 1. [`ShardIo::turn`] waits on the [`Poller`], takes what waits on each ready [`DatagramSocket`] (`recvmmsg`) into an
+//!    arena allocated once, and lists the other descriptors that are ready (streams, listeners, wakers).
+//! 2. The shard walks [`ShardIo::received`]; each datagram lies in the arena with [`HEADROOM`] before it.
+//! 3. For a relayed datagram the shard calls [`ShardIo::forward`] with the range to send on and a prefix (a ChannelData
+//!    or a Data indication header), which is written into the headroom: the payload is not copied and each datagram
+//!    stays one piece of memory. Control messages go by [`ShardIo::send`], which copies them.
+//! 4. [`ShardIo::flush`] sends the queue, one `sendmmsg` per socket. [`ShardIo::turn`] starts with it, so that
+//!    the arena is never filled anew while something queued still lies in it.
+//!
+//! A datagram that cannot be sent costs itself and no other: see [`ShardIo::failures`] and [`DatagramCounters`].
+//! Streams are read and written by [`StreamConn`] when [`ShardIo::turn`] says that they are ready.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! use thirl_common::io::{BindOptions, IoOptions, Route, ShardIo};
+//!
+//! let mut io = ShardIo::new(IoOptions::default())?;
+//! let server = io.add(BindOptions { packet_info: true, ..BindOptions::default() }.bind("0.0.0.0:3478".parse().unwrap())?, 0)?;
+//! let mut events = Vec::new();
+//! loop {
+//!     io.turn(Some(Duration::from_secs(1)), &mut events)?;
+//!     for index in 0..io.received_len() {
+//!         let Some(datagram) = io.received(index) else { break };
+//!         let answer = Route { socket: server, to: datagram.from, source: datagram.local };
+//!         let all = 0..datagram.payload.len();
+//!         io.forward(index, all, b"echo: ", 0, answer);
+//!     }
+//! }
+//! # #[allow(unreachable_code)] Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Where another way to ask the kernel goes
+//! [`ShardIo`] owns the sockets, the arena and the queue (`batch.rs`), and leaves two things to its back end
+//! (`epoll.rs`): "receive a batch over all sockets of the shard" and "send the queue". An io_uring back end replaces that
+//! file alone: it fills the same arena from multishot receives (`Batch::received_at` takes any offset) and submits the
+//! same queue, while streams and wakers stay on the poller, whose descriptor a ring can watch. GRO and GSO add a segment
+//! size to [`Received`] (which is `non_exhaustive` for that) and a call beside [`ShardIo::forward`].
+//!
+//! # Systems
+//! Linux. `batch.rs` and `stream.rs` are portable; another Unix needs its own `sys.rs`, `poller.rs` and `mmsg.rs`.
+
+mod batch;
+mod buffer;
+mod datagram;
+mod epoll;
+mod memory;
+mod mmsg;
+mod poller;
+mod shard;
+mod stream;
+mod sys;
+
+pub use batch::{HEADROOM, Received, Route};
+pub use datagram::{BindOptions, DatagramSocket, local_address_towards};
+pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
+pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
+pub use stream::{
+    Accepted, ListenOptions, ReadOutcome, StreamConn, StreamLimits, StreamListener, TakeError, WriteOutcome,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! All sockets of one shard: what [`ShardIo`] offers, over whichever back end asks the kernel.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::batch::{Batch, Received, Route};
+use super::datagram::DatagramSocket;
+use super::epoll::Epoll;
+use super::poller::{Event, Poller, TOKEN_LIMIT};
+
+/// So many datagrams are queued at most; one more sends them first.
+const QUEUE: usize = 512;
+
+/// A datagram's failure to be sent is remembered for so many in a turn; all are counted.
+const FAILURES: usize = 512;
+
+/// Generations count up to this and begin anew, so that an id with [`TOKEN_LIMIT`]'s bit fits a token.
+const GENERATIONS: u32 = 1 << 31;
+
+/// The sizes of a [`ShardIo`].
+#[derive(Clone, Copy, Debug)]
+pub struct IoOptions {
+    /// How many datagrams one turn receives at most.
+    pub slots: usize,
+    /// The longest datagram taken, in bytes; longer ones are dropped and counted. The arena takes `slots` times as much
+    /// of address space, but memory only as far as datagrams reach.
+    pub max_datagram: usize,
+    /// How many datagrams one turn takes from one socket at most.
+    pub per_socket: usize,
+}
+
+impl Default for IoOptions {
+    /// 128 datagrams a turn, 32 of one socket, of any length that UDP can carry.
+    fn default() -> Self {
+        IoOptions { slots: 128, max_datagram: 65_535, per_socket: 32 }
+    }
+}
+
+/// Names a datagram socket of a [`ShardIo`]; of a removed one it names nothing ever after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId {
+    index: u32,
+    generation: u32,
+}
+
+impl SocketId {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a u64")]
+    pub(super) fn from_token(token: u64) -> Option<Self> {
+        let bits = token.checked_sub(TOKEN_LIMIT)?;
+        Some(SocketId { index: bits as u32, generation: (bits >> 32) as u32 })
+    }
+
+    fn to_token(self) -> u64 {
+        TOKEN_LIMIT | u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
+/// What became of datagrams since the [`ShardIo`] was made. What was queued is in the end sent, failed or misdirected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DatagramCounters {
+    /// Received and handed on.
+    pub received: u64,
+    /// Dropped on arrival, since longer than [`IoOptions::max_datagram`].
+    pub oversized: u64,
+    /// Errors that receiving passed over (`ECONNREFUSED`, `ENOMEM`..).
+    pub receive_errors: u64,
+    /// Handed to the kernel.
+    pub sent: u64,
+    /// Not sent: the socket's send buffer is full (`EAGAIN`) or the system has none (`ENOBUFS`, `ENOMEM`).
+    pub no_buffer: u64,
+    /// Not sent: longer than the path or the protocol takes (`EMSGSIZE`).
+    pub too_long: u64,
+    /// Not sent: a local rule forbids it (`EPERM`, `EACCES`).
+    pub forbidden: u64,
+    /// Not sent: no route, host or port (`ENETUNREACH`, `EHOSTUNREACH`, `ECONNREFUSED`..).
+    pub unreachable: u64,
+    /// Not sent: any other error, such as an address that is not of the socket's family.
+    pub refused: u64,
+    /// Not sent: the socket was removed, or there is no such range: a fault of the caller.
+    pub misdirected: u64,
+}
+
+impl DatagramCounters {
+    /// All datagrams that the system would not send.
+    pub fn failed(&self) -> u64 {
+        self.no_buffer + self.too_long + self.forbidden + self.unreachable + self.refused
+    }
+
+    pub(super) fn count_failure(&mut self, errno: i32) {
+        *match errno {
+            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => &mut self.no_buffer,
+            libc::EMSGSIZE => &mut self.too_long,
+            libc::EPERM | libc::EACCES => &mut self.forbidden,
+            libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::ECONNREFUSED
+            | libc::ENETDOWN
+            | libc::EHOSTDOWN
+            | libc::EADDRNOTAVAIL => &mut self.unreachable,
+            _ => &mut self.refused,
+        } += 1;
+    }
+}
+
+/// A datagram that the system would not send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendFailure {
+    /// The way it should have gone.
+    pub route: Route,
+    /// The system's error number.
+    pub errno: i32,
+}
+
+impl fmt::Display for SendFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.route.to, io::Error::from_raw_os_error(self.errno))
+    }
+}
+
+/// The sockets of one shard, the datagrams of one turn, and the wait for more.
+///
+/// Each round: [`turn`](Self::turn), then the events it listed, then [`received`](Self::received) from 0 up, each answered
+/// by [`forward`](Self::forward) and [`send`](Self::send). The next `turn` sends what was queued.
+pub struct ShardIo {
+    poller: Poller,
+    sockets: Sockets,
+    backend: Epoll,
+    failures: Vec<SendFailure>,
+    counters: DatagramCounters,
+}
+
+impl ShardIo {
+    /// A shard without sockets.
+    pub fn new(options: IoOptions) -> io::Result<Self> {
+        let IoOptions { slots, max_datagram, per_socket } = options;
+        let backend = Epoll::new(Batch::new(slots.max(1), max_datagram), per_socket.max(1));
+        Ok(ShardIo {
+            poller: Poller::new()?,
+            sockets: Sockets::default(),
+            backend,
+            failures: Vec::new(),
+            counters: DatagramCounters::default(),
+        })
+    }
+
+    /// Where streams, listeners and wakers are watched; [`turn`](Self::turn) lists their events.
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// Receives from `socket` from now on, under a `token` that each of its datagrams carries.
+    pub fn add(&mut self, socket: DatagramSocket, token: u64) -> io::Result<SocketId> {
+        let id = self.sockets.next_id();
+        self.poller.add_own(&socket, id.to_token())?;
+        self.sockets.insert(id, socket, token);
+        Ok(id)
+    }
+
+    /// Sends what is queued, and gives the socket back; dropped, it is closed. What it received in this turn stays.
+    pub fn remove(&mut self, id: SocketId) -> Option<DatagramSocket> {
+        self.flush();
+        let socket = self.sockets.remove(id)?;
+        // It is watched, so this cannot fail; if it did, its events would be known by their old generation.
+        let _ = self.poller.remove(&socket);
+        Some(socket)
+    }
+
+    /// A socket that was added.
+    pub fn socket(&self, id: SocketId) -> Option<&DatagramSocket> {
+        self.sockets.get(id).map(|(socket, _)| socket)
+    }
+
+    /// Sends what is queued and forgets what was received; then waits until something is ready or `timeout` has passed,
+    /// receives, and replaces `events` by what else is ready.
+    ///
+    /// It may return with nothing. An error is a fault of the program or the system, not of a datagram or a peer.
+    pub fn turn(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.failures.clear();
+        self.flush();
+        events.clear();
+        let Self { poller, sockets, backend, counters, .. } = self;
+        backend.receive(poller, sockets, timeout, counters, |event| events.push(event))
+    }
+
+    /// How many datagrams this turn received.
+    pub fn received_len(&self) -> usize {
+        self.backend.batch().received_len()
+    }
+
+    /// A datagram of this turn; `None` from [`received_len`](Self::received_len) on.
+    pub fn received(&self, index: usize) -> Option<Received<'_>> {
+        self.backend.batch().received(index)
+    }
+
+    /// Queues a datagram made of `prefix`, the bytes `range` of the datagram received at `index`, and `pad` zeros.
+    ///
+    /// `prefix` (at most [`HEADROOM`](super::HEADROOM) bytes, or as many more as `range` leaves out before it) and `pad`
+    /// (at most 4) are written around the range, over what [`received`](Self::received) showed there; the payload is not
+    /// copied. Where there is no room, and for the second datagram made of one received, all is copied.
+    pub fn forward(&mut self, index: usize, range: Range<usize>, prefix: &[u8], pad: usize, route: Route) {
+        if self.backend.batch().queued_len() >= QUEUE {
+            self.flush();
+        }
+        if !self.backend.batch_mut().forward(index, range, prefix, pad, route) {
+            self.counters.misdirected += 1;
+        }
+    }
+
+    /// Queues a copy of `datagram`.
+    pub fn send(&mut self, route: Route, datagram: &[u8]) {
+        if self.backend.batch().queued_len() >= QUEUE {
+            self.flush();
+        }
+        self.backend.batch_mut().send(route, datagram);
+    }
+
+    /// Sends what is queued now: before a socket is closed or a long computation; otherwise [`turn`](Self::turn) does.
+    pub fn flush(&mut self) {
+        if self.backend.batch().queued_len() == 0 {
+            return;
+        }
+        let Self { sockets, backend, failures, counters, .. } = self;
+        backend.flush(sockets, counters, |failure| {
+            if failures.len() < FAILURES {
+                failures.push(failure);
+            }
+        });
+    }
+
+    /// The datagrams that the system would not send, as far as was learnt since the last [`turn`](Self::turn) began.
+    pub fn failures(&self) -> &[SendFailure] {
+        &self.failures
+    }
+
+    /// What became of datagrams so far.
+    pub fn counters(&self) -> DatagramCounters {
+        self.counters
+    }
+}
+
+impl fmt::Debug for ShardIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardIo").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+/// The datagram sockets by id.
+#[derive(Default)]
+pub(super) struct Sockets {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+struct Entry {
+    generation: u32,
+    socket: Option<(DatagramSocket, u64)>,
+}
+
+impl Sockets {
+    pub(super) fn get(&self, id: SocketId) -> Option<(&DatagramSocket, u64)> {
+        let entry = self.entries.get(id.index as usize).filter(|entry| entry.generation == id.generation)?;
+        entry.socket.as_ref().map(|(socket, token)| (socket, *token))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a process has fewer than 2^31 descriptors")]
+    fn next_id(&mut self) -> SocketId {
+        let index = match self.free.last() {
+            Some(&index) => index,
+            None => {
+                let index = self.entries.len() as u32;
+                self.entries.push(Entry { generation: 0, socket: None });
+                self.free.push(index);
+                index
+            }
+        };
+        SocketId { index, generation: self.entries[index as usize].generation }
+    }
+
+    fn insert(&mut self, id: SocketId, socket: DatagramSocket, token: u64) {
+        self.free.pop();
+        self.entries[id.index as usize].socket = Some((socket, token));
+    }
+
+    fn remove(&mut self, id: SocketId) -> Option<DatagramSocket> {
+        let entry =
+            self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)?;
+        let (socket, _) = entry.socket.take()?;
+        entry.generation = (entry.generation + 1) % GENERATIONS;
+        self.free.push(id.index);
+        Some(socket)
+    }
+}

@@ -1,0 +1,270 @@
+//! The raw system calls, and the kernel's forms of addresses.
+#![expect(unsafe_code, reason = "system calls and C structures")]
+#![expect(clippy::cast_possible_truncation, reason = "sizes and constants in the types that C has for them")]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use libc::{c_int, c_uint, socklen_t};
+
+use super::memory::Plain;
+
+/// -1 as the error that it stands for.
+fn check(result: c_int) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+pub(super) fn epoll_create() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(super) fn epoll_ctl(
+    epoll: BorrowedFd<'_>,
+    operation: c_int,
+    fd: BorrowedFd<'_>,
+    events: u32,
+    token: u64,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: token };
+    // SAFETY: `event` lives through the call, which only reads it.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) })
+        .map(|_| ())
+}
+
+/// Waits at most `timeout` ms (-1: for ever) and returns how many of `events` were filled.
+pub(super) fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [libc::epoll_event],
+    timeout: c_int,
+) -> io::Result<usize> {
+    let room = c_int::try_from(events.len()).unwrap_or(c_int::MAX);
+    // SAFETY: the kernel writes at most `room` events, all of which lie in the slice.
+    check(unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), room, timeout) })
+}
+
+pub(super) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    check(fd)?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    const SIZE: socklen_t = size_of::<c_int>() as socklen_t;
+    // SAFETY: the kernel reads SIZE bytes of `value`, which lives through the call.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), SIZE) })
+        .map(|_| ())
+}
+
+/// # Safety
+/// Each header's pointers are null, or valid for the length beside them.
+pub(super) unsafe fn recvmmsg(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = c_uint::try_from(headers.len()).unwrap_or(c_uint::MAX);
+    // SAFETY: `count` headers lie in the slice; the caller vouches for their pointers; no timeout is given.
+    check(unsafe {
+        libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT, ptr::null_mut())
+    })
+}
+
+/// # Safety
+/// Each header's pointers are null, or valid for the length beside them.
+pub(super) unsafe fn sendmmsg(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = c_uint::try_from(headers.len()).unwrap_or(c_uint::MAX);
+    // SAFETY: `count` headers lie in the slice; the caller vouches for their pointers.
+    check(unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) })
+}
+
+/// A socket address as the kernel reads and writes it, with room for both families and nothing more.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+// SAFETY: integers only.
+unsafe impl Plain for Name {}
+// SAFETY: integers and raw pointers only.
+unsafe impl Plain for libc::iovec {}
+// SAFETY: integers and raw pointers only.
+unsafe impl Plain for libc::mmsghdr {}
+
+impl Name {
+    /// What the kernel may write.
+    pub(super) const LEN: socklen_t = size_of::<Name>() as socklen_t;
+
+    /// Stores `addr` and returns how many bytes of it count.
+    pub(super) fn set(&mut self, addr: SocketAddr) -> socklen_t {
+        match addr {
+            SocketAddr::V4(addr) => {
+                self.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: addr.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(addr.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                size_of::<libc::sockaddr_in>() as socklen_t
+            }
+            SocketAddr::V6(addr) => {
+                self.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: addr.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr { s6_addr: addr.ip().octets() },
+                    sin6_scope_id: addr.scope_id(),
+                };
+                size_of::<libc::sockaddr_in6>() as socklen_t
+            }
+        }
+    }
+
+    /// The address of which the kernel wrote `len` bytes. The flow label is no part of it.
+    pub(super) fn get(&self, len: socklen_t) -> Option<SocketAddr> {
+        // SAFETY: any bits are valid for either field; both start with the family.
+        let (v4, v6) = unsafe { (&self.v4, &self.v6) };
+        match c_int::from(v4.sin_family) {
+            libc::AF_INET if len as usize >= size_of::<libc::sockaddr_in>() => {
+                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 if len as usize >= size_of::<libc::sockaddr_in6>() => {
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Room for a packet-information control message of either family (40 bytes) and one more (GRO's segment size).
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct Control([u8; Control::LEN]);
+
+// SAFETY: bytes.
+unsafe impl Plain for Control {}
+
+const _: () = {
+    // SAFETY: arithmetic; CMSG_SPACE reads nothing.
+    let needed = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as c_uint) };
+    assert!(needed as usize <= Control::LEN);
+    assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
+};
+
+impl Control {
+    /// What the kernel may write.
+    pub(super) const LEN: usize = 64;
+
+    /// Stores a control message that makes `source` the sender's address, and returns how many bytes count.
+    pub(super) fn set_source(&mut self, source: IpAddr) -> usize {
+        match source {
+            IpAddr::V4(ip) => {
+                let address = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+                // ip(7): on sending, `ipi_spec_dst` is the source address; no interface is named.
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: address,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(ip) => {
+                let address = libc::in6_addr { s6_addr: ip.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+                self.set(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+
+    fn set<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) -> usize {
+        let size = size_of::<T>() as c_uint;
+        // SAFETY: arithmetic; both read nothing.
+        let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+        assert!(space as usize <= Self::LEN, "a control message of {space} bytes");
+        let header = (&raw mut self.0).cast::<libc::cmsghdr>();
+        // SAFETY: the header is aligned (align(8)), and with its data ends within LEN, as just checked.
+        unsafe {
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = len as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<T>(), value);
+        }
+        space as usize
+    }
+}
+
+/// The local address that a received datagram was sent to, if the socket asked for packet information.
+///
+/// # Safety
+/// `header` was filled by `recvmmsg`, and its control buffer is still there.
+pub(super) unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
+    // SAFETY: the kernel wrote `msg_controllen` bytes of whole control messages.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole header.
+        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(message) };
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: a message of this type holds an `in_pktinfo`.
+                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in_pktinfo>()) };
+                // The header's destination may be a broadcast address, from which nothing can be sent.
+                let address = if info.ipi_spec_dst.s_addr == 0 { info.ipi_addr } else { info.ipi_spec_dst };
+                return Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: a message of this type holds an `in6_pktinfo`.
+                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in6_pktinfo>()) };
+                return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            // SAFETY: `message` came from this header.
+            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_addresses() {
+        for text in ["192.0.2.1:3478", "[2001:db8::7]:65535", "[fe80::1%3]:1", "0.0.0.0:0"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            let mut name = Name { v4: libc::sockaddr_in { ..unsafe_zero() } };
+            let len = name.set(addr);
+            assert_eq!(name.get(len), Some(addr));
+            assert_eq!(name.get(len - 1), None, "a short name is no address");
+        }
+        assert_eq!(Name { v4: unsafe_zero() }.get(Name::LEN), None, "no family");
+    }
+
+    #[test]
+    fn control_messages_keep_the_source() {
+        for text in ["127.0.0.2", "2001:db8::7"] {
+            let source: IpAddr = text.parse().unwrap();
+            let mut control = Control([0; Control::LEN]);
+            let len = control.set_source(source);
+            // SAFETY: all zero is a header without pointers.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            header.msg_control = (&raw mut control).cast();
+            header.msg_controllen = len as _;
+            // SAFETY: the control buffer was just filled with one whole message.
+            assert_eq!(unsafe { local_address(&header) }, Some(source));
+        }
+    }
+
+    fn unsafe_zero() -> libc::sockaddr_in {
+        // SAFETY: integers only.
+        unsafe { std::mem::zeroed() }
+    }
+}
