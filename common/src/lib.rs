@@ -8,8 +8,9 @@
 //! 3. [`time`]: the deadline table that every state machine keeps its timers in.
 //! 4. [`auth`]: keys, nonces and credentials.
 //! 5. [`request`]: the client transaction with its retransmission timer.
-//! 6. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
-//! 7. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
+//! 6. [`uri`]: `stun:` and `turn:` URIs.
+//! 7. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
+//! 8. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
 //!
 //! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
@@ -26,4 +27,6 @@ pub mod net;
 pub mod request;
 #[cfg(feature = "std")]
 pub mod time;
+#[cfg(feature = "std")]
+pub mod uri;
 pub mod wire;

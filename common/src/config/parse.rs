@@ -58,38 +58,6 @@ pub fn ip(text: &str) -> Result<IpAddr, Problem> {
     })
 }
 
-/// A range of addresses, both ends included: one address, `first-last`, or CIDR.
-pub fn ip_range(text: &str) -> Result<(IpAddr, IpAddr), Problem> {
-    let wrong = || {
-        let hint = "give an address, a range such as 10.0.0.1-10.0.0.9, or a network such as 10.0.0.0/8";
-        Problem::new(format!("{text:?} is no range of addresses"), hint)
-    };
-    if let Some((first, last)) = text.split_once('-') {
-        let (first, last) = (ip(first.trim())?, ip(last.trim())?);
-        if first.is_ipv4() != last.is_ipv4() || first > last {
-            return Err(wrong());
-        }
-        return Ok((first, last));
-    }
-    let Some((network, bits)) = text.split_once('/') else {
-        return ip(text).map(|ip| (ip, ip)).map_err(|_| wrong());
-    };
-    let bits: u32 = bits.parse().map_err(|_| wrong())?;
-    match ip(network).map_err(|_| wrong())? {
-        IpAddr::V4(ip) if bits <= 32 => {
-            let host = u32::MAX.checked_shr(bits).unwrap_or(0);
-            let ip = u32::from(ip);
-            Ok((IpAddr::V4((ip & !host).into()), IpAddr::V4((ip | host).into())))
-        }
-        IpAddr::V6(ip) if bits <= 128 => {
-            let host = u128::MAX.checked_shr(bits).unwrap_or(0);
-            let ip = u128::from(ip);
-            Ok((IpAddr::V6((ip & !host).into()), IpAddr::V6((ip | host).into())))
-        }
-        _ => Err(wrong()),
-    }
-}
-
 /// `name:password`. The password may hold further colons.
 pub fn user(text: &str) -> Result<(String, String), Problem> {
     match text.split_once(':') {
@@ -103,22 +71,6 @@ pub fn user(text: &str) -> Result<(String, String), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges() {
-        let range = |text| ip_range(text).map(|(first, last)| format!("{first} {last}"));
-        assert_eq!(range("10.0.0.0/8").unwrap(), "10.0.0.0 10.255.255.255");
-        assert_eq!(range("10.1.2.3").unwrap(), "10.1.2.3 10.1.2.3");
-        assert_eq!(range("0.0.0.0/0").unwrap(), "0.0.0.0 255.255.255.255");
-        assert_eq!(range("10.0.0.1-10.0.0.9").unwrap(), "10.0.0.1 10.0.0.9");
-        assert_eq!(range("2001:db8::/127").unwrap(), "2001:db8:: 2001:db8::1");
-        assert_eq!(range("::1/128").unwrap(), "::1 ::1");
-        for bad in
-            ["", "10.0.0.0/33", "10.0.0.9-10.0.0.1", "10.0.0.1-::1", "x", "10.0.0.0/", "::/129", "1-2-3"]
-        {
-            assert!(ip_range(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_password_is_never_quoted() {
