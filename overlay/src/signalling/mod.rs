@@ -8,7 +8,9 @@
 //!
 //! 1. [`server_url`](ServerUrl): where the server is.
 //! 2. [`protocol`]: the messages between node and server, and the proof of identity.
-//! 3. [`switchboard`]: who is connected, who is who, and what goes where.
+//! 3. `client` (feature `driver`): `WebSocketSignalling`, which stays connected.
+//! 4. `server` (feature `driver`): sockets and tasks around
+//! 5. [`switchboard`]: who is connected, who is who, and what goes where.
 
 use std::future::Future;
 
@@ -18,7 +20,16 @@ pub mod protocol;
 mod server_url;
 pub mod switchboard;
 
+#[cfg(feature = "driver")]
+mod client;
+#[cfg(feature = "driver")]
+mod server;
+
+#[cfg(feature = "driver")]
+pub use client::{ConnectError, WebSocketSignalling};
 pub use protocol::{IceServer, UndeliverableReason};
+#[cfg(feature = "driver")]
+pub use server::{Hub, Keepalive, serve};
 pub use server_url::{DEFAULT_PORT, InvalidServerUrl, MAX_SERVER_URL, ServerName, ServerUrl};
 
 /// A way to send opaque bytes to a node by its key and to receive such, best effort: a message may be lost, repeated or
