@@ -1,0 +1,271 @@
+//! What a Binding request is answered with (RFC 8489, sections 6.3.1 and 12).
+
+use thirl_common::net::{ClientAddr, canonical};
+use thirl_common::wire::{
+    AttributeType, BufferTooSmall, Class, ErrorCode, Message, MessageWriter, Method, Protocol,
+    UnknownAttributes, XorMappedAddress, classify,
+};
+
+/// The longest response, in bytes: header, ERROR-CODE without a phrase, eight UNKNOWN-ATTRIBUTES, FINGERPRINT.
+pub const MAX_RESPONSE_LEN: usize = 20 + 8 + 4 + 2 * UnknownAttributes::MAX + 8;
+
+/// Comprehension-required attributes that a Binding request may carry. Credentials are not asked for, so those that are
+/// there are passed over. CHANGE-REQUEST, RESPONSE-PORT and PADDING (RFC 5780) need a second address: they draw a 420.
+const KNOWN: [AttributeType; 5] = [
+    AttributeType::USERNAME,
+    AttributeType::USERHASH,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::MAPPED_ADDRESS,
+];
+
+/// Answers Binding requests. It keeps nothing of a client and allocates nothing.
+///
+/// The one state machine with a single method: a datagram in, the response out, into a buffer of the caller's.
+///
+/// - A success holds XOR-MAPPED-ADDRESS alone: 32 bytes for an IPv4 client, 44 for an IPv6 one.
+/// - An unknown comprehension-required attribute draws a 420 with UNKNOWN-ATTRIBUTES.
+/// - A response carries FINGERPRINT if the request did. A request with a wrong one is dropped.
+/// - Indications, responses, other methods and other protocols are dropped.
+///
+/// ```
+/// use thirl_common::net::ClientAddr;
+/// use thirl_common::wire::{Class, Message, MessageWriter, Method, TransactionId, XorMappedAddress};
+/// use thirl_stun_server::{MAX_RESPONSE_LEN, Responder};
+///
+/// let client = ClientAddr("192.0.2.1:40000".parse().unwrap());
+/// let mut buffer = [0; 20];
+/// let request = MessageWriter::new(&mut buffer, Class::Request, Method::BINDING, TransactionId([7; 12]))?.finish();
+///
+/// let mut responder = Responder::default();
+/// let mut out = [0; MAX_RESPONSE_LEN];
+/// let response = responder.handle_datagram(client, request, &mut out).unwrap();
+/// let response = Message::parse(response)?;
+/// assert_eq!(response.require::<XorMappedAddress>()?.0, client.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Responder {
+    counters: Counters,
+}
+
+/// What a [`Responder`] did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Success responses.
+    pub answered: u64,
+    /// 420 responses.
+    pub unknown_attributes: u64,
+    /// Dropped: no well-formed Binding request.
+    pub dropped: u64,
+}
+
+impl Counters {
+    /// Adds what another responder did.
+    pub fn add(&mut self, other: &Counters) {
+        self.answered += other.answered;
+        self.unknown_attributes += other.unknown_attributes;
+        self.dropped += other.dropped;
+    }
+}
+
+impl Responder {
+    /// The response to a datagram or frame, written into `out`, which holds [`MAX_RESPONSE_LEN`] bytes.
+    #[inline]
+    pub fn handle_datagram<'b>(
+        &mut self,
+        client: ClientAddr,
+        datagram: &[u8],
+        out: &'b mut [u8],
+    ) -> Option<&'b [u8]> {
+        let response = self.respond(client, datagram, out);
+        if response.is_none() {
+            self.counters.dropped += 1;
+        }
+        response
+    }
+
+    /// Whether a datagram is for the responder rather than for another user of the same port: any Binding message.
+    #[inline]
+    pub fn concerns(datagram: &[u8]) -> bool {
+        // The method's bits of the first two bytes, those of the class left out (RFC 8489, section 5, figure 3).
+        matches!(datagram, [t0, t1, ..] if t0 & 0xFE == 0 && t1 & 0xEF == 0x01)
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn respond<'b>(&mut self, client: ClientAddr, datagram: &[u8], out: &'b mut [u8]) -> Option<&'b [u8]> {
+        if classify(datagram) != Protocol::Stun {
+            return None;
+        }
+        let request = Message::parse(datagram).ok()?;
+        if request.class() != Class::Request || request.method() != Method::BINDING {
+            return None;
+        }
+        let fingerprint = request.check_fingerprint().ok()?;
+        let unknown = request.unknown_attributes(&KNOWN);
+        let response = if unknown.is_empty() {
+            success(&request, client, fingerprint, out)
+        } else {
+            refusal(&request, &unknown, fingerprint, out)
+        };
+        let response = response.ok()?;
+        *(if unknown.is_empty() {
+            &mut self.counters.answered
+        } else {
+            &mut self.counters.unknown_attributes
+        }) += 1;
+        Some(response)
+    }
+}
+
+fn success<'b>(
+    request: &Message<'_>,
+    client: ClientAddr,
+    fingerprint: bool,
+    out: &'b mut [u8],
+) -> Result<&'b [u8], BufferTooSmall> {
+    let mut writer = MessageWriter::new(out, Class::Success, Method::BINDING, request.transaction_id())?;
+    writer.attribute(&XorMappedAddress(canonical(client.0)))?;
+    if fingerprint {
+        writer.fingerprint()?;
+    }
+    Ok(writer.finish())
+}
+
+fn refusal<'b>(
+    request: &Message<'_>,
+    unknown: &UnknownAttributes,
+    fingerprint: bool,
+    out: &'b mut [u8],
+) -> Result<&'b [u8], BufferTooSmall> {
+    let mut writer = MessageWriter::new(out, Class::Error, Method::BINDING, request.transaction_id())?;
+    writer.attribute(&ErrorCode::UNKNOWN_ATTRIBUTE.bare())?.attribute(unknown)?;
+    if fingerprint {
+        writer.fingerprint()?;
+    }
+    Ok(writer.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thirl_common::wire::{ChangeRequest, MappedAddress, TransactionId, Username};
+
+    const ID: TransactionId = TransactionId([9; 12]);
+
+    fn client(addr: &str) -> ClientAddr {
+        ClientAddr(addr.parse().unwrap())
+    }
+
+    fn message(class: Class, method: Method, write: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
+        let mut buffer = [0; 256];
+        let mut writer = MessageWriter::new(&mut buffer, class, method, ID).unwrap();
+        write(&mut writer);
+        writer.finish().to_vec()
+    }
+
+    fn respond(from: &str, datagram: &[u8]) -> Option<Vec<u8>> {
+        let mut out = [0; MAX_RESPONSE_LEN];
+        Responder::default().handle_datagram(client(from), datagram, &mut out).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn a_success_holds_the_address_and_nothing_else() {
+        let request = message(Class::Request, Method::BINDING, |_| {});
+        for (from, seen, len) in [
+            ("192.0.2.1:5", "192.0.2.1:5", 32),
+            ("[2001:db8::1]:5", "[2001:db8::1]:5", 44),
+            ("[::ffff:192.0.2.1]:5", "192.0.2.1:5", 32),
+        ] {
+            let response = respond(from, &request).unwrap();
+            assert_eq!(response.len(), len, "{from}");
+            let response = Message::parse(&response).unwrap();
+            assert_eq!((response.class(), response.transaction_id()), (Class::Success, ID));
+            assert_eq!(response.require::<XorMappedAddress>().unwrap().0, seen.parse().unwrap());
+            assert_eq!(response.get::<MappedAddress>(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn fingerprint_is_answered_with_fingerprint_and_a_wrong_one_with_nothing() {
+        let mut request = message(Class::Request, Method::BINDING, |writer| {
+            writer.fingerprint().unwrap();
+        });
+        let response = respond("192.0.2.1:5", &request).unwrap();
+        assert_eq!(Message::parse(&response).unwrap().check_fingerprint(), Ok(true));
+        *request.last_mut().unwrap() ^= 1;
+        assert_eq!(respond("192.0.2.1:5", &request), None);
+    }
+
+    #[test]
+    fn unknown_attributes_are_named_and_the_response_is_not_much_larger() {
+        let request = message(Class::Request, Method::BINDING, |writer| {
+            writer.attribute(&Username("someone")).unwrap();
+            writer.attribute(&ChangeRequest { ip: true, port: false }).unwrap();
+            writer.raw(AttributeType(0x7abc), b"").unwrap().raw(AttributeType(0xfabc), b"").unwrap();
+        });
+        let response = respond("192.0.2.1:5", &request).unwrap();
+        assert!(response.len() <= request.len());
+        let response = Message::parse(&response).unwrap();
+        assert_eq!(response.require::<ErrorCode<'_>>().unwrap().code, 420);
+        let unknown = response.require::<UnknownAttributes>().unwrap();
+        assert!(unknown.iter().eq([AttributeType::CHANGE_REQUEST, AttributeType(0x7abc)]));
+    }
+
+    #[test]
+    fn the_longest_response_fits() {
+        let request = message(Class::Request, Method::BINDING, |writer| {
+            (0..20).for_each(|n| {
+                writer.raw(AttributeType(0x7000 + n), b"").unwrap();
+            });
+            writer.fingerprint().unwrap();
+        });
+        assert_eq!(respond("192.0.2.1:5", &request).unwrap().len(), MAX_RESPONSE_LEN);
+    }
+
+    #[test]
+    fn what_is_no_binding_request_is_dropped() {
+        let mut cases = vec![Vec::new(), vec![0; 19], vec![0; 20], b"GET / HTTP/1.1\r\n\r\n..".to_vec()];
+        for class in [Class::Indication, Class::Success, Class::Error] {
+            cases.push(message(class, Method::BINDING, |_| {}));
+        }
+        cases.push(message(Class::Request, Method::ALLOCATE, |_| {}));
+        let mut responder = Responder::default();
+        for case in &cases {
+            let mut out = [0; MAX_RESPONSE_LEN];
+            assert_eq!(responder.handle_datagram(client("192.0.2.1:5"), case, &mut out), None, "{case:?}");
+        }
+        assert_eq!(responder.counters(), Counters { dropped: cases.len() as u64, ..Counters::default() });
+    }
+
+    #[test]
+    fn concerns_exactly_the_binding_messages() {
+        for class in [Class::Request, Class::Indication, Class::Success, Class::Error] {
+            for number in 0..=0xFFF {
+                let method = Method::new(number);
+                assert_eq!(Responder::concerns(&message(class, method, |_| {})), method == Method::BINDING);
+            }
+        }
+        assert!(!Responder::concerns(&[0]));
+    }
+
+    #[test]
+    fn no_prefix_and_no_changed_byte_of_a_request_does_harm() {
+        let request = message(Class::Request, Method::BINDING, |writer| {
+            writer.attribute(&ChangeRequest::default()).unwrap().attribute(&Username("abc")).unwrap();
+        });
+        for at in 0..request.len() {
+            respond("192.0.2.1:5", &request[..at]);
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = request.clone();
+                changed[at] = value;
+                respond("192.0.2.1:5", &changed);
+            }
+        }
+    }
+}
