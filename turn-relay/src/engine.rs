@@ -1,0 +1,389 @@
+//! The allocation engine: RFC 8656 without sockets, clocks or threads.
+//!
+//! In the order in which a datagram meets them:
+//!
+//! 1. [`Engine`]: method groups and poll order.
+//! 2. `data`: Send, Data and ChannelData: [`Forward`].
+//! 3. `authenticate`: who sent a request; `request`: the request and its responses; [`Refusal`]: why it is refused.
+//! 4. `allocate`, `refresh`, `peers` (CreatePermission, ChannelBind), `reservation`: one handler for each request.
+//! 5. `allocation`, `permission`, `channel`: what is kept of them, in `table`s.
+//! 6. [`PeerPolicy`], [`IpRange`]: which peers may be reached. [`EngineConfig`]: what may be set.
+//! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common.
+//! 8. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
+
+mod allocate;
+mod allocation;
+mod authenticate;
+mod channel;
+mod config;
+mod counters;
+mod data;
+mod ip_range;
+mod output;
+mod peer_policy;
+mod peers;
+mod permission;
+mod refresh;
+mod refusal;
+mod request;
+mod reservation;
+mod shared;
+mod table;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use channel::CHANNEL_LIFETIME;
+pub use config::EngineConfig;
+pub use counters::{Counters, Dropped, Traffic};
+pub use data::{Forward, Prefix};
+pub use ip_range::{IpRange, IpRangeError};
+pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId};
+pub use peer_policy::{DENIED_BY_DEFAULT, PeerPolicy, Reach};
+pub use permission::PERMISSION_LIFETIME;
+pub use refusal::Refusal;
+pub use reservation::RESERVATION_LIFETIME;
+pub use shared::Shared;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use thirl_common::auth::NonceKey;
+use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
+use thirl_common::time::Deadlines;
+use thirl_common::wire::{Class, Message, Method, Protocol, classify};
+
+use allocation::{Allocation, Allocations};
+use authenticate::Authenticated;
+use data::TransactionIds;
+use request::{Envelope, Request, Success};
+use table::Hashing;
+
+/// The allocations of one shard.
+///
+/// **In**, each with the time:
+/// - [`handle_datagram`](Engine::handle_datagram): a client's datagram, or frame of its stream.
+/// - [`handle_peer_datagram`](Engine::handle_peer_datagram): a datagram that came to a relay's socket.
+/// - [`handle_client_gone`](Engine::handle_client_gone): a client's connection was closed.
+/// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
+/// - [`handle_timeout`](Engine::handle_timeout): when [`poll_timeout`](Engine::poll_timeout) has come.
+///
+/// Data comes back at once as [`Forward`], to be sent before anything else is handed in.
+///
+/// **Out**, after one or several of these, each until it returns `None`:
+/// 1. [`poll_action`](Engine::poll_action), whose answers may make transmits and events;
+/// 2. [`poll_transmit`](Engine::poll_transmit);
+/// 3. [`poll_event`](Engine::poll_event), for logs: a few may be left unread;
+/// 4. [`poll_timeout`](Engine::poll_timeout).
+///
+/// Binding requests are not the engine's: `thirl_stun_server::Responder` answers them.
+///
+/// ```
+/// use std::time::Instant;
+/// use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, ServerAddr, Transport};
+/// use thirl_common::wire::{
+///     Class, ErrorCode, Message, MessageWriter, Method, Nonce, RequestedTransport, TransactionId,
+/// };
+/// use thirl_turn_relay::engine::{Action, Engine, EngineConfig};
+///
+/// let mut engine = Engine::new(EngineConfig::default(), [7; 32]);
+/// let five_tuple = FiveTuple {
+///     transport: Transport::Udp,
+///     client: ClientAddr("192.0.2.1:40000".parse()?),
+///     server: ServerAddr("203.0.113.10:3478".parse()?),
+/// };
+/// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
+/// let (now, unix_seconds) = (Instant::now(), 1_800_000_000);
+///
+/// // A client asks without credentials...
+/// let mut buffer = [0; 64];
+/// let mut request =
+///     MessageWriter::new(&mut buffer, Class::Request, Method::ALLOCATE, TransactionId([1; 12]))?;
+/// request.attribute(&RequestedTransport::UDP)?;
+/// assert!(engine.handle_datagram(now, unix_seconds, five_tuple, request.finish()).is_none());
+///
+/// // ... so there is nothing to bind, and it is told the realm and a nonce.
+/// while let Some(action) = engine.poll_action() {
+///     if let Action::BindRelay { relay, .. } = action {
+///         engine.relay_bound(relay, Ok(RelayedAddr("203.0.113.10:50000".parse()?)), now);
+///     }
+/// }
+/// let response = engine.poll_transmit().unwrap();
+/// assert_eq!(response.to, five_tuple.client.0);
+/// let response = Message::parse(&response.payload)?;
+/// assert_eq!(response.require::<ErrorCode>()?.code, 401);
+/// assert!(response.get::<Nonce>()?.is_some());
+/// assert_eq!(engine.poll_timeout(), None, "nothing is kept of a stranger");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Engine {
+    config: Arc<EngineConfig>,
+    nonces: NonceKey,
+    shared: Shared,
+    hashing: Hashing,
+    allocations: Allocations,
+    deadlines: Deadlines<Timer>,
+    rng: StdRng,
+    transaction_ids: TransactionIds,
+    counters: Counters,
+    transmits: VecDeque<Transmit>,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+}
+
+/// What a deadline is for. Permissions and channels have none: they are looked at when they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    Allocation(AllocationId),
+    Reservation(u64),
+}
+
+impl Engine {
+    /// An engine on its own. `seed`: 32 random bytes, for nonces, reservation tokens and hashing.
+    pub fn new(config: impl Into<Arc<EngineConfig>>, seed: [u8; 32]) -> Engine {
+        Engine::with_shared(config, Shared::default(), seed)
+    }
+
+    /// One of several engines of a server, each with a seed of its own.
+    pub fn with_shared(config: impl Into<Arc<EngineConfig>>, shared: Shared, seed: [u8; 32]) -> Engine {
+        let config = config.into();
+        let mut rng = StdRng::from_seed(seed);
+        let mut nonce_key = [0; 32];
+        rng.fill_bytes(&mut nonce_key);
+        let hashing = Hashing::with_seed(rng.next_u64(), foldhash::SharedSeed::global_random());
+        Engine {
+            nonces: config.nonce_key.clone().unwrap_or_else(|| NonceKey::new(&nonce_key)),
+            config,
+            shared,
+            allocations: Allocations::new(hashing.clone()),
+            hashing,
+            deadlines: Deadlines::default(),
+            transaction_ids: TransactionIds::new(rng.next_u64()),
+            rng,
+            counters: Counters::default(),
+            transmits: VecDeque::new(),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A datagram of a client, or a frame of its stream. `unix_seconds` is the wall clock, for credentials that expire.
+    #[inline]
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        unix_seconds: u64,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+    ) -> Option<Forward> {
+        match classify(datagram) {
+            Protocol::ChannelData => self.relay_channel_data(now, five_tuple, datagram),
+            Protocol::Stun => self.handle_stun(now, unix_seconds, five_tuple, datagram),
+            _ => {
+                self.counters.dropped.malformed += 1;
+                None
+            }
+        }
+    }
+
+    /// A datagram of `len` bytes that `from` sent to a relay's socket. Its content does not matter.
+    #[inline]
+    pub fn handle_peer_datagram(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        from: PeerAddr,
+        len: usize,
+    ) -> Option<Forward> {
+        self.relay_to_client(now, relay, from, len)
+    }
+
+    /// The client's connection was closed: its allocation ends.
+    pub fn handle_client_gone(&mut self, _now: Instant, five_tuple: FiveTuple) {
+        if let Some((id, _)) = self.allocations.find(&five_tuple) {
+            self.end_allocation(id, EndReason::ClientGone);
+        }
+    }
+
+    /// The answer to [`Action::BindRelay`]: the address that peers send to, as they see it.
+    pub fn relay_bound(&mut self, relay: RelayId, result: Result<RelayedAddr, BindError>, now: Instant) {
+        self.finish_allocate(relay, result, now);
+    }
+
+    /// Ends what has expired.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.deadlines.pop_due(now) {
+            match timer {
+                Timer::Allocation(id) => self.end_allocation(id, EndReason::Expired),
+                Timer::Reservation(token) => self.expire_reservation(token),
+            }
+        }
+    }
+
+    /// What to do with sockets next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A response to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Engine::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Whether a client has an allocation, so that its connection is worth keeping.
+    pub fn has_allocation(&self, five_tuple: &FiveTuple) -> bool {
+        self.allocations.find(five_tuple).is_some()
+    }
+
+    /// How many allocations there are.
+    pub fn allocations(&self) -> usize {
+        self.allocations.len()
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn handle_stun(
+        &mut self,
+        now: Instant,
+        unix_seconds: u64,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+    ) -> Option<Forward> {
+        let message = Message::parse(datagram).ok();
+        let checked = message.and_then(|message| Some((message, message.check_fingerprint().ok()?)));
+        match checked {
+            Some((message, _))
+                if (message.class(), message.method()) == (Class::Indication, Method::SEND) =>
+            {
+                return self.relay_send(now, five_tuple, &message);
+            }
+            Some((message, fingerprint)) if message.class() == Class::Request => {
+                self.handle_request(&Request { now, unix_seconds, five_tuple, message, fingerprint });
+            }
+            _ => self.counters.dropped.malformed += 1,
+        }
+        None
+    }
+
+    fn handle_request(&mut self, request: &Request<'_>) {
+        if !matches!(
+            request.message.method(),
+            Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND
+        ) {
+            self.counters.dropped.malformed += 1;
+            return;
+        }
+        self.counters.requests += 1;
+        let allocation = self.allocations.find(&request.five_tuple).map(|(_, allocation)| allocation);
+        match authenticate::authenticate(request, &self.config, &self.nonces, allocation) {
+            Ok(user) => {
+                let envelope = request.envelope(Some(user.signing.clone()));
+                match self.dispatch(request, user) {
+                    Ok(Some(success)) => self.succeed(&envelope, &success),
+                    Ok(None) => {}
+                    Err(refusal) => self.refuse(&envelope, refusal, None),
+                }
+            }
+            Err(refusal) => {
+                let nonce = self.nonces.mint(request.five_tuple.client.ip(), request.unix_seconds);
+                self.refuse(&request.envelope(None), refusal, Some(&nonce));
+            }
+        }
+    }
+
+    /// `None`: the response comes later, or none does.
+    fn dispatch(
+        &mut self,
+        request: &Request<'_>,
+        user: Authenticated<'_>,
+    ) -> Result<Option<Success>, Refusal> {
+        match request.message.method() {
+            Method::ALLOCATE => self.handle_allocate(request, user),
+            Method::REFRESH => self.handle_refresh(request, &user).map(Some),
+            Method::CREATE_PERMISSION => self.handle_create_permission(request, &user).map(Some),
+            Method::CHANNEL_BIND => self.handle_channel_bind(request, &user).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The allocation of the request's five-tuple, if it is the user's.
+    fn allocation_of(
+        &mut self,
+        request: &Request<'_>,
+        user: &Authenticated<'_>,
+    ) -> Result<(AllocationId, &mut Allocation), Refusal> {
+        let (id, allocation) = self.allocations.find_mut(&request.five_tuple).ok_or(Refusal::NoAllocation)?;
+        if **allocation.username() != *user.username {
+            return Err(Refusal::OtherUser);
+        }
+        if allocation.relays.complete() { Ok((id, allocation)) } else { Err(Refusal::NoAllocation) }
+    }
+
+    fn end_allocation(&mut self, id: AllocationId, reason: EndReason) {
+        let Some(allocation) = self.allocations.remove(id) else { return };
+        self.deadlines.cancel(Timer::Allocation(id));
+        for (family, _) in allocation.relays.bound() {
+            let relay = RelayId { allocation: id, family };
+            if self.config.fast_path {
+                self.actions.push_back(Action::RemoveFastPath { relay });
+            }
+            self.actions.push_back(Action::ReleaseRelay { relay });
+        }
+        if allocation.relays.bound().next().is_some() {
+            self.counters.allocations_ended += 1;
+            let Allocation { five_tuple, traffic, .. } = allocation;
+            let username = allocation.username().clone();
+            Event::AllocationEnded { id, five_tuple, username, reason, traffic }
+                .queue(&mut self.events, &mut self.counters.dropped);
+        }
+    }
+
+    fn succeed(&mut self, envelope: &Envelope, success: &Success) {
+        self.counters.succeeded += 1;
+        // It fits: every attribute has a bounded length.
+        self.transmits.extend(envelope.succeed(success).ok());
+    }
+
+    fn refuse(&mut self, envelope: &Envelope, refusal: Refusal, nonce: Option<&str>) {
+        *match refusal {
+            Refusal::Challenge | Refusal::StaleNonce => &mut self.counters.challenges,
+            Refusal::WrongCredentials { .. } => &mut self.counters.unauthenticated,
+            _ => &mut self.counters.refused,
+        } += 1;
+        let challenge = nonce.filter(|_| refusal.is_challenge()).map(|nonce| (&*self.config.realm, nonce));
+        // It fits, unless the realm is longer than the RFC allows.
+        self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
+        if !refusal.is_routine() {
+            Event::Refused { five_tuple: envelope.five_tuple, method: envelope.method, refusal }
+                .queue(&mut self.events, &mut self.counters.dropped);
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("allocations", &self.allocations.len())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

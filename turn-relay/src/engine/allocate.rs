@@ -1,0 +1,209 @@
+//! Allocate: a relayed transport address for a client (RFC 8656, section 7).
+
+use std::time::Instant;
+
+use rand::RngCore;
+use thirl_common::net::RelayedAddr;
+use thirl_common::wire::{
+    AddressFamily, AttributeType, EvenPort, Lifetime, Message, RequestedAddressFamily, RequestedTransport,
+    ReservationToken,
+};
+
+use super::allocation::{AllocateRequest, Allocation, Owner, Relay, Relays};
+use super::authenticate::Authenticated;
+use super::output::{Action, BindError, Event, PortWish, RelayId};
+use super::refusal::Refusal;
+use super::request::{Request, Success};
+use super::reservation::RESERVATION_LIFETIME;
+use super::shared::{Reservation, Seat};
+use super::{Engine, EngineConfig, Timer};
+
+/// Comprehension-required attributes of an Allocate. DONT-FRAGMENT is not among them: the driver cannot set the DF bit,
+/// and "420" is how a server says so (RFC 8656, section 7.2).
+const KNOWN: [AttributeType; 8] = [
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::REQUESTED_TRANSPORT,
+    AttributeType::LIFETIME,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+    AttributeType::EVEN_PORT,
+    AttributeType::RESERVATION_TOKEN,
+];
+
+/// What an Allocate asks for.
+struct Wish {
+    lifetime: Option<u32>,
+    place: Place,
+}
+
+enum Place {
+    /// A port of the server's choice in this family.
+    New { family: AddressFamily, even: Option<EvenPort> },
+    /// The port that was set aside.
+    Reserved { token: u64 },
+}
+
+impl Wish {
+    /// The checks of RFC 8656, section 7.2, in its order, as far as they concern the request alone.
+    fn read(message: &Message<'_>, config: &EngineConfig) -> Result<Wish, Refusal> {
+        if message.require::<RequestedTransport>()? != RequestedTransport::UDP {
+            return Err(Refusal::UnsupportedTransport);
+        }
+        let unknown = message.unknown_attributes(&KNOWN);
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownAttributes(unknown));
+        }
+        let lifetime = message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
+        let even = message.get::<EvenPort>()?;
+        let family = message.get::<RequestedAddressFamily>()?;
+        if let Some(ReservationToken(token)) = message.get()? {
+            let alone = even.is_none() && family.is_none();
+            return if alone {
+                Ok(Wish { lifetime, place: Place::Reserved { token } })
+            } else {
+                Err(Refusal::Conflicting("RESERVATION-TOKEN and EVEN-PORT or REQUESTED-ADDRESS-FAMILY"))
+            };
+        }
+        // "If ... absent, the server allocates an IPv4 relayed transport address."
+        let family = match family {
+            None => Some(AddressFamily::Ipv4),
+            Some(RequestedAddressFamily(family)) => family,
+        };
+        let family =
+            family.filter(|family| config.families.contains(family)).ok_or(Refusal::UnsupportedFamily)?;
+        Ok(Wish { lifetime, place: Place::New { family, even } })
+    }
+}
+
+/// The seats and the port for a wish that is granted.
+struct Grant {
+    seat: Seat,
+    reserving: Option<Seat>,
+    family: AddressFamily,
+    port: PortWish,
+}
+
+impl Engine {
+    /// `None`: the response comes when the relay is bound.
+    pub(super) fn handle_allocate(
+        &mut self,
+        request: &Request<'_>,
+        user: Authenticated<'_>,
+    ) -> Result<Option<Success>, Refusal> {
+        if let Some((_, existing)) = self.allocations.find(&request.five_tuple) {
+            let retransmitted = existing.owner.request.transaction == request.message.transaction_id()
+                && &**existing.username() == user.username;
+            return match retransmitted {
+                true if existing.relays.complete() => Ok(Some(existing.allocate_success(request.now))),
+                true => Ok(None),
+                false => Err(Refusal::AllocationExists),
+            };
+        }
+        let wish = Wish::read(&request.message, &self.config)?;
+        let Grant { seat, reserving, family, port } = self.grant(&wish.place, user.username)?;
+        let mut relays = Relays::default();
+        relays.set(family, Relay::Binding);
+        let id = self.allocations.insert(Allocation {
+            five_tuple: request.five_tuple,
+            expires: request.now,
+            relays,
+            permissions: Default::default(),
+            channels: Default::default(),
+            traffic: Default::default(),
+            owner: Box::new(Owner {
+                seat,
+                key: user.signing.key,
+                request: AllocateRequest {
+                    transaction: request.message.transaction_id(),
+                    fingerprint: request.fingerprint,
+                    algorithm: user.signing.algorithm,
+                    lifetime: self.config.lifetime(wish.lifetime),
+                    reservation_token: match port {
+                        PortWish::EvenAndReserveNext { token } => Some(token),
+                        _ => None,
+                    },
+                },
+                reserving,
+            }),
+        });
+        let relay = RelayId { allocation: id, family };
+        self.actions.push_back(Action::BindRelay { relay, family, five_tuple: request.five_tuple, port });
+        Ok(None)
+    }
+
+    fn grant(&mut self, place: &Place, username: &str) -> Result<Grant, Refusal> {
+        let (family, even) = match *place {
+            Place::Reserved { token } => {
+                let claimed = self.shared.claim_reservation(token, username);
+                // Its seat is the allocation's from now on.
+                let Reservation { seat, family } = claimed.ok_or(BindError::NotReserved)?;
+                return Ok(Grant { seat, reserving: None, family, port: PortWish::Reserved { token } });
+            }
+            Place::New { family, even } => (family, even),
+        };
+        let seat = self.admit(username)?;
+        let (reserving, port) = match even {
+            None => (None, PortWish::Any),
+            Some(EvenPort { reserve: false }) => (None, PortWish::Even),
+            Some(EvenPort { reserve: true }) => {
+                let token = self.rng.next_u64();
+                (Some(self.admit(username)?), PortWish::EvenAndReserveNext { token })
+            }
+        };
+        Ok(Grant { seat, reserving, family, port })
+    }
+
+    fn admit(&self, username: &str) -> Result<Seat, Refusal> {
+        let total = self.config.total_quota;
+        Ok(self.shared.admit(username, self.config.user_quota.unwrap_or(total), total)?)
+    }
+
+    /// The second half of an Allocate: the socket is there, or is not.
+    pub(super) fn finish_allocate(
+        &mut self,
+        relay: RelayId,
+        result: Result<RelayedAddr, BindError>,
+        now: Instant,
+    ) {
+        let waiting = self
+            .allocations
+            .get_mut(relay.allocation)
+            .filter(|allocation| allocation.relays.get(relay.family) == Relay::Binding);
+        let (allocation, relayed) = match (waiting, result) {
+            (Some(allocation), Ok(relayed)) => (allocation, relayed),
+            (Some(allocation), Err(error)) => {
+                let envelope = allocation.allocate_envelope();
+                self.allocations.remove(relay.allocation);
+                self.refuse(&envelope, Refusal::NotBound(error), None);
+                return;
+            }
+            // The client went while the socket was bound.
+            (None, Ok(_)) => {
+                self.actions.push_back(Action::ReleaseRelay { relay });
+                return;
+            }
+            (None, Err(_)) => return,
+        };
+        let lifetime = allocation.owner.request.lifetime;
+        allocation.relays.set(relay.family, Relay::Bound(relayed));
+        allocation.expires = now + lifetime;
+        let created = Event::AllocationCreated {
+            id: relay.allocation,
+            five_tuple: allocation.five_tuple,
+            username: allocation.username().clone(),
+            relayed,
+            lifetime,
+        };
+        let (envelope, success) = (allocation.allocate_envelope(), allocation.allocate_success(now));
+        let reserving = allocation.owner.reserving.take().zip(allocation.owner.request.reservation_token);
+        self.deadlines.set(Timer::Allocation(relay.allocation), now + lifetime);
+        if let Some((seat, token)) = reserving {
+            self.shared.reserve(token, Reservation { seat, family: relay.family });
+            self.deadlines.set(Timer::Reservation(token), now + RESERVATION_LIFETIME);
+        }
+        self.counters.allocations_created += 1;
+        created.queue(&mut self.events, &mut self.counters.dropped);
+        self.succeed(&envelope, &success);
+    }
+}

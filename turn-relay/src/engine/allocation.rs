@@ -1,0 +1,216 @@
+//! Allocations, and the table that finds them by five-tuple or by relay (RFC 8656, section 3.2).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use thirl_common::net::{FiveTuple, RelayedAddr};
+use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
+
+use super::channel::Channels;
+use super::counters::Traffic;
+use super::output::{AllocationId, GENERATIONS, RelayId};
+use super::permission::Permissions;
+use super::request::{Envelope, Success};
+use super::shared::Seat;
+use super::table::Hashing;
+
+/// What a client holds: relayed transport addresses, permissions and channels.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    pub(super) five_tuple: FiveTuple,
+    pub(super) expires: Instant,
+    /// One for each family at the most.
+    pub(super) relays: Relays,
+    pub(super) permissions: Permissions,
+    pub(super) channels: Channels,
+    pub(super) traffic: Traffic,
+    /// What data does not touch lies elsewhere, so that what it touches lies close together.
+    pub(super) owner: Box<Owner>,
+}
+
+/// Who made an allocation, and by which request.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) seat: Seat,
+    pub(super) key: IntegrityKey,
+    /// The Allocate request, which is answered when the relay is bound, and again whenever it is retransmitted.
+    pub(super) request: AllocateRequest,
+    /// The seat of the port that is set aside along with the relay, until it is.
+    pub(super) reserving: Option<Seat>,
+}
+
+/// What is kept of an Allocate request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AllocateRequest {
+    pub(super) transaction: TransactionId,
+    pub(super) fingerprint: bool,
+    pub(super) algorithm: thirl_common::wire::IntegrityAlgorithm,
+    pub(super) lifetime: std::time::Duration,
+    pub(super) reservation_token: Option<u64>,
+}
+
+/// The relays of an allocation, by family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Relays {
+    ipv4: Relay,
+    ipv6: Relay,
+}
+
+/// The state of one relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Relay {
+    /// Not asked for.
+    #[default]
+    None,
+    /// Asked for; the Allocate waits for its answer.
+    Binding,
+    /// There.
+    Bound(RelayedAddr),
+}
+
+impl Relays {
+    pub(super) fn get(&self, family: AddressFamily) -> Relay {
+        match family {
+            AddressFamily::Ipv4 => self.ipv4,
+            AddressFamily::Ipv6 => self.ipv6,
+        }
+    }
+
+    pub(super) fn set(&mut self, family: AddressFamily, relay: Relay) {
+        match family {
+            AddressFamily::Ipv4 => self.ipv4 = relay,
+            AddressFamily::Ipv6 => self.ipv6 = relay,
+        }
+    }
+
+    /// Whether packets to and from peers of this family can be relayed.
+    #[inline]
+    pub(super) fn is_bound(&self, family: AddressFamily) -> bool {
+        matches!(self.get(family), Relay::Bound(_))
+    }
+
+    pub(super) fn bound(&self) -> impl Iterator<Item = (AddressFamily, RelayedAddr)> + use<> {
+        [(AddressFamily::Ipv4, self.ipv4), (AddressFamily::Ipv6, self.ipv6)].into_iter().filter_map(
+            |(family, relay)| match relay {
+                Relay::Bound(addr) => Some((family, addr)),
+                Relay::None | Relay::Binding => None,
+            },
+        )
+    }
+
+    /// Whether all that was asked for is there.
+    pub(super) fn complete(&self) -> bool {
+        self.ipv4 != Relay::Binding && self.ipv6 != Relay::Binding
+    }
+}
+
+impl Allocation {
+    pub(super) fn username(&self) -> &Arc<str> {
+        self.owner.seat.username()
+    }
+
+    pub(super) fn key(&self) -> &IntegrityKey {
+        &self.owner.key
+    }
+
+    /// The server's own addresses, as far as this allocation knows them.
+    pub(super) fn own_ips(&self) -> [IpAddr; 2] {
+        let server = self.five_tuple.server.ip();
+        [server, self.relays.bound().next().map_or(server, |(_, relayed)| relayed.ip())]
+    }
+
+    /// The envelope of the response to the Allocate request, first or repeated.
+    pub(super) fn allocate_envelope(&self) -> Envelope {
+        let AllocateRequest { transaction, fingerprint, algorithm, .. } = self.owner.request;
+        Envelope {
+            five_tuple: self.five_tuple,
+            method: thirl_common::wire::Method::ALLOCATE,
+            transaction,
+            fingerprint,
+            signing: Some(super::request::Signing { key: self.owner.key.clone(), algorithm }),
+        }
+    }
+
+    /// What the Allocate is answered with. A repeated answer tells what is left of the lifetime.
+    pub(super) fn allocate_success(&self, now: Instant) -> Success {
+        Success {
+            relayed: self.relays.bound().next().map(|(_, relayed)| relayed),
+            lifetime: Some(self.expires.saturating_duration_since(now)),
+            reservation_token: self.owner.request.reservation_token,
+            mapped: Some(self.five_tuple.client),
+        }
+    }
+}
+
+/// All allocations of an engine. Nothing here takes longer the more of them there are.
+#[derive(Debug)]
+pub(super) struct Allocations {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_five_tuple: HashMap<FiveTuple, u32, Hashing>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    allocation: Option<Allocation>,
+}
+
+impl Allocations {
+    pub(super) fn new(hashing: Hashing) -> Allocations {
+        Allocations { slots: Vec::new(), free: Vec::new(), by_five_tuple: HashMap::with_hasher(hashing) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_five_tuple.len()
+    }
+
+    /// The five-tuple must have none yet.
+    pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, allocation: None });
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.by_five_tuple.insert(allocation.five_tuple, index);
+        let slot = &mut self.slots[index as usize];
+        slot.allocation = Some(allocation);
+        AllocationId { index, generation: slot.generation }
+    }
+
+    pub(super) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let allocation = slot.allocation.take()?;
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        self.free.push(id.index);
+        self.by_five_tuple.remove(&allocation.five_tuple);
+        Some(allocation)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.allocation.as_mut()
+    }
+
+    #[inline]
+    pub(super) fn find(&self, five_tuple: &FiveTuple) -> Option<(AllocationId, &Allocation)> {
+        let index = *self.by_five_tuple.get(five_tuple)?;
+        let slot = self.slots.get(index as usize)?;
+        Some((AllocationId { index, generation: slot.generation }, slot.allocation.as_ref()?))
+    }
+
+    #[inline]
+    pub(super) fn find_mut(&mut self, five_tuple: &FiveTuple) -> Option<(AllocationId, &mut Allocation)> {
+        let index = *self.by_five_tuple.get(five_tuple)?;
+        let slot = self.slots.get_mut(index as usize)?;
+        Some((AllocationId { index, generation: slot.generation }, slot.allocation.as_mut()?))
+    }
+
+    /// The allocation that a relay belongs to.
+    #[inline]
+    pub(super) fn of_relay(&mut self, relay: RelayId) -> Option<&mut Allocation> {
+        self.get_mut(relay.allocation)
+    }
+}

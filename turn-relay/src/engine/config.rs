@@ -1,0 +1,83 @@
+//! What the engine is told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thirl_common::auth::{CredentialStore, Credentials, NonceKey};
+use thirl_common::wire::AddressFamily;
+
+use super::peer_policy::PeerPolicy;
+
+/// What an [`Engine`](super::Engine) is told. The defaults admit nobody, since they know no credentials.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// REALM, of at most 127 characters (RFC 8489, section 14.9). It stands in every 401, so a short one is best.
+    pub realm: String,
+    /// Whom the relay serves.
+    pub credentials: Arc<dyn CredentialStore + Send + Sync>,
+    /// With what nonces are made. `None`: with a key from the engine's seed. Engines of one server must share one, since
+    /// a client that comes again from another port may meet another engine.
+    pub nonce_key: Option<NonceKey>,
+    /// How long a client may use a nonce before it is sent a new one (438).
+    pub nonce_lifetime: Duration,
+    /// Lifetime of an allocation if the client asks for none or less. "Default 10 minutes" (RFC 8656, section 3.2).
+    pub default_lifetime: Duration,
+    /// Lifetime of an allocation at most. "One hour" is recommended (RFC 8656, section 7.2).
+    pub max_lifetime: Duration,
+    /// The families of relayed transport addresses; others draw a 440.
+    pub families: Vec<AddressFamily>,
+    /// Allocations of all clients at most.
+    pub total_quota: usize,
+    /// Allocations of one username at most; `None`: as many as of all.
+    pub user_quota: Option<usize>,
+    /// Permissions of one allocation at most: 40 bytes each, 10 KB in all with the default of 256.
+    pub max_permissions: usize,
+    /// Channels of one allocation at most: 110 bytes each, 28 KB in all with the default of 256.
+    pub max_channels: usize,
+    /// Which peers clients may reach.
+    pub peers: PeerPolicy,
+    /// Whether whoever runs the engine takes `InstallFastPath` and `RemoveFastPath` actions.
+    pub fast_path: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            realm: "thirl".to_owned(),
+            credentials: Arc::new(Credentials::default()),
+            nonce_key: None,
+            nonce_lifetime: Duration::from_secs(600),
+            default_lifetime: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(3600),
+            families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
+            total_quota: 100_000,
+            user_quota: None,
+            max_permissions: 256,
+            max_channels: 256,
+            peers: PeerPolicy::default(),
+            fast_path: false,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// The lifetime that a client gets who asks for `requested` seconds (RFC 8656, section 7.2).
+    pub(super) fn lifetime(&self, requested: Option<u32>) -> Duration {
+        let requested = requested.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds.into()));
+        requested.min(self.max_lifetime).max(self.default_lifetime)
+    }
+}
+
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("realm", &self.realm)
+            .field("default_lifetime", &self.default_lifetime)
+            .field("max_lifetime", &self.max_lifetime)
+            .field("total_quota", &self.total_quota)
+            .field("user_quota", &self.user_quota)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}

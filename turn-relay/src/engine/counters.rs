@@ -1,0 +1,111 @@
+//! What an engine did, as plain numbers. An exporter reads them; nothing here knows of one.
+
+/// Packets and bytes of application data, without headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// From the client to peers.
+    pub to_peer_packets: u64,
+    /// From the client to peers.
+    pub to_peer_bytes: u64,
+    /// From peers to the client.
+    pub to_client_packets: u64,
+    /// From peers to the client.
+    pub to_client_bytes: u64,
+}
+
+/// Data that was not relayed, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// From a client: broken, of an unknown protocol or method, a response, or with a wrong FINGERPRINT.
+    pub malformed: u64,
+    /// From a client without an allocation.
+    pub no_allocation: u64,
+    /// From a client, to a channel that is not bound.
+    pub no_channel: u64,
+    /// From a client, to a peer without a permission.
+    pub to_peer_not_permitted: u64,
+    /// From a peer without a permission.
+    pub from_peer_not_permitted: u64,
+    /// From a peer, to a relayed transport address that is no more.
+    pub no_relay: u64,
+    /// Too large for the header that it would need.
+    pub oversized: u64,
+    /// Events that nobody fetched in time.
+    pub events: u64,
+}
+
+/// What an [`Engine`](super::Engine) did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Well-formed requests.
+    pub requests: u64,
+    /// Challenges: 401 to a request without integrity, and 438.
+    pub challenges: u64,
+    /// 401 to a request with credentials that do not hold.
+    pub unauthenticated: u64,
+    /// Other error responses.
+    pub refused: u64,
+    /// Success responses.
+    pub succeeded: u64,
+    /// Allocations made.
+    pub allocations_created: u64,
+    /// Allocations that ended.
+    pub allocations_ended: u64,
+    /// Data relayed.
+    pub relayed: Traffic,
+    /// Data not relayed.
+    pub dropped: Dropped,
+}
+
+impl Traffic {
+    /// Adds up.
+    pub fn add(&mut self, other: &Traffic) {
+        self.to_peer_packets += other.to_peer_packets;
+        self.to_peer_bytes += other.to_peer_bytes;
+        self.to_client_packets += other.to_client_packets;
+        self.to_client_bytes += other.to_client_bytes;
+    }
+
+    #[inline]
+    pub(super) fn count_to_peer(&mut self, bytes: usize) {
+        self.to_peer_packets += 1;
+        self.to_peer_bytes += bytes as u64;
+    }
+
+    #[inline]
+    pub(super) fn count_to_client(&mut self, bytes: usize) {
+        self.to_client_packets += 1;
+        self.to_client_bytes += bytes as u64;
+    }
+}
+
+impl Dropped {
+    /// Adds up.
+    pub fn add(&mut self, other: &Dropped) {
+        self.malformed += other.malformed;
+        self.no_allocation += other.no_allocation;
+        self.no_channel += other.no_channel;
+        self.to_peer_not_permitted += other.to_peer_not_permitted;
+        self.from_peer_not_permitted += other.from_peer_not_permitted;
+        self.no_relay += other.no_relay;
+        self.oversized += other.oversized;
+        self.events += other.events;
+    }
+}
+
+impl Counters {
+    /// Adds what another engine did.
+    pub fn add(&mut self, other: &Counters) {
+        self.requests += other.requests;
+        self.challenges += other.challenges;
+        self.unauthenticated += other.unauthenticated;
+        self.refused += other.refused;
+        self.succeeded += other.succeeded;
+        self.allocations_created += other.allocations_created;
+        self.allocations_ended += other.allocations_ended;
+        self.relayed.add(&other.relayed);
+        self.dropped.add(&other.dropped);
+    }
+}

@@ -1,0 +1,112 @@
+//! CreatePermission and ChannelBind: which peers may be reached (RFC 8656, sections 10 and 12.2).
+
+use std::net::IpAddr;
+
+use thirl_common::net::PeerAddr;
+use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, ChannelNumber, XorPeerAddress};
+
+use super::Engine;
+use super::authenticate::Authenticated;
+use super::output::{Action, RelayId};
+use super::peer_policy::{PeerPolicy, Reach};
+use super::permission::PERMISSION_LIFETIME;
+use super::refusal::Refusal;
+use super::request::{Request, Success};
+
+/// Comprehension-required attributes of a CreatePermission.
+const KNOWN_IN_PERMISSION: [AttributeType; 4] =
+    [AttributeType::USERNAME, AttributeType::REALM, AttributeType::NONCE, AttributeType::XOR_PEER_ADDRESS];
+
+/// Comprehension-required attributes of a ChannelBind.
+const KNOWN_IN_BINDING: [AttributeType; 5] = [
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::XOR_PEER_ADDRESS,
+    AttributeType::CHANNEL_NUMBER,
+];
+
+impl Engine {
+    /// Installs a permission for each XOR-PEER-ADDRESS, or none. Ports are not looked at (RFC 8656, section 10.2): the
+    /// permission remembers which ones it is good for.
+    pub(super) fn handle_create_permission(
+        &mut self,
+        request: &Request<'_>,
+        user: &Authenticated<'_>,
+    ) -> Result<Success, Refusal> {
+        let unknown = request.message.unknown_attributes(&KNOWN_IN_PERMISSION);
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownAttributes(unknown));
+        }
+        let config = self.config.clone();
+        let hashing = self.hashing.clone();
+        let (_, allocation) = self.allocation_of(request, user)?;
+        let own_ips = allocation.own_ips();
+        let mut wanted = Vec::new();
+        for peer in request.message.get_all::<XorPeerAddress>() {
+            let peer = PeerAddr(peer?.0);
+            if !allocation.relays.is_bound(AddressFamily::of(peer.ip())) {
+                return Err(Refusal::FamilyMismatch);
+            }
+            wanted.push((peer.ip(), reach(&config.peers, peer, &own_ips)?));
+            if wanted.len() > config.max_permissions {
+                return Err(Refusal::AllocationFull);
+            }
+        }
+        if wanted.is_empty() {
+            return Err(AttributeError { attribute: AttributeType::XOR_PEER_ADDRESS }.into());
+        }
+        allocation
+            .permissions
+            .install(&wanted, request.now, config.max_permissions, &hashing)
+            .map_err(|_| Refusal::AllocationFull)?;
+        Ok(Success::default())
+    }
+
+    /// Binds a channel, or binds it again, and installs the permission for its peer.
+    pub(super) fn handle_channel_bind(
+        &mut self,
+        request: &Request<'_>,
+        user: &Authenticated<'_>,
+    ) -> Result<Success, Refusal> {
+        let unknown = request.message.unknown_attributes(&KNOWN_IN_BINDING);
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownAttributes(unknown));
+        }
+        let config = self.config.clone();
+        let hashing = self.hashing.clone();
+        let now = request.now;
+        let (id, allocation) = self.allocation_of(request, user)?;
+        let number = request.message.require::<ChannelNumber>()?;
+        let peer = PeerAddr(request.message.require::<XorPeerAddress>()?.0);
+        let family = AddressFamily::of(peer.ip());
+        if !allocation.relays.is_bound(family) {
+            return Err(Refusal::FamilyMismatch);
+        }
+        let reach = reach(&config.peers, peer, &allocation.own_ips())?;
+        if !config.peers.admits(reach, peer.port()) {
+            return Err(Refusal::PeerDenied(peer));
+        }
+        allocation.channels.check(number, peer, now)?;
+        allocation
+            .permissions
+            .install(&[(peer.ip(), reach)], now, config.max_permissions, &hashing)
+            .map_err(|_| Refusal::AllocationFull)?;
+        allocation.channels.bind(number, peer, now, config.max_channels, &hashing)?;
+        if config.fast_path {
+            self.actions.push_back(Action::InstallFastPath {
+                relay: RelayId { allocation: id, family },
+                five_tuple: request.five_tuple,
+                channel: number,
+                peer,
+                // The permission's end, which comes before the channel's. A refresh of either is met by the engine.
+                until: now + PERMISSION_LIFETIME,
+            });
+        }
+        Ok(Success::default())
+    }
+}
+
+fn reach(policy: &PeerPolicy, peer: PeerAddr, own_ips: &[IpAddr]) -> Result<Reach, Refusal> {
+    policy.reach(peer.ip(), own_ips).ok_or(Refusal::PeerDenied(peer))
+}

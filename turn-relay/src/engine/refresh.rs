@@ -1,0 +1,50 @@
+//! Refresh: an allocation's lifetime, or its end (RFC 8656, section 8).
+
+use std::time::Duration;
+
+use thirl_common::wire::{AttributeType, Lifetime, RequestedAddressFamily};
+
+use super::authenticate::Authenticated;
+use super::output::EndReason;
+use super::refusal::Refusal;
+use super::request::{Request, Success};
+use super::{Engine, Timer};
+
+/// Comprehension-required attributes of a Refresh.
+const KNOWN: [AttributeType; 5] = [
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::LIFETIME,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+];
+
+impl Engine {
+    pub(super) fn handle_refresh(
+        &mut self,
+        request: &Request<'_>,
+        user: &Authenticated<'_>,
+    ) -> Result<Success, Refusal> {
+        let unknown = request.message.unknown_attributes(&KNOWN);
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownAttributes(unknown));
+        }
+        let requested = request.message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
+        let family = request.message.get::<RequestedAddressFamily>()?;
+        let lifetime = if requested == Some(0) { Duration::ZERO } else { self.config.lifetime(requested) };
+
+        let (id, allocation) = self.allocation_of(request, user)?;
+        if let Some(RequestedAddressFamily(family)) = family
+            && !family.is_some_and(|family| allocation.relays.is_bound(family))
+        {
+            return Err(Refusal::FamilyMismatch);
+        }
+        if lifetime.is_zero() {
+            self.end_allocation(id, EndReason::Deleted);
+        } else {
+            allocation.expires = request.now + lifetime;
+            self.deadlines.set(Timer::Allocation(id), request.now + lifetime);
+        }
+        Ok(Success { lifetime: Some(lifetime), ..Success::default() })
+    }
+}

@@ -1,0 +1,129 @@
+//! Why a request is refused, and which error code says so.
+
+use thirl_common::net::PeerAddr;
+use thirl_common::wire::{AttributeError, ErrorCode, UnknownAttributes};
+
+use super::channel::BindingRefused;
+use super::output::BindError;
+use super::shared::QuotaReached;
+
+/// Why a request is refused. Handlers return it, so that `?` sends the error response.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The first request of every client: it is told realm and nonce.
+    #[error("the request carries no credentials yet")]
+    Challenge,
+    /// Unknown user, expired credentials or a wrong password.
+    #[error("the credentials of {username:?} do not hold")]
+    WrongCredentials {
+        /// The USERNAME as it came.
+        username: String,
+    },
+    /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE.
+    #[error("the client's credentials are incomplete")]
+    IncompleteCredentials,
+    /// The client is told a new nonce.
+    #[error("the nonce is no longer valid")]
+    StaleNonce,
+    /// An attribute is missing or broken.
+    #[error(transparent)]
+    Malformed(#[from] AttributeError),
+    /// Attributes that must not stand together.
+    #[error("the client's {0} exclude each other")]
+    Conflicting(&'static str),
+    /// Comprehension-required attributes that this server does not know.
+    #[error("the client uses attributes that this server does not support")]
+    UnknownAttributes(UnknownAttributes),
+    /// The five-tuple has no allocation.
+    #[error("the client has no allocation")]
+    NoAllocation,
+    /// The five-tuple has one already, made by another request.
+    #[error("the client has an allocation already")]
+    AllocationExists,
+    /// The allocation is another user's.
+    #[error("the allocation was made with another username")]
+    OtherUser,
+    /// Something else than UDP between server and peer.
+    #[error("only UDP is relayed")]
+    UnsupportedTransport,
+    /// No relayed transport address of that family.
+    #[error("the address family is not relayed")]
+    UnsupportedFamily,
+    /// The peer, or the refresh, is for another family than the allocation's.
+    #[error("the allocation has no relayed transport address of this family")]
+    FamilyMismatch,
+    /// Nobody may reach this peer, see [`PeerPolicy`](super::PeerPolicy).
+    #[error("the peer {0} is denied; an operator may allow it with allowed-peer-ip")]
+    PeerDenied(PeerAddr),
+    /// The channel or the peer is bound otherwise.
+    #[error("the channel or the peer is bound otherwise")]
+    ChannelTaken,
+    /// The user has as many allocations as it may have.
+    #[error("the user has reached user-quota")]
+    UserQuotaReached,
+    /// The server has as many allocations as it may have.
+    #[error("the server has reached total-quota")]
+    TotalQuotaReached,
+    /// The allocation has as many permissions or channels as it may have.
+    #[error("the allocation has as many permissions or channels as it may have")]
+    AllocationFull,
+    /// No socket for the relay.
+    #[error(transparent)]
+    NotBound(#[from] BindError),
+}
+
+impl Refusal {
+    /// The error code that it is answered with.
+    pub fn error_code(&self) -> ErrorCode<'static> {
+        match self {
+            Refusal::Challenge | Refusal::WrongCredentials { .. } => ErrorCode::UNAUTHENTICATED,
+            Refusal::StaleNonce => ErrorCode::STALE_NONCE,
+            Refusal::IncompleteCredentials
+            | Refusal::Malformed(_)
+            | Refusal::Conflicting(_)
+            | Refusal::ChannelTaken => ErrorCode::BAD_REQUEST,
+            Refusal::UnknownAttributes(_) => ErrorCode::UNKNOWN_ATTRIBUTE,
+            Refusal::NoAllocation | Refusal::AllocationExists => ErrorCode::ALLOCATION_MISMATCH,
+            Refusal::OtherUser => ErrorCode::WRONG_CREDENTIALS,
+            Refusal::UnsupportedTransport => ErrorCode::UNSUPPORTED_TRANSPORT,
+            Refusal::UnsupportedFamily | Refusal::NotBound(BindError::NoAddress) => {
+                ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED
+            }
+            Refusal::FamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
+            Refusal::PeerDenied(_) => ErrorCode::FORBIDDEN,
+            Refusal::UserQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
+            Refusal::TotalQuotaReached | Refusal::AllocationFull | Refusal::NotBound(_) => {
+                ErrorCode::INSUFFICIENT_CAPACITY
+            }
+        }
+    }
+
+    /// Whether the response tells realm and nonce (RFC 8489, section 9.2.4).
+    pub(super) fn is_challenge(&self) -> bool {
+        matches!(self, Refusal::Challenge | Refusal::WrongCredentials { .. } | Refusal::StaleNonce)
+    }
+
+    /// Whether every client meets it at times, so that it is no event.
+    pub(super) fn is_routine(&self) -> bool {
+        matches!(self, Refusal::Challenge | Refusal::StaleNonce)
+    }
+}
+
+impl From<QuotaReached> for Refusal {
+    fn from(reached: QuotaReached) -> Refusal {
+        match reached {
+            QuotaReached::User => Refusal::UserQuotaReached,
+            QuotaReached::Total => Refusal::TotalQuotaReached,
+        }
+    }
+}
+
+impl From<BindingRefused> for Refusal {
+    fn from(refused: BindingRefused) -> Refusal {
+        match refused {
+            BindingRefused::NumberTaken | BindingRefused::PeerTaken => Refusal::ChannelTaken,
+            BindingRefused::NoRoom => Refusal::AllocationFull,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A request, and the responses to it.
+
+use std::time::{Duration, Instant};
+
+use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
+use thirl_common::wire::{
+    BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, Nonce,
+    Realm, ReservationToken, TransactionId, XorMappedAddress, XorRelayedAddress,
+};
+
+use super::refusal::Refusal;
+
+/// Longer than any response: the longest realm that the RFC allows has 763 bytes.
+const RESPONSE_ROOM: usize = 1024;
+
+/// A well-formed request, when it came and from whom.
+pub(super) struct Request<'m> {
+    pub(super) now: Instant,
+    pub(super) unix_seconds: u64,
+    pub(super) five_tuple: FiveTuple,
+    pub(super) message: Message<'m>,
+    pub(super) fingerprint: bool,
+}
+
+/// How the responses to a client's request are made tamper-proof: like the request.
+#[derive(Clone, Debug)]
+pub(super) struct Signing {
+    pub(super) key: IntegrityKey,
+    pub(super) algorithm: IntegrityAlgorithm,
+}
+
+/// What a response needs to know of its request, which may be gone by then.
+#[derive(Clone, Debug)]
+pub(super) struct Envelope {
+    pub(super) five_tuple: FiveTuple,
+    pub(super) method: Method,
+    pub(super) transaction: TransactionId,
+    pub(super) fingerprint: bool,
+    pub(super) signing: Option<Signing>,
+}
+
+/// What a success response says. What is `None` is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Success {
+    pub(super) relayed: Option<RelayedAddr>,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) reservation_token: Option<u64>,
+    pub(super) mapped: Option<ClientAddr>,
+}
+
+impl Request<'_> {
+    /// The envelope of its responses.
+    pub(super) fn envelope(&self, signing: Option<Signing>) -> Envelope {
+        Envelope {
+            five_tuple: self.five_tuple,
+            method: self.message.method(),
+            transaction: self.message.transaction_id(),
+            fingerprint: self.fingerprint,
+            signing,
+        }
+    }
+}
+
+impl Envelope {
+    /// A success response.
+    pub(super) fn succeed(&self, success: &Success) -> Result<Transmit, BufferTooSmall> {
+        self.respond(Class::Success, |writer| {
+            if let Some(RelayedAddr(addr)) = success.relayed {
+                writer.attribute(&XorRelayedAddress(addr))?;
+            }
+            if let Some(lifetime) = success.lifetime {
+                let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+                writer.attribute(&Lifetime(seconds))?;
+            }
+            if let Some(token) = success.reservation_token {
+                writer.attribute(&ReservationToken(token))?;
+            }
+            if let Some(ClientAddr(addr)) = success.mapped {
+                writer.attribute(&XorMappedAddress(addr))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// An error response, with realm and nonce where there is a challenge. Phrases are for people, and left out.
+    pub(super) fn refuse(
+        &self,
+        refusal: &Refusal,
+        challenge: Option<(&str, &str)>,
+    ) -> Result<Transmit, BufferTooSmall> {
+        self.respond(Class::Error, |writer| {
+            writer.attribute(&refusal.error_code().bare())?;
+            if let Refusal::UnknownAttributes(unknown) = refusal {
+                writer.attribute(unknown)?;
+            }
+            if let Some((realm, nonce)) = challenge {
+                writer.attribute(&Realm(realm))?.attribute(&Nonce(nonce))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn respond(
+        &self,
+        class: Class,
+        write: impl FnOnce(&mut MessageWriter<'_>) -> Result<(), BufferTooSmall>,
+    ) -> Result<Transmit, BufferTooSmall> {
+        let mut buffer = [0; RESPONSE_ROOM];
+        let mut writer = MessageWriter::new(&mut buffer, class, self.method, self.transaction)?;
+        write(&mut writer)?;
+        if let Some(Signing { key, algorithm }) = &self.signing {
+            writer.integrity(*algorithm, key)?;
+        }
+        if self.fingerprint {
+            writer.fingerprint()?;
+        }
+        let FiveTuple { transport, client, server } = self.five_tuple;
+        Ok(Transmit { transport, from: server.0, to: client.0, payload: writer.finish().to_vec() })
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the engine as a whole, by subject.
+
+mod authentication;
+mod data;
+mod lifecycle;
+mod model;
+mod peers;
