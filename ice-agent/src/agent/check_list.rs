@@ -1,0 +1,251 @@
+//! The check list (RFC 8445, section 6.1.2): which pairs there are, and which is checked next.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use thirl_common::wire::TransactionId;
+
+use super::event::{PathKind, Route};
+use super::pair::{Asked, Group, Pair, PairId, PairState};
+use super::remote::RemoteId;
+
+/// "a default of 100" (RFC 8445, section 6.1.2.5).
+const MAX_PAIRS: usize = 100;
+
+/// So many transactions of one pair may still be answered: more than consent asks within its timeout.
+const MAX_ASKED: usize = 10;
+
+/// Which pairs get ordinary checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Ordinary {
+    /// All.
+    #[default]
+    All,
+    /// Direct ones: a relayed pair is selected.
+    DirectOnly,
+    /// None: a direct pair is selected.
+    Stopped,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CheckList {
+    pairs: BTreeMap<PairId, Pair>,
+    by_way: BTreeMap<(Route, SocketAddr), PairId>,
+    triggered: VecDeque<PairId>,
+    asked: BTreeMap<TransactionId, Asked>,
+    next: u32,
+    /// How many ordinary checks each group has had.
+    served: BTreeMap<Group, u32>,
+    pub(super) ordinary: Ordinary,
+}
+
+impl CheckList {
+    pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
+        self.pairs.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: PairId) -> Option<&mut Pair> {
+        self.pairs.get_mut(&id)
+    }
+
+    /// The pair whose packets leave by this route to this address. No two pairs share both, so that a server-reflexive
+    /// candidate's pair is its base's (RFC 8445, section 6.1.2.4).
+    pub(super) fn find(&self, route: Route, to: SocketAddr) -> Option<PairId> {
+        self.by_way.get(&(route, to)).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
+        self.pairs.iter().map(|(id, pair)| (*id, pair))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (PairId, &mut Pair)> {
+        self.pairs.iter_mut().map(|(id, pair)| (*id, pair))
+    }
+
+    /// Adds a pair, frozen if another of its foundation has yet to be answered. `None` if the list is full of better
+    /// ones.
+    pub(super) fn insert(&mut self, mut pair: Pair) -> Option<PairId> {
+        if self.pairs.len() >= MAX_PAIRS {
+            let victim =
+                self.worst().filter(|(_, worst)| pair.heard || worst.0 || worst.1 < pair.priority)?;
+            self.remove(victim.0);
+        }
+        let same = self.pairs.values().filter(|other| other.foundation == pair.foundation);
+        let blocked =
+            same.clone().any(|other| matches!(other.state, PairState::Waiting | PairState::InProgress));
+        let proven = same.clone().any(Pair::is_valid);
+        pair.state = if blocked && !proven { PairState::Frozen } else { PairState::Waiting };
+        let id = PairId(self.next);
+        self.next += 1;
+        self.by_way.insert((pair.route, pair.to), id);
+        self.pairs.insert(id, pair);
+        Some(id)
+    }
+
+    /// The pair that is least worth keeping: whether it has failed, and its priority.
+    fn worst(&self) -> Option<(PairId, (bool, u64))> {
+        self.pairs
+            .iter()
+            .filter(|(_, pair)| !matches!(pair.state, PairState::Succeeded | PairState::InProgress))
+            .map(|(id, pair)| (*id, (pair.state == PairState::Failed, pair.priority)))
+            .min_by_key(|(_, (failed, priority))| (!failed, *priority))
+    }
+
+    fn remove(&mut self, id: PairId) {
+        if let Some(pair) = self.pairs.remove(&id) {
+            self.by_way.remove(&(pair.route, pair.to));
+            self.triggered.retain(|queued| *queued != id);
+            for transaction in pair.asked {
+                self.asked.remove(&transaction);
+            }
+        }
+    }
+
+    /// Whether a pair of this remote candidate works or may yet work.
+    pub(super) fn is_of_use(&self, remote: RemoteId) -> bool {
+        self.pairs.values().any(|pair| pair.remote == remote && pair.state != PairState::Failed)
+    }
+
+    /// Forgets the pairs of a remote candidate, all of which have failed.
+    pub(super) fn remove_pairs_of(&mut self, remote: RemoteId) {
+        let of_it = self.pairs.iter().filter(|(_, pair)| pair.remote == remote).map(|(id, _)| *id);
+        for id in of_it.collect::<Vec<_>>() {
+            self.remove(id);
+        }
+    }
+
+    /// Puts a pair into the triggered-check queue (RFC 8445, section 6.1.4.1).
+    pub(super) fn trigger(&mut self, id: PairId) {
+        if self.pairs.contains_key(&id) && !self.triggered.contains(&id) {
+            self.triggered.push_back(id);
+        }
+    }
+
+    /// Whether a triggered check waits.
+    pub(super) fn has_triggered(&self) -> bool {
+        !self.triggered.is_empty()
+    }
+
+    /// The pair to check next: a triggered one, before all others.
+    pub(super) fn next_triggered(&mut self) -> Option<PairId> {
+        self.triggered.pop_front()
+    }
+
+    /// The pair to check next of those that wait for their turn.
+    ///
+    /// RFC 8445, section 6.1.4.2, takes the highest priority. A peer's priorities rank its interfaces and say nothing of
+    /// which can be reached, so dead candidates would hold up the live one. Here groups of pairs, by family, kinds and
+    /// likelihood, take turns; within a group the best and the worst do.
+    pub(super) fn next_ordinary(&mut self) -> Option<PairId> {
+        if self.ordinary == Ordinary::Stopped {
+            return None;
+        }
+        let group = self.next_group().or_else(|| {
+            self.unfreeze_one();
+            self.next_group()
+        })?;
+        let served = self.served.entry(group).or_default();
+        *served += 1;
+        let best_first = *served % 2 == 1;
+        let allowed = self.ordinary;
+        let waiting = self.pairs.iter().filter(|(_, pair)| pair.group == group && is_waiting(pair, allowed));
+        let key = |(id, pair): &(&PairId, &Pair)| (pair.priority, std::cmp::Reverse(**id));
+        let chosen = if best_first { waiting.max_by_key(key) } else { waiting.min_by_key(key) };
+        chosen.map(|(id, _)| *id)
+    }
+
+    fn next_group(&self) -> Option<Group> {
+        let allowed = self.ordinary;
+        let turn =
+            |group: &Group| (self.served.get(group).copied().unwrap_or(0) + 1) * group.likelihood.stride();
+        self.pairs
+            .values()
+            .filter(|pair| is_waiting(pair, allowed))
+            .min_by_key(|pair| (turn(&pair.group), std::cmp::Reverse(pair.priority), pair.group))
+            .map(|pair| pair.group)
+    }
+
+    /// With nothing else to do, thaws the best frozen pair whose foundation is not being tried for the first time.
+    fn unfreeze_one(&mut self) {
+        let fresh = |pair: &Pair| {
+            pair.state == PairState::InProgress
+                && pair.check.as_ref().is_some_and(|check| check.transaction.transmissions() == 1)
+        };
+        let tried: Vec<_> =
+            self.pairs.values().filter(|pair| fresh(pair)).map(|pair| pair.foundation.clone()).collect();
+        let allowed = self.ordinary;
+        let best = self
+            .pairs
+            .values_mut()
+            .filter(|pair| pair.state == PairState::Frozen && is_allowed(pair, allowed))
+            .filter(|pair| !tried.contains(&pair.foundation))
+            .max_by_key(|pair| pair.priority);
+        if let Some(pair) = best {
+            pair.state = PairState::Waiting;
+        }
+    }
+
+    /// A pair of this foundation works: the others are worth a check (RFC 8445, section 7.2.5.3.3).
+    pub(super) fn unfreeze(&mut self, foundation: &(String, String)) {
+        for pair in self.pairs.values_mut() {
+            if pair.state == PairState::Frozen && pair.foundation == *foundation {
+                pair.state = PairState::Waiting;
+            }
+        }
+    }
+
+    /// How many pairs' checks share the pace (RFC 8445, section 14.3).
+    pub(super) fn active(&self) -> u32 {
+        let active = |pair: &&Pair| matches!(pair.state, PairState::Waiting | PairState::InProgress);
+        u32::try_from(self.pairs.values().filter(active).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether any pair may yet work.
+    pub(super) fn has_open(&self) -> bool {
+        !self.triggered.is_empty() || self.pairs.values().any(Pair::is_open)
+    }
+
+    /// The best pair that works, direct ones before relayed ones.
+    pub(super) fn best_valid(&self) -> Option<PairId> {
+        let key = |(id, pair): &(&PairId, &Pair)| {
+            (pair.path == PathKind::Direct, pair.priority, std::cmp::Reverse(**id))
+        };
+        self.pairs.iter().filter(|(_, pair)| pair.is_valid()).max_by_key(key).map(|(id, _)| *id)
+    }
+
+    /// Notes what was asked on a pair, and forgets what was asked long ago.
+    pub(super) fn note_asked(&mut self, transaction: TransactionId, asked: Asked) {
+        let Some(pair) = self.pairs.get_mut(&asked.pair) else { return };
+        if pair.asked.len() >= MAX_ASKED
+            && let Some(oldest) = pair.asked.pop_front()
+        {
+            self.asked.remove(&oldest);
+        }
+        pair.asked.push_back(transaction);
+        self.asked.insert(transaction, asked);
+    }
+
+    pub(super) fn asked(&self, transaction: TransactionId) -> Option<Asked> {
+        self.asked.get(&transaction).copied()
+    }
+
+    pub(super) fn forget_asked(&mut self, transaction: TransactionId) {
+        if let Some(asked) = self.asked.remove(&transaction)
+            && let Some(pair) = self.pairs.get_mut(&asked.pair)
+        {
+            pair.asked.retain(|known| *known != transaction);
+        }
+    }
+}
+
+fn is_allowed(pair: &Pair, ordinary: Ordinary) -> bool {
+    match ordinary {
+        Ordinary::All => true,
+        Ordinary::DirectOnly => pair.path == PathKind::Direct,
+        Ordinary::Stopped => false,
+    }
+}
+
+fn is_waiting(pair: &Pair, ordinary: Ordinary) -> bool {
+    pair.state == PairState::Waiting && is_allowed(pair, ordinary)
+}

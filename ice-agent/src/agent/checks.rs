@@ -1,0 +1,395 @@
+//! Outgoing checks (RFC 8445, sections 6.1.4 and 7.2): pairs are formed, checked at a pace, and answered.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use thirl_common::net::{Transport, canonical};
+use thirl_common::request::{Due, Retransmission, Transaction};
+use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
+
+use super::check_list::Ordinary;
+use super::config::{Role, Timings};
+use super::event::{PathKind, Route, State};
+use super::local::{Found, LocalId};
+use super::pair::{
+    Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats, can_reach,
+};
+use super::remote::RemoteId;
+use super::{Agent, Timer, message};
+use crate::candidate::{CandidateKind, pair_priority, priority};
+
+impl Agent {
+    /// Pairs a base with a remote candidate, if packets can pass between them.
+    pub(super) fn form_pair(
+        &mut self,
+        now: Instant,
+        route: Route,
+        remote: RemoteId,
+        origin: PairOrigin,
+    ) -> Option<PairId> {
+        let to = self.session.get(remote)?.address;
+        if let Some(known) = self.session.list.find(route, to) {
+            return Some(known);
+        }
+        let local = self.local.base(route)?;
+        let base = self.local.get(local)?.address;
+        let reachable = match route {
+            Route::Socket(_) => can_reach(base.ip(), to.ip()),
+            Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
+        };
+        if !reachable {
+            return None;
+        }
+        let mut pair = self.new_pair(local, remote)?;
+        pair.heard = origin == PairOrigin::InboundCheck;
+        let id = self.session.list.insert(pair)?;
+        if let Route::Relay(relay) = route {
+            self.allow_peer(now, relay, to.ip());
+        }
+        Some(id)
+    }
+
+    /// Pairs a new base with all that is known of the peer.
+    pub(super) fn form_pairs_on(&mut self, now: Instant, route: Route) {
+        for remote in 0..self.session.candidates.len() {
+            self.form_pair(now, route, RemoteId(remote), PairOrigin::Candidates);
+        }
+    }
+
+    fn new_pair(&self, local: LocalId, remote: RemoteId) -> Option<Pair> {
+        let (ours, theirs) = (self.local.get(local)?, self.session.get(remote)?);
+        let path = self.path_kind(ours.route, theirs.candidate.kind, theirs.address);
+        Some(Pair {
+            local,
+            remote,
+            route: ours.route,
+            to: theirs.address,
+            foundation: (ours.candidate.foundation.clone(), theirs.candidate.foundation.clone()),
+            priority: self.priority_of(ours.candidate.priority, theirs.candidate.priority),
+            path,
+            group: Group {
+                likelihood: Likelihood::of(ours.address.ip(), theirs.address.ip(), path),
+                ipv4: theirs.address.is_ipv4(),
+                local: ours.candidate.kind,
+                remote: theirs.candidate.kind,
+            },
+            state: PairState::Frozen,
+            check: None,
+            asked: std::collections::VecDeque::new(),
+            nominate: false,
+            nominated_by_peer: false,
+            heard: false,
+            mapped: None,
+            rtt: None,
+            failure: None,
+            stats: PairStats::default(),
+        })
+    }
+
+    fn priority_of(&self, ours: u32, theirs: u32) -> u64 {
+        match self.role {
+            Role::Controlling => pair_priority(ours, theirs),
+            Role::Controlled => pair_priority(theirs, ours),
+        }
+    }
+
+    /// A relay on either side makes a path relayed. A peer-reflexive address of a known relay's host is taken for a
+    /// relayed candidate that has not been told yet.
+    fn path_kind(&self, route: Route, kind: CandidateKind, remote: SocketAddr) -> PathKind {
+        let at = |ip: IpAddr| ip == remote.ip() && !ip.is_loopback();
+        let looks_relayed =
+            kind == CandidateKind::PeerReflexive
+                && (self.config.turn.iter().any(|server| at(server.address.ip()))
+                    || self.session.candidates.iter().any(|known| {
+                        known.candidate.kind == CandidateKind::Relayed && at(known.address.ip())
+                    }));
+        match route {
+            Route::Socket(_) if kind != CandidateKind::Relayed && !looks_relayed => PathKind::Direct,
+            _ => PathKind::Relayed,
+        }
+    }
+
+    /// Roles or candidates have changed: so have priorities, foundations and kinds.
+    pub(super) fn reprioritise(&mut self) {
+        let fresh: Vec<_> = self
+            .session
+            .list
+            .iter()
+            .filter_map(|(id, pair)| self.new_pair(pair.local, pair.remote).map(|fresh| (id, fresh)))
+            .collect();
+        for (id, fresh) in fresh {
+            if let Some(pair) = self.session.list.get_mut(id) {
+                pair.priority = fresh.priority;
+                pair.foundation = fresh.foundation;
+                pair.path = fresh.path;
+                pair.group = fresh.group;
+            }
+        }
+    }
+
+    /// Starts the transactions whose turn it is. Ordinary checks and gathering, in turn, keep the pacing interval; a check
+    /// that answers one of the peer's, or nominates, follows a path that is known to be open and waits for the least
+    /// interval only.
+    pub(super) fn pump(&mut self, now: Instant) {
+        while self.is_running() {
+            let slot = |interval| self.pace.last.map_or(now, |last| last + interval);
+            let (triggered, ordinary) = (slot(Timings::MIN_PACING), slot(self.config.timings.pacing));
+            if now < triggered {
+                let next = if self.session.list.has_triggered() { triggered } else { ordinary };
+                self.timers.set(Timer::Pace, next);
+                return;
+            }
+            if !self.start_triggered(now) {
+                if now < ordinary {
+                    self.timers.set(Timer::Pace, ordinary);
+                    return;
+                }
+                if !self.start_next(now) {
+                    self.timers.cancel(Timer::Pace);
+                    return;
+                }
+            }
+            self.pace.last = Some(now);
+        }
+    }
+
+    fn start_triggered(&mut self, now: Instant) -> bool {
+        while let Some(pair) = self.session.list.next_triggered() {
+            if self.start_check(now, pair) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn start_next(&mut self, now: Instant) -> bool {
+        let checked = self.pace.gathered_last && self.start_ordinary(now);
+        self.pace.gathered_last = !checked && self.gather_next(now);
+        checked || self.pace.gathered_last || self.start_ordinary(now)
+    }
+
+    fn start_ordinary(&mut self, now: Instant) -> bool {
+        if self.session.remote.is_none() || !self.is_running() {
+            return false;
+        }
+        self.session.list.next_ordinary().is_some_and(|pair| self.start_check(now, pair))
+    }
+
+    /// Sends a check on a pair, with a new transaction. One that is under way may still be answered.
+    fn start_check(&mut self, now: Instant, id: PairId) -> bool {
+        let Some(pair) = self.session.list.get(id) else { return false };
+        let nominate = pair.nominate && self.role == Role::Controlling;
+        let Some((transaction_id, bytes)) = self.write_check(id, nominate) else { return false };
+        // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
+        let timings = &self.config.timings;
+        let rto = timings.rto.max(timings.pacing * self.session.list.active().min(1000));
+        let schedule = Retransmission { rto, ..Retransmission::STUN };
+        let transaction = Transaction::start(schedule, Transport::Udp, now);
+        self.timers.set(Timer::Check(id), transaction.deadline());
+        let asked = Asked { pair: id, sent: now, role: self.role, nominate };
+        self.session.list.note_asked(transaction_id, asked);
+        let Some(pair) = self.session.list.get_mut(id) else { return false };
+        pair.check = Some(OutgoingCheck { id: transaction_id, bytes: bytes.clone(), transaction });
+        if !pair.is_valid() {
+            pair.state = PairState::InProgress;
+        }
+        pair.stats.requests_sent += 1;
+        let (route, to) = (pair.route, pair.to);
+        self.transmit_on(now, route, to, bytes);
+        true
+    }
+
+    /// A check for a pair: its transaction, and its bytes.
+    pub(super) fn write_check(
+        &mut self,
+        id: PairId,
+        nominate: bool,
+    ) -> Option<(thirl_common::wire::TransactionId, Vec<u8>)> {
+        let transaction = self.transaction_id();
+        let pair = self.session.list.get(id)?;
+        let remote = self.session.remote.as_ref()?;
+        let local = self.local.get(pair.local)?;
+        let check = message::Check {
+            id: transaction,
+            username: &remote.username,
+            priority: priority(
+                CandidateKind::PeerReflexive,
+                local.local_preference,
+                local.candidate.component,
+            ),
+            role: self.role,
+            tie_breaker: self.tie_breaker,
+            nominate,
+        };
+        Some((transaction, check.write(&remote.key)))
+    }
+
+    pub(super) fn handle_check_timeout(&mut self, now: Instant, id: PairId) {
+        let stopped = !self.wants_repetition(id);
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        let Some(check) = pair.check.as_mut() else { return };
+        let due = check.transaction.handle_timeout(now);
+        match due {
+            Due::Nothing => self.timers.set(Timer::Check(id), check.transaction.deadline()),
+            Due::Retransmit if stopped => pair.check = None,
+            Due::Retransmit => {
+                self.timers.set(Timer::Check(id), check.transaction.deadline());
+                pair.stats.requests_sent += 1;
+                let (route, to, bytes) = (pair.route, pair.to, check.bytes.clone());
+                self.transmit_on(now, route, to, bytes);
+            }
+            Due::TimedOut => self.fail_pair(now, id, "no answer"),
+        }
+        self.consider_failure(now);
+    }
+
+    /// With a pair selected, others are only repeated if they could still become the selected one.
+    fn wants_repetition(&self, id: PairId) -> bool {
+        let Some(pair) = self.session.list.get(id) else { return false };
+        pair.nominate
+            || pair.nominated_by_peer
+            || match self.session.list.ordinary {
+                Ordinary::All => true,
+                Ordinary::DirectOnly => pair.path == PathKind::Direct,
+                Ordinary::Stopped => false,
+            }
+    }
+
+    pub(super) fn fail_pair(&mut self, now: Instant, id: PairId, why: &str) {
+        self.timers.cancel(Timer::Check(id));
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        pair.state = PairState::Failed;
+        pair.check = None;
+        pair.nominate = false;
+        pair.failure = Some(why.to_owned());
+        if self.path.nominating == Some(id) {
+            self.path.nominating = None;
+        }
+        self.pick_current();
+        self.evaluate_nomination(now);
+    }
+
+    /// A server will not relay to a peer: nothing can be had from the pairs over it.
+    pub(super) fn route_refuses(&mut self, now: Instant, route: Route, peer: IpAddr, why: &str) {
+        let refused: Vec<_> = self
+            .session
+            .list
+            .iter()
+            .filter(|(_, pair)| pair.route == route && pair.to.ip() == peer && !pair.is_valid())
+            .map(|(id, _)| id)
+            .collect();
+        for id in refused {
+            self.fail_pair(now, id, why);
+        }
+        self.consider_failure(now);
+    }
+
+    /// A response to a check of ours, if it is one.
+    pub(super) fn handle_check_response(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        message: &Message<'_>,
+    ) -> bool {
+        let id = message.transaction_id();
+        let Some(asked) = self.session.list.asked(id) else { return false };
+        let Some(remote) = &self.session.remote else { return false };
+        // Errors about the integrity carry none. They change nothing: the check is repeated until it is given up.
+        if message.verify_integrity(&remote.key).is_err() {
+            return true;
+        }
+        self.session.list.forget_asked(id);
+        let symmetric =
+            self.session.list.get(asked.pair).is_some_and(|pair| pair.route == route && pair.to == from);
+        if !symmetric {
+            *self.session.asymmetric.entry((route, from.ip())).or_default() += 1;
+            // "the agent MUST set the candidate pair state to Failed" (RFC 8445, section 7.2.5.2.1).
+            if self.session.list.get(asked.pair).is_some_and(|pair| !pair.is_valid()) {
+                self.fail_pair(now, asked.pair, "the answer came from another address");
+            }
+        } else if message.class() == Class::Success {
+            self.handle_success(now, asked, message);
+        } else {
+            self.handle_error(now, asked, message);
+        }
+        self.consider_failure(now);
+        self.pump(now);
+        true
+    }
+
+    fn handle_error(&mut self, now: Instant, asked: Asked, message: &Message<'_>) {
+        let code = message.get::<ErrorCode<'_>>().ok().flatten().map_or(0, |error| error.code);
+        if code == ErrorCode::ROLE_CONFLICT.code {
+            // "the agent MUST change its tie-breaker value" and its role, unless it has done so since (RFC 8445,
+            // section 7.2.5.1).
+            if asked.role == self.role {
+                self.switch_role(now, true);
+            }
+            self.session.list.trigger(asked.pair);
+        } else {
+            self.fail_pair(now, asked.pair, &format!("the peer refuses the check: {code}"));
+        }
+    }
+
+    fn handle_success(&mut self, now: Instant, asked: Asked, message: &Message<'_>) {
+        let Ok(XorMappedAddress(mapped)) = message.require::<XorMappedAddress>() else { return };
+        let id = asked.pair;
+        let mapped = self.valid_local(now, id, canonical(mapped));
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        let moved = pair.mapped.is_some() && pair.mapped != mapped;
+        pair.stats.responses_received += 1;
+        pair.heard = true;
+        pair.mapped = mapped;
+        let way = (pair.route, pair.to.ip());
+        pair.failure = None;
+        pair.state = PairState::Succeeded;
+        let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
+        if current.is_none_or(|check| check.transaction.transmissions() == 1) {
+            pair.rtt = Some(now.saturating_duration_since(asked.sent));
+        }
+        // A nomination is only over when it is answered itself.
+        if asked.nominate || !pair.nominate {
+            pair.check = None;
+            self.timers.cancel(Timer::Check(id));
+        }
+        let (foundation, by_peer) = (pair.foundation.clone(), pair.nominated_by_peer);
+        self.session.list.unfreeze(&foundation);
+        self.session.asymmetric.remove(&way);
+        self.pick_current();
+        self.refresh_consent(now, id);
+        if self.state == State::Checking {
+            self.set_state(State::Connected);
+        }
+        if asked.nominate && self.role == Role::Controlling {
+            self.nomination_succeeded(now, id);
+        } else if by_peer && self.role == Role::Controlled {
+            self.accept_nomination(now, id);
+        } else if moved && self.path.selected == Some(id) {
+            self.nominate_again(now, id);
+        }
+        self.evaluate_nomination(now);
+    }
+
+    /// The local candidate that the peer sees: one that is known, or a peer-reflexive one (RFC 8445, section 7.2.5.3.1).
+    fn valid_local(&mut self, now: Instant, id: PairId, mapped: SocketAddr) -> Option<LocalId> {
+        let pair = self.session.list.get(id)?;
+        let (route, local, seen_by) = (pair.route, pair.local, pair.to);
+        if let Route::Socket(socket) = route {
+            self.local.note_mapping(socket, seen_by, mapped);
+        }
+        if let Some(known) = self.local.find(route, mapped) {
+            return Some(known);
+        }
+        let base = self.local.get(local)?;
+        let found = Found {
+            kind: CandidateKind::PeerReflexive,
+            address: mapped,
+            route,
+            local_preference: base.local_preference,
+            related: Some(base.address),
+            server: None,
+        };
+        self.add_local_candidate(now, &found)
+    }
+}

@@ -1,0 +1,198 @@
+//! What an agent is told at its birth.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+use thirl_common::net::Transport;
+
+/// Who nominates (RFC 8445, section 6.1.1). If both sides claim the same role, the agents settle it between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Nominates.
+    Controlling,
+    /// Waits for the other side's nomination.
+    Controlled,
+}
+
+impl Role {
+    /// The other one.
+    pub fn opposite(self) -> Role {
+        match self {
+            Role::Controlling => Role::Controlled,
+            Role::Controlled => Role::Controlling,
+        }
+    }
+}
+
+/// Which candidates may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// All of them.
+    #[default]
+    All,
+    /// Relayed ones only, so that the peer does not learn this host's addresses.
+    Relay,
+}
+
+/// A username fragment and a password, which make one session (RFC 8445, section 5.3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// 4 to 256 characters.
+    pub ufrag: String,
+    /// 22 to 256 characters.
+    pub pwd: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({}, pwd redacted)", self.ufrag)
+    }
+}
+
+/// The credentials cannot be used: the fault of whoever made them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// RFC 8839, section 5.4.
+    #[error("a ufrag has 4 to 256 letters, digits, '+' or '/'")]
+    Ufrag,
+    /// RFC 8839, section 5.4.
+    #[error("a pwd has 22 to 256 letters, digits, '+' or '/'")]
+    Pwd,
+    /// The session has others already.
+    #[error("the peer's credentials are known already, and these are others: that would be a restart")]
+    Changed,
+}
+
+/// "ice-char = ALPHA / DIGIT / "+" / "/"" (RFC 8839, section 5.1).
+const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+impl Credentials {
+    /// 48 random bits in the ufrag and 144 in the pwd: more than the 24 and 128 of RFC 8445, section 5.3.
+    pub(super) fn generate(rng: &mut StdRng) -> Credentials {
+        let mut text =
+            |len| (0..len).map(|_| char::from(ICE_CHARS[rng.random_range(0..ICE_CHARS.len())])).collect();
+        Credentials { ufrag: text(8), pwd: text(24) }
+    }
+
+    /// Whether they are what RFC 8839, section 5.4, lets them be. Peers that use other characters are let pass.
+    pub fn check(&self) -> Result<(), CredentialsError> {
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+        match self {
+            Credentials { ufrag, .. } if !(4..=256).contains(&ufrag.len()) || !plain(ufrag) => {
+                Err(CredentialsError::Ufrag)
+            }
+            Credentials { pwd, .. } if !(22..=256).contains(&pwd.len()) || !plain(pwd) => {
+                Err(CredentialsError::Pwd)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A TURN server and who one is there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TurnServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// The user.
+    pub username: String,
+    /// The user's password.
+    pub password: String,
+}
+
+impl fmt::Debug for TurnServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TurnServer({} over {}, {}, password redacted)",
+            self.address, self.transport, self.username
+        )
+    }
+}
+
+/// How fast, and how patient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    /// Ta: the time between two new transactions, over all checks and all gathering. Never less than 5 ms (RFC 8445,
+    /// section 14.2), whatever stands here.
+    pub pacing: Duration,
+    /// The least RTO of a check (RFC 8445, section 14.3).
+    pub rto: Duration,
+    /// How long the controlling agent, when a relayed pair works, waits for a direct one before it nominates. Data
+    /// flows meanwhile, and a direct pair that works later is nominated then.
+    pub relay_patience: Duration,
+    /// How long an agent keeps trying before it says that it has failed, even with nothing left to try: the PAC timer
+    /// (RFC 8863, section 4).
+    pub patience: Duration,
+    /// After so long, gathering is said to be complete even if a server has not answered yet.
+    pub gathering: Duration,
+    /// The time between two consent checks, before it is randomised by ± 20 % (RFC 7675, section 5.1).
+    pub consent_interval: Duration,
+    /// Without consent for so long, the agent stops sending (RFC 7675, section 5.1).
+    pub consent_timeout: Duration,
+    /// Without consent for so long, the agent says so, and tries other pairs.
+    pub disconnected: Duration,
+    /// How often a server-reflexive candidate's mapping is kept open until a pair is selected (RFC 8445, section 11).
+    pub keepalive: Duration,
+}
+
+impl Timings {
+    /// "The agent MUST NOT use a Ta value smaller than 5 ms" (RFC 8445, section 14.2).
+    pub const MIN_PACING: Duration = Duration::from_millis(5);
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            pacing: Duration::from_millis(50),
+            rto: Duration::from_millis(500),
+            relay_patience: Duration::from_secs(1),
+            patience: Duration::from_millis(39_500),
+            gathering: Duration::from_secs(5),
+            consent_interval: Duration::from_secs(5),
+            consent_timeout: Duration::from_secs(30),
+            disconnected: Duration::from_secs(10),
+            keepalive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What an agent is told at its birth.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Who nominates.
+    pub role: Role,
+    /// Made from the seed if not given.
+    pub credentials: Option<Credentials>,
+    /// STUN servers, over UDP.
+    pub stun: Vec<SocketAddr>,
+    /// TURN servers; each is a STUN server as well.
+    pub turn: Vec<TurnServer>,
+    /// Which candidates may be used.
+    pub policy: Policy,
+    /// How fast, and how patient.
+    pub timings: Timings,
+}
+
+impl AgentConfig {
+    /// An agent without servers.
+    pub fn new(role: Role) -> AgentConfig {
+        AgentConfig {
+            role,
+            credentials: None,
+            stun: Vec::new(),
+            turn: Vec::new(),
+            policy: Policy::All,
+            timings: Timings::default(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What comes out of an agent, and the names by which it is referred to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+use thirl_common::net::Transport;
+
+use super::report::Report;
+use crate::candidate::{Candidate, ComponentId};
+
+/// A UDP socket that the agent was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub(super) u32);
+
+/// A stream that the agent asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub(super) u32);
+
+/// An allocation on a TURN server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RelayId(pub(super) u32);
+
+/// What a base sends through: the way from this agent to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Route {
+    /// A UDP socket of this host.
+    Socket(SocketId),
+    /// An allocation.
+    Relay(RelayId),
+}
+
+/// What a packet leaves by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// A UDP socket.
+    Socket(SocketId),
+    /// A stream: the payload is appended to it.
+    Stream(StreamId),
+}
+
+/// Bytes to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// By what.
+    pub via: Via,
+    /// Where to. For a stream it is the other end.
+    pub to: SocketAddr,
+    /// One datagram, or what to append to the stream.
+    pub payload: Vec<u8>,
+}
+
+/// What the agent asks of whoever has the sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Open a stream and answer with [`Agent::stream_connected`](super::Agent::stream_connected).
+    Connect {
+        /// What to call it.
+        stream: StreamId,
+        /// Where to.
+        server: SocketAddr,
+        /// What carries it.
+        transport: Transport,
+        /// From which address, if that matters.
+        local: Option<IpAddr>,
+    },
+    /// Close a stream once what was to be sent over it is sent.
+    Close {
+        /// Which.
+        stream: StreamId,
+    },
+}
+
+/// How far the agent has come. The names are those of W3C's `RTCIceConnectionState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The peer's credentials or candidates are not known yet.
+    New,
+    /// Pairs are being checked.
+    Checking,
+    /// A pair works and carries data; none is nominated yet.
+    Connected,
+    /// A pair is nominated.
+    Completed,
+    /// The selected pair has not answered for some time.
+    Disconnected,
+    /// Nothing works, or consent has expired. See the report.
+    Failed,
+    /// Closed by this side.
+    Closed,
+}
+
+/// Whether packets between the peers go through a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// They do not.
+    Direct,
+    /// They do, on this side or the other.
+    Relayed,
+}
+
+/// The pair that data is sent over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedPair {
+    /// Of which component.
+    pub component: ComponentId,
+    /// This side's candidate, as the peer sees it.
+    pub local: Candidate,
+    /// The peer's candidate.
+    pub remote: Candidate,
+    /// Whether packets go through a relay.
+    pub path: PathKind,
+    /// The TURN server of this side's relay, if that is one.
+    pub relay: Option<SocketAddr>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A candidate to tell the peer.
+    LocalCandidate(Candidate),
+    /// All servers have answered, or the time for it is over. Candidates that come later are told all the same.
+    GatheringComplete,
+    /// The state changed.
+    StateChanged(State),
+    /// A pair was nominated and selected, the first or another.
+    Selected(SelectedPair),
+    /// The agent has failed; the report says why.
+    Failed(Box<Report>),
+}
+
+/// A peer's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received<'a> {
+    /// For which component.
+    pub component: ComponentId,
+    /// The data.
+    pub data: &'a [u8],
+    /// The peer's address.
+    pub from: SocketAddr,
+    /// Whether it came through a relay.
+    pub path: PathKind,
+}
+
+/// Why data was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No pair works, not yet or not any more.
+    #[error("no candidate pair works, not yet or not any more")]
+    NotConnected,
+    /// More than a datagram holds.
+    #[error("the data is larger than a UDP datagram can carry")]
+    TooLarge,
+}

@@ -1,0 +1,298 @@
+//! Gathering (RFC 8445, section 5.1): each socket asks each STUN server, and makes an allocation on each TURN server.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use thirl_common::net::{Transport, canonical};
+use thirl_common::request::{Due, Retransmission, Transaction};
+use thirl_common::wire::{Class, MappedAddress, Message, TransactionId, XorMappedAddress};
+
+use super::event::{Event, RelayId, Route, SocketId, State, StreamId, Via};
+use super::local::Found;
+use super::message;
+use super::relay::Relay;
+use super::{Agent, Timer};
+use crate::candidate::CandidateKind;
+
+/// For each TURN server and family, so many sockets make an allocation: the best ones.
+const SOCKETS_PER_TURN_SERVER: usize = 2;
+
+/// A transaction that waits for its turn (RFC 8445, section 14.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Binding { socket: SocketId, server: SocketAddr },
+    Allocate(RelayId),
+}
+
+/// A Binding request to a STUN server that has not been answered.
+#[derive(Debug)]
+pub(super) struct Request {
+    socket: SocketId,
+    server: SocketAddr,
+    transaction: Transaction,
+    bytes: Vec<u8>,
+}
+
+/// How one server answered on one socket; for the report.
+#[derive(Clone, Debug)]
+pub(super) struct ServerOutcome {
+    pub(super) server: SocketAddr,
+    pub(super) transport: Transport,
+    pub(super) turn: bool,
+    pub(super) socket: Option<SocketId>,
+    pub(super) result: Result<SocketAddr, String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    pub(super) begun: Option<Instant>,
+    pub(super) complete: bool,
+    queue: VecDeque<Task>,
+    requests: BTreeMap<TransactionId, Request>,
+    pub(super) relays: BTreeMap<RelayId, Relay>,
+    /// From where packets are a relay's: the socket and the server.
+    pub(super) relay_by_server: BTreeMap<(SocketId, SocketAddr), RelayId>,
+    pub(super) relay_by_stream: BTreeMap<StreamId, RelayId>,
+    pub(super) outcomes: Vec<ServerOutcome>,
+}
+
+impl Agent {
+    /// Starts gathering on all sockets that were added. Sockets added later join in at once.
+    pub fn gather(&mut self, now: Instant) {
+        if self.gathering.begun.is_some() || self.state == State::Closed {
+            return;
+        }
+        self.gathering.begun = Some(now);
+        self.timers.set(Timer::GatheringEnd, now + self.config.timings.gathering);
+        self.timers.set(Timer::Keepalive, now + self.config.timings.keepalive);
+        for socket in self.local.sockets.keys().copied().collect::<Vec<_>>() {
+            self.gather_on(now, socket);
+        }
+        self.connect_relays();
+        self.pump(now);
+        self.check_gathering(now);
+    }
+
+    /// The host candidate of a socket, and what servers can add to it.
+    pub(super) fn gather_on(&mut self, now: Instant, id: SocketId) {
+        let Some(socket) = self.local.sockets.get(&id) else { return };
+        let (local, local_preference) = (socket.local, socket.local_preference);
+        let host = Found {
+            kind: CandidateKind::Host,
+            address: local,
+            route: Route::Socket(id),
+            local_preference,
+            related: None,
+            server: None,
+        };
+        self.add_local_candidate(now, &host);
+        self.queue_allocations(id, local);
+        for server in self.config.stun.clone() {
+            let covered = self.gathering.relay_by_server.contains_key(&(id, server));
+            if server.is_ipv4() == local.is_ipv4() && !covered {
+                self.queue_binding(id, server);
+            }
+        }
+    }
+
+    fn queue_allocations(&mut self, id: SocketId, local: SocketAddr) {
+        for (index, server) in self.config.turn.clone().into_iter().enumerate() {
+            let address = canonical(server.address);
+            let used = self.gathering.relay_by_server.keys();
+            let used = used.filter(|(socket, at)| *at == address && *socket != id).count();
+            let known = self.gathering.relay_by_server.contains_key(&(id, address));
+            if server.transport != Transport::Udp || address.is_ipv4() != local.is_ipv4() || known {
+                continue;
+            }
+            if used >= SOCKETS_PER_TURN_SERVER {
+                self.queue_binding(id, address);
+                continue;
+            }
+            let relay = self.add_relay(Relay::over_socket(&server, index, id));
+            self.gathering.relay_by_server.insert((id, address), relay);
+            self.gathering.queue.push_back(Task::Allocate(relay));
+        }
+    }
+
+    pub(super) fn queue_binding(&mut self, socket: SocketId, server: SocketAddr) {
+        let task = Task::Binding { socket, server: canonical(server) };
+        if !self.gathering.queue.contains(&task) {
+            self.gathering.queue.push_back(task);
+        }
+    }
+
+    /// Starts the transaction whose turn it is. `false` if there is none.
+    pub(super) fn gather_next(&mut self, now: Instant) -> bool {
+        match self.gathering.queue.pop_front() {
+            None => false,
+            Some(Task::Binding { socket, server }) => {
+                let id = self.transaction_id();
+                let bytes = message::binding_request(id);
+                let transaction = Transaction::start(Retransmission::STUN, Transport::Udp, now);
+                self.timers.set(Timer::Binding(id), transaction.deadline());
+                self.transmit_from(Via::Socket(socket), server, bytes.clone());
+                self.gathering.requests.insert(id, Request { socket, server, transaction, bytes });
+                true
+            }
+            Some(Task::Allocate(relay)) => {
+                self.start_relay(now, relay);
+                true
+            }
+        }
+    }
+
+    pub(super) fn handle_binding_timeout(&mut self, now: Instant, id: TransactionId) {
+        let Some(request) = self.gathering.requests.get_mut(&id) else { return };
+        match request.transaction.handle_timeout(now) {
+            Due::Nothing => self.timers.set(Timer::Binding(id), request.transaction.deadline()),
+            Due::Retransmit => {
+                self.timers.set(Timer::Binding(id), request.transaction.deadline());
+                let (socket, server, bytes) = (request.socket, request.server, request.bytes.clone());
+                self.transmit_from(Via::Socket(socket), server, bytes);
+            }
+            Due::TimedOut => self.finish_binding(now, id, Err("no answer".to_owned())),
+        }
+    }
+
+    /// A response to a Binding request of ours, if it is one: transaction, socket and server must all be right.
+    pub(super) fn handle_binding_response(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        message: &Message<'_>,
+    ) -> bool {
+        let id = message.transaction_id();
+        match self.gathering.requests.get(&id) {
+            Some(request) if request.socket == socket && request.server == from => {}
+            _ => return false,
+        }
+        let mapped = match message.get::<XorMappedAddress>() {
+            Ok(Some(XorMappedAddress(mapped))) => Some(mapped),
+            _ => message.get::<MappedAddress>().ok().flatten().map(|MappedAddress(mapped)| mapped),
+        };
+        let result = match (message.class(), mapped) {
+            (Class::Success, Some(mapped)) => Ok(canonical(mapped)),
+            (Class::Success, None) => Err("the server's answer has no address".to_owned()),
+            _ => Err("the server refuses".to_owned()),
+        };
+        self.finish_binding(now, id, result);
+        true
+    }
+
+    fn finish_binding(&mut self, now: Instant, id: TransactionId, result: Result<SocketAddr, String>) {
+        let Some(Request { socket, server, .. }) = self.gathering.requests.remove(&id) else { return };
+        self.timers.cancel(Timer::Binding(id));
+        if let Ok(mapped) = result {
+            self.add_server_reflexive(now, socket, server, mapped);
+        }
+        self.gathering.outcomes.push(ServerOutcome {
+            server,
+            transport: Transport::Udp,
+            turn: false,
+            socket: Some(socket),
+            result,
+        });
+        self.check_gathering(now);
+        self.evaluate_nomination(now);
+    }
+
+    pub(super) fn add_server_reflexive(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        server: SocketAddr,
+        mapped: SocketAddr,
+    ) {
+        self.local.note_mapping(id, server, mapped);
+        let Some(socket) = self.local.sockets.get(&id) else { return };
+        if mapped.is_ipv4() != socket.local.is_ipv4() {
+            return;
+        }
+        let found = Found {
+            kind: CandidateKind::ServerReflexive,
+            address: mapped,
+            route: Route::Socket(id),
+            local_preference: socket.local_preference,
+            related: Some(socket.local),
+            server: Some(server),
+        };
+        self.add_local_candidate(now, &found);
+    }
+
+    /// What was sent could not leave: there is no way from this socket to that address.
+    pub(super) fn fail_unreachable_server(&mut self, now: Instant, socket: SocketId, to: SocketAddr) {
+        let failed = |request: &Request| request.socket == socket && request.server == to;
+        let failed: Vec<_> = self
+            .gathering
+            .requests
+            .iter()
+            .filter(|(_, request)| failed(request))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in failed {
+            self.finish_binding(now, id, Err("unreachable from this address".to_owned()));
+        }
+    }
+
+    pub(super) fn end_gathering(&mut self) {
+        if !self.gathering.complete && self.gathering.begun.is_some() {
+            self.gathering.complete = true;
+            self.timers.cancel(Timer::GatheringEnd);
+            self.out.events.push_back(Event::GatheringComplete);
+        }
+    }
+
+    pub(super) fn check_gathering(&mut self, now: Instant) {
+        let gathering = &self.gathering;
+        let busy = !gathering.queue.is_empty()
+            || !gathering.requests.is_empty()
+            || gathering.relays.values().any(Relay::is_pending);
+        if !busy && !self.gathering.complete {
+            self.end_gathering();
+            self.evaluate_nomination(now);
+        }
+    }
+
+    /// Whether UDP to the servers gets no answer: `None` if nothing has been learnt.
+    pub(super) fn udp_blocked(&self) -> Option<bool> {
+        let gathering = &self.gathering;
+        let mut udp =
+            gathering.outcomes.iter().filter(|outcome| outcome.transport == Transport::Udp).peekable();
+        let waiting = !gathering.requests.is_empty()
+            || gathering
+                .relays
+                .values()
+                .any(|relay| relay.is_pending() && matches!(relay.carrier, Via::Socket(_)));
+        let asked = waiting || udp.peek().is_some();
+        if udp.any(|outcome| outcome.result.is_ok()) {
+            return Some(false);
+        }
+        let reached_otherwise = gathering.outcomes.iter().any(|outcome| outcome.result.is_ok());
+        (asked && (reached_otherwise || gathering.complete)).then_some(true)
+    }
+
+    /// Keeps the mappings of server-reflexive candidates open while they may still be used (RFC 8445, section 11).
+    pub(super) fn send_keepalives(&mut self, now: Instant) {
+        if !matches!(self.state, State::New | State::Checking | State::Connected) {
+            return;
+        }
+        self.timers.set(Timer::Keepalive, now + self.config.timings.keepalive);
+        let targets: Vec<_> = self
+            .local
+            .candidates
+            .iter()
+            .filter_map(|local| match local.route {
+                Route::Socket(id) if local.candidate.kind == CandidateKind::ServerReflexive => {
+                    Some((id, local.server?))
+                }
+                _ => None,
+            })
+            .collect();
+        for (socket, server) in targets {
+            let id = self.transaction_id();
+            self.transmit_from(Via::Socket(socket), server, message::binding_indication(id));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What comes in: application data, checks of the peer's, and answers to our own (RFC 8445, section 7.3).
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use thirl_common::net::canonical;
+use thirl_common::wire::{
+    Class, ErrorCode, IceControlled, IceControlling, Message, Method, Priority, Protocol, UseCandidate,
+    Username, classify,
+};
+
+use super::config::Role;
+use super::event::{Received, Route, SocketId};
+use super::pair::PairOrigin;
+use super::remote::EarlyCheck;
+use super::{Agent, message};
+use crate::candidate::ComponentId;
+
+/// What a check asks for, once it has proved where it comes from.
+struct InboundCheck {
+    priority: u32,
+    use_candidate: bool,
+    conflict: Option<(Role, u64)>,
+    ufrag: String,
+}
+
+impl Agent {
+    /// Takes a datagram. Application data is handed back; everything else is dealt with here.
+    pub fn handle_datagram<'a>(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddr,
+        datagram: &'a [u8],
+    ) -> Option<Received<'a>> {
+        let from = canonical(from);
+        if let Some(&relay) = self.gathering.relay_by_server.get(&(socket, from)) {
+            let answer = parse(datagram).filter(|message| message.method() == Method::BINDING);
+            if answer.is_none() {
+                let (peer, data) = self.handle_relay_input(now, relay, datagram)?;
+                return self.handle_on_route(now, Route::Relay(relay), peer, data);
+            }
+        }
+        self.handle_on_route(now, Route::Socket(socket), from, datagram)
+    }
+
+    /// What came by a route, taken out of whatever a relay had wrapped it in.
+    pub(super) fn handle_on_route<'a>(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        bytes: &'a [u8],
+    ) -> Option<Received<'a>> {
+        if !self.is_running() {
+            return None;
+        }
+        match parse(bytes) {
+            Some(message) if self.handle_stun(now, route, from, &message) => None,
+            _ => self.take_data(route, from, bytes),
+        }
+    }
+
+    /// Data is taken from a peer that has proved itself on this way, in a check or in an answer.
+    fn take_data<'a>(&mut self, route: Route, from: SocketAddr, data: &'a [u8]) -> Option<Received<'a>> {
+        let pair = self.session.list.find(route, from).and_then(|id| self.session.list.get_mut(id));
+        match pair {
+            Some(pair) if pair.heard => {
+                pair.stats.packets_received += 1;
+                Some(Received { component: ComponentId::ONE, data, from, path: pair.path })
+            }
+            _ => {
+                self.counters.dropped_unknown_sender += 1;
+                None
+            }
+        }
+    }
+
+    /// Whether a STUN message was ours: a check with our ufrag, an answer to us, a keepalive. The application may speak
+    /// STUN of its own.
+    fn handle_stun(&mut self, now: Instant, route: Route, from: SocketAddr, message: &Message<'_>) -> bool {
+        if message.method() != Method::BINDING {
+            return false;
+        }
+        match message.class() {
+            Class::Request => self.handle_request(now, route, from, message),
+            Class::Indication => message.check_fingerprint() == Ok(true),
+            Class::Success | Class::Error => {
+                let gathered = match route {
+                    Route::Socket(socket) => self.handle_binding_response(now, socket, from, message),
+                    Route::Relay(_) => false,
+                };
+                if gathered {
+                    self.pump(now);
+                }
+                gathered
+                    || self.handle_check_response(now, route, from, message)
+                    || self
+                        .session
+                        .remote
+                        .as_ref()
+                        .is_some_and(|remote| message.verify_integrity(&remote.key).is_ok())
+            }
+        }
+    }
+
+    /// Whether a request was for us. Nothing is changed by one that does not prove itself.
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        message: &Message<'_>,
+    ) -> bool {
+        let Ok(Some(Username(username))) = message.get::<Username<'_>>() else { return false };
+        let Some((ours, theirs)) = username.split_once(':') else { return false };
+        if ours != self.session.local.ufrag {
+            return false;
+        }
+        match self.read_check(message, theirs) {
+            Ok(_) if self.local.base(route).is_none() => self.counters.dropped_unknown_sender += 1,
+            Ok(check) => self.handle_check(now, route, from, message, &check),
+            Err((code, integrity)) => {
+                let key = integrity.then_some(&self.session.local_key);
+                let response = message::error(message.transaction_id(), code, key);
+                self.counters.rejected_checks += 1;
+                // An answer to one who has proved nothing is never larger than what it answers.
+                if integrity || response.len() <= message.as_bytes().len() {
+                    self.transmit_on(now, route, from, response);
+                }
+            }
+        }
+        true
+    }
+
+    /// What a check says, or with which error to answer and whether the sender has proved itself.
+    fn read_check(
+        &self,
+        message: &Message<'_>,
+        theirs: &str,
+    ) -> Result<InboundCheck, (ErrorCode<'static>, bool)> {
+        use thirl_common::wire::IntegrityError;
+        match message.verify_integrity(&self.session.local_key) {
+            Ok(_) => {}
+            Err(IntegrityError::Missing) => return Err((ErrorCode::BAD_REQUEST, false)),
+            Err(_) => return Err((ErrorCode::UNAUTHENTICATED, false)),
+        }
+        if self.session.remote.as_ref().is_some_and(|remote| remote.credentials.ufrag != theirs) {
+            return Err((ErrorCode::UNAUTHENTICATED, true));
+        }
+        if !message.unknown_attributes(message::KNOWN).is_empty() {
+            return Err((ErrorCode::UNKNOWN_ATTRIBUTE, true));
+        }
+        let malformed = |_| (ErrorCode::BAD_REQUEST, true);
+        let controlling = message.get::<IceControlling>().map_err(malformed)?;
+        let controlled = message.get::<IceControlled>().map_err(malformed)?;
+        Ok(InboundCheck {
+            priority: message.get::<Priority>().map_err(malformed)?.ok_or((ErrorCode::BAD_REQUEST, true))?.0,
+            use_candidate: message.get::<UseCandidate>().map_err(malformed)?.is_some(),
+            conflict: match (controlling, controlled) {
+                (Some(IceControlling(theirs)), _) => Some((Role::Controlling, theirs)),
+                (None, Some(IceControlled(theirs))) => Some((Role::Controlled, theirs)),
+                (None, None) => None,
+            },
+            ufrag: theirs.to_owned(),
+        })
+    }
+
+    fn handle_check(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        message: &Message<'_>,
+        check: &InboundCheck,
+    ) {
+        let id = message.transaction_id();
+        if !self.settle_roles(now, check.conflict) {
+            let response = message::error(id, ErrorCode::ROLE_CONFLICT, Some(&self.session.local_key));
+            self.transmit_on(now, route, from, response);
+            return;
+        }
+        let response = message::success(id, from, &self.session.local_key);
+        self.transmit_on(now, route, from, response);
+        if self.session.remote.is_some() {
+            self.follow_check(now, route, from, check.priority, check.use_candidate);
+        } else {
+            self.session.keep_early(EarlyCheck {
+                route,
+                from,
+                priority: check.priority,
+                use_candidate: check.use_candidate,
+                ufrag: check.ufrag.clone(),
+            });
+        }
+        self.pump(now);
+    }
+
+    /// `false` if the peer has to change its role (RFC 8445, section 7.3.1.1).
+    fn settle_roles(&mut self, now: Instant, claimed: Option<(Role, u64)>) -> bool {
+        match claimed {
+            Some((role, theirs)) if role == self.role => {
+                let ours_is_larger = self.tie_breaker >= theirs;
+                let peer_must_switch = ours_is_larger == (role == Role::Controlling);
+                if !peer_must_switch {
+                    self.switch_role(now, false);
+                }
+                !peer_must_switch
+            }
+            _ => true,
+        }
+    }
+
+    /// What an inbound check leads to: perhaps a candidate, a pair, and at once a check the other way (RFC 8445, sections
+    /// 7.3.1.3 to 7.3.1.5).
+    pub(super) fn follow_check(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        priority: u32,
+        use_candidate: bool,
+    ) {
+        let Some(remote) = self.peer_reflexive(route, from, priority) else { return };
+        let Some(id) = self.form_pair(now, route, remote, PairOrigin::InboundCheck) else { return };
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        pair.heard = true;
+        pair.stats.requests_received += 1;
+        let valid = pair.is_valid();
+        if use_candidate && self.role == Role::Controlled {
+            pair.nominated_by_peer = true;
+            if valid {
+                self.accept_nomination(now, id);
+            }
+        }
+        if !valid {
+            self.session.list.trigger(id);
+        }
+    }
+}
+
+/// A STUN message, if the bytes are one.
+fn parse(bytes: &[u8]) -> Option<Message<'_>> {
+    if classify(bytes) == Protocol::Stun { Message::parse(bytes).ok() } else { None }
+}

@@ -1,0 +1,432 @@
+//! The agent (RFC 8445, full implementation), sans-IO.
+//!
+//! In the order in which a session goes:
+//!
+//! 1. `config`, `event`: what it is told, and what comes out.
+//! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers.
+//! 3. `remote`: the peer's credentials and candidates.
+//! 4. `pair`, `check_list`: pairs, and which is checked next.
+//! 5. `checks`, `inbound`, `message`: checks out, checks in, and their bytes.
+//! 6. `nomination`, `consent`: the pair that is selected, and whether it still answers.
+//! 7. `report`: what happened and why.
+
+mod check_list;
+mod checks;
+mod config;
+mod consent;
+mod event;
+mod gather;
+mod inbound;
+mod local;
+mod message;
+mod nomination;
+mod pair;
+mod relay;
+mod remote;
+mod report;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use thirl_common::net::canonical;
+use thirl_common::time::Deadlines;
+use thirl_common::wire::TransactionId;
+
+pub use config::{AgentConfig, Credentials, CredentialsError, Policy, Role, Timings, TurnServer};
+pub use event::{
+    Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,
+};
+pub use pair::{PairState, PairStats};
+pub use report::{CandidateReport, PairReport, Report, ServerReport};
+
+use event::{RelayId, Route};
+use gather::Gathering;
+use local::{Found, LocalId, LocalSide};
+use nomination::Path;
+use pair::{Pair, PairId};
+use remote::Session;
+
+/// The largest UDP payload over IPv4: bytes.
+const MAX_DATAGRAM: usize = 65_507;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// The next transaction may be started.
+    Pace,
+    Binding(TransactionId),
+    Relay(RelayId),
+    GatheringEnd,
+    Keepalive,
+    Check(PairId),
+    RelayPatience,
+    Patience,
+    Consent,
+    Disconnected,
+    ConsentExpiry,
+}
+
+/// When the next transaction may be started (RFC 8445, section 14.2).
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the last one was started.
+    last: Option<Instant>,
+    /// Whether it was one of gathering.
+    gathered_last: bool,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    transmits: VecDeque<Transmit>,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    /// Data from addresses where no peer has proved itself.
+    dropped_unknown_sender: u64,
+    /// Checks answered with an error.
+    rejected_checks: u64,
+}
+
+/// An ICE agent for one data stream of one component.
+///
+/// - **start**: [`Agent::add_local_socket`] for each socket, then [`Agent::gather`]; tell the peer
+///   [`Agent::local_credentials`] and each [`Event::LocalCandidate`]; [`Agent::set_remote_credentials`] and
+///   [`Agent::add_remote_candidate`] when the peer has told its own, in any order and at any time.
+/// - **in**: [`Agent::handle_datagram`], [`Agent::handle_stream_frame`], [`Agent::handle_timeout`], the answers to
+///   actions, and [`Agent::send`].
+/// - **out**, after each of these, until all return `None`: [`Agent::poll_transmit`], [`Agent::poll_action`],
+///   [`Agent::poll_event`]; then wait until [`Agent::poll_timeout`] or the next packet.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use thirl_ice_agent::agent::{Agent, AgentConfig, Event, Role, State};
+///
+/// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
+/// let mut now = Instant::now();
+/// let [a, b] = ["192.0.2.1:1000".parse().unwrap(), "192.0.2.2:1000".parse().unwrap()];
+/// let mut alice = Agent::new(AgentConfig::new(Role::Controlling), [1; 32]);
+/// let mut bob = Agent::new(AgentConfig::new(Role::Controlled), [2; 32]);
+/// let (alice_socket, bob_socket) = (alice.add_local_socket(now, a, 255), bob.add_local_socket(now, b, 255));
+/// alice.gather(now);
+/// bob.gather(now);
+/// alice.set_remote_credentials(now, bob.local_credentials().clone()).unwrap();
+/// bob.set_remote_credentials(now, alice.local_credentials().clone()).unwrap();
+/// while let Some(event) = alice.poll_event() {
+///     if let Event::LocalCandidate(candidate) = event {
+///         bob.add_remote_candidate(now, candidate);
+///     }
+/// }
+/// // Bob's candidate is on its way still: Bob's check arrives first.
+/// for _ in 0..10 {
+///     while let Some(transmit) = bob.poll_transmit() {
+///         alice.handle_datagram(now, alice_socket, b, &transmit.payload);
+///     }
+///     while let Some(transmit) = alice.poll_transmit() {
+///         bob.handle_datagram(now, bob_socket, a, &transmit.payload);
+///     }
+///     now += Duration::from_millis(50);
+///     alice.handle_timeout(now);
+///     bob.handle_timeout(now);
+/// }
+/// assert_eq!((alice.state(), bob.state()), (State::Completed, State::Completed));
+/// alice.send(now, b"hello").unwrap();
+/// let transmit = alice.poll_transmit().unwrap();
+/// assert_eq!(bob.handle_datagram(now, bob_socket, a, &transmit.payload).unwrap().data, b"hello");
+/// ```
+#[derive(Debug)]
+pub struct Agent {
+    config: AgentConfig,
+    rng: StdRng,
+    role: Role,
+    tie_breaker: u64,
+    state: State,
+    failure: Option<String>,
+    local: LocalSide,
+    gathering: Gathering,
+    session: Session,
+    path: Path,
+    pace: Pace,
+    timers: Deadlines<Timer>,
+    counters: Counters,
+    out: Outbox,
+}
+
+impl Agent {
+    /// An agent that has not started. All its randomness comes from the seed.
+    pub fn new(mut config: AgentConfig, seed: [u8; 32]) -> Agent {
+        let mut rng = StdRng::from_seed(seed);
+        let credentials = config.credentials.clone().filter(|credentials| credentials.check().is_ok());
+        let credentials = credentials.unwrap_or_else(|| Credentials::generate(&mut rng));
+        config.timings.pacing = config.timings.pacing.max(Timings::MIN_PACING);
+        config.stun.iter_mut().for_each(|server| *server = canonical(*server));
+        config.stun.sort_unstable();
+        config.stun.dedup();
+        Agent {
+            role: config.role,
+            tie_breaker: rng.random(),
+            state: State::New,
+            failure: None,
+            local: LocalSide::default(),
+            gathering: Gathering::default(),
+            session: Session::new(credentials),
+            path: Path::default(),
+            pace: Pace::default(),
+            timers: Deadlines::default(),
+            counters: Counters::default(),
+            out: Outbox::default(),
+            config,
+            rng,
+        }
+    }
+
+    /// The username fragment and password to tell the peer.
+    pub fn local_credentials(&self) -> &Credentials {
+        &self.session.local
+    }
+
+    /// The candidates that the peer is to be told, so far.
+    pub fn local_candidates(&self) -> impl Iterator<Item = &crate::candidate::Candidate> {
+        self.local
+            .candidates
+            .iter()
+            .filter(|local| local.signalled && !local.lost)
+            .map(|local| &local.candidate)
+    }
+
+    /// How far the agent has come.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Which side nominates; may change if both claimed the same role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether gathering is complete.
+    pub fn is_gathering_complete(&self) -> bool {
+        self.gathering.complete
+    }
+
+    /// Whether this side's mapping depends on the destination, to be told to the peer (see
+    /// [`Agent::set_remote_hint`]). `None` if fewer than two servers have answered.
+    pub fn local_nat_hint(&self) -> Option<bool> {
+        self.local.mapping_depends_on_destination()
+    }
+
+    /// Whether UDP to the servers gets no answer. `None` if there are none, or none had the time to answer.
+    pub fn is_udp_blocked(&self) -> Option<bool> {
+        self.udp_blocked()
+    }
+
+    /// Adds a UDP socket that is bound to a specific address. The higher the preference, the better its interface: it
+    /// becomes the upper half of the candidates' local preference. Before [`Agent::gather`] it only waits.
+    pub fn add_local_socket(&mut self, now: Instant, local: SocketAddr, preference: u8) -> SocketId {
+        let id = self.local.add_socket(local, preference);
+        if self.gathering.begun.is_some() && self.state != State::Closed {
+            self.gather_on(now, id);
+            self.pump(now);
+        }
+        id
+    }
+
+    /// A socket is gone, and with it what stood on it.
+    pub fn local_socket_lost(&mut self, now: Instant, id: SocketId) {
+        let Some(socket) = self.local.sockets.get_mut(&id) else { return };
+        socket.lost = true;
+        self.route_lost(now, Route::Socket(id));
+        let on_it = |relay: &relay::Relay| relay.carrier == Via::Socket(id);
+        let relays = self.gathering.relays.iter().filter(|(_, relay)| on_it(relay)).map(|(id, _)| *id);
+        for relay in relays.collect::<Vec<_>>() {
+            self.route_lost(now, Route::Relay(relay));
+        }
+        self.pump(now);
+    }
+
+    /// A datagram could not be sent at all, such as for want of a route. Pairs and servers that need it fail at once.
+    pub fn transmit_failed(&mut self, now: Instant, via: Via, to: SocketAddr) {
+        let (Via::Socket(socket), to) = (via, canonical(to)) else { return };
+        self.fail_unreachable_server(now, socket, to);
+        if let Some(id) = self.session.list.find(Route::Socket(socket), to)
+            && self.session.list.get(id).is_some_and(|pair| !pair.is_valid())
+        {
+            self.fail_pair(now, id, "cannot be reached from this address");
+            self.consider_failure(now);
+        }
+        self.pump(now);
+    }
+
+    /// Sends application data over the selected pair, or until one is selected over the best that works.
+    pub fn send(&mut self, now: Instant, data: &[u8]) -> Result<(), SendError> {
+        if data.len() > MAX_DATAGRAM {
+            return Err(SendError::TooLarge);
+        }
+        let current = self.path.current.filter(|_| self.is_running());
+        let pair = current.and_then(|id| self.session.list.get_mut(id)).ok_or(SendError::NotConnected)?;
+        pair.stats.packets_sent += 1;
+        let (route, to) = (pair.route, pair.to);
+        match route {
+            Route::Socket(socket) => self.transmit_from(Via::Socket(socket), to, data.to_vec()),
+            Route::Relay(relay) => self.send_over_relay(now, relay, to, data),
+        }
+        Ok(())
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Pace => {}
+                Timer::Binding(id) => self.handle_binding_timeout(now, id),
+                Timer::Relay(id) => self.handle_relay_timeout(now, id),
+                Timer::GatheringEnd => {
+                    self.end_gathering();
+                    self.evaluate_nomination(now);
+                }
+                Timer::Keepalive => self.send_keepalives(now),
+                Timer::Check(id) => self.handle_check_timeout(now, id),
+                Timer::RelayPatience => self.evaluate_nomination(now),
+                Timer::Patience => {
+                    self.session.patience_over = true;
+                    self.consider_failure(now);
+                }
+                Timer::Consent => self.send_consent_check(now),
+                Timer::Disconnected => self.handle_disconnected(now),
+                Timer::ConsentExpiry => self.handle_consent_expiry(now),
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Gives allocations back and stops. What is still to be polled should be sent.
+    pub fn close(&mut self, now: Instant) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.path.current = None;
+        self.stop_timers();
+        if self.state != State::Failed {
+            self.close_relays(now);
+        }
+        self.timers = Deadlines::default();
+        self.set_state(State::Closed);
+    }
+
+    /// Bytes to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// What to do with streams.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.out.actions.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// When [`Agent::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+}
+
+impl Agent {
+    fn is_running(&self) -> bool {
+        !matches!(self.state, State::Failed | State::Closed)
+    }
+
+    fn set_state(&mut self, state: State) {
+        if self.state != state {
+            self.state = state;
+            self.out.events.push_back(Event::StateChanged(state));
+        }
+    }
+
+    fn transaction_id(&mut self) -> TransactionId {
+        TransactionId(self.rng.random())
+    }
+
+    /// Tells the peer of a candidate, and pairs it if it is a base.
+    fn add_local_candidate(&mut self, now: Instant, found: &Found) -> Option<LocalId> {
+        use crate::candidate::CandidateKind;
+        if self.config.policy == Policy::Relay && found.kind != CandidateKind::Relayed {
+            return None;
+        }
+        let id = self.local.add(found)?;
+        // Peer-reflexive candidates are not told: the peer has seen them itself (RFC 8445, section 7.2.5.3.1).
+        if found.kind != CandidateKind::PeerReflexive
+            && let Some(local) = self.local.candidates.get_mut(id.0)
+        {
+            local.signalled = true;
+            self.out.events.push_back(Event::LocalCandidate(local.candidate.clone()));
+        }
+        if matches!(found.kind, CandidateKind::Host | CandidateKind::Relayed) {
+            self.form_pairs_on(now, found.route);
+        }
+        Some(id)
+    }
+
+    /// The ways from this host to the network that pairs are made of.
+    fn routes(&self) -> Vec<Route> {
+        let bases = (0..self.local.candidates.len()).map(LocalId).filter_map(|id| {
+            let route = self.local.get(id)?.route;
+            (self.local.base(route) == Some(id)).then_some(route)
+        });
+        bases.collect()
+    }
+
+    fn route_lost(&mut self, now: Instant, route: Route) {
+        for local in self.local.candidates.iter_mut().filter(|local| local.route == route) {
+            local.lost = true;
+        }
+        let lost: Vec<_> =
+            self.session.list.iter().filter(|(_, pair)| pair.route == route).map(|(id, _)| id).collect();
+        let selected = self.path.selected;
+        for id in lost {
+            self.fail_pair(now, id, "what it was sent from is gone");
+        }
+        if selected.and_then(|id| self.session.list.get(id)).is_some_and(|pair: &Pair| pair.route == route) {
+            self.handle_disconnected(now);
+            self.evaluate_nomination(now);
+        }
+        self.consider_failure(now);
+    }
+
+    fn transmit_on(&mut self, now: Instant, route: Route, to: SocketAddr, payload: Vec<u8>) {
+        match route {
+            Route::Socket(socket) => self.transmit_from(Via::Socket(socket), to, payload),
+            Route::Relay(relay) => self.send_over_relay(now, relay, to, &payload),
+        }
+    }
+
+    fn transmit_from(&mut self, via: Via, to: SocketAddr, payload: Vec<u8>) {
+        let to = match via {
+            Via::Socket(socket) => self.scoped(socket, to),
+            Via::Stream(_) => to,
+        };
+        self.out.transmits.push_back(Transmit { via, to, payload });
+    }
+
+    /// A link-local address means something with the scope of its socket only.
+    fn scoped(&self, socket: SocketId, to: SocketAddr) -> SocketAddr {
+        match (to, self.local.sockets.get(&socket).map(|socket| socket.local)) {
+            (SocketAddr::V6(mut to), Some(SocketAddr::V6(local))) if to.ip().is_unicast_link_local() => {
+                to.set_scope_id(local.scope_id());
+                SocketAddr::V6(to)
+            }
+            _ => to,
+        }
+    }
+
+    fn stop_timers(&mut self) {
+        self.timers = Deadlines::default();
+    }
+}

@@ -1,0 +1,234 @@
+//! A candidate pair (RFC 8445, section 6.1.2), and how likely it is to work.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use thirl_common::request::Transaction;
+use thirl_common::wire::TransactionId;
+
+use super::config::Role;
+use super::event::{PathKind, Route};
+use super::local::LocalId;
+use super::remote::RemoteId;
+use crate::candidate::CandidateKind;
+
+/// A pair's name, in the order in which pairs were formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PairId(pub(super) u32);
+
+/// RFC 8445, section 6.1.2.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairState {
+    /// Waits for another pair of its foundation.
+    Frozen,
+    /// Waits for its turn.
+    Waiting,
+    /// A check is under way.
+    InProgress,
+    /// A check succeeded.
+    Succeeded,
+    /// A check failed, or none can be sent.
+    Failed,
+}
+
+/// How a pair came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PairOrigin {
+    /// From two candidates that were told.
+    Candidates,
+    /// From a check of the peer's.
+    InboundCheck,
+}
+
+/// How likely a pair is to work, from its addresses alone. The smaller, the likelier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Likelihood {
+    /// Both in one subnet, as far as can be seen.
+    SameSubnet,
+    /// Nothing speaks against it.
+    Plausible,
+    /// Over a relay: works if anything does, but is not wanted first.
+    Relayed,
+    /// Between private networks that look different, or from a public address to a private one.
+    Implausible,
+}
+
+impl Likelihood {
+    /// Of pairs of different likelihood that wait, each class gets its share of the checks: one of so many.
+    pub(super) fn stride(self) -> u32 {
+        match self {
+            Likelihood::SameSubnet => 1,
+            Likelihood::Plausible => 2,
+            Likelihood::Relayed => 3,
+            Likelihood::Implausible => 6,
+        }
+    }
+
+    pub(super) fn of(local: IpAddr, remote: IpAddr, path: PathKind) -> Likelihood {
+        if path == PathKind::Relayed {
+            return Likelihood::Relayed;
+        }
+        match (local, remote) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let same = |bits: u32| (u32::from(a) ^ u32::from(b)) >> (32 - bits) == 0;
+                match (realm_v4(u32::from(a)), realm_v4(u32::from(b))) {
+                    _ if same(24) => Likelihood::SameSubnet,
+                    (_, Realm::Global) => Likelihood::Plausible,
+                    (Realm::Global, _) => Likelihood::Implausible,
+                    (a, b) if a == b && same(16) => Likelihood::Plausible,
+                    _ => Likelihood::Implausible,
+                }
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let unique_local = |bits: u128| bits >> 121 == 0x7E;
+                let (a, b) = (u128::from(a), u128::from(b));
+                match (a ^ b) >> 64 {
+                    0 => Likelihood::SameSubnet,
+                    _ if unique_local(a) != unique_local(b) => Likelihood::Implausible,
+                    _ => Likelihood::Plausible,
+                }
+            }
+            _ => Likelihood::Implausible,
+        }
+    }
+}
+
+/// Which network an IPv4 address belongs to: RFC 1918 has three, RFC 6598 one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Realm {
+    Ten,
+    SeventeenTwo,
+    OneNineTwo,
+    SharedAddressSpace,
+    LinkLocal,
+    Loopback,
+    Global,
+}
+
+fn realm_v4(ip: u32) -> Realm {
+    match ip.to_be_bytes() {
+        [10, ..] => Realm::Ten,
+        [172, 16..=31, ..] => Realm::SeventeenTwo,
+        [192, 168, ..] => Realm::OneNineTwo,
+        [100, 64..=127, ..] => Realm::SharedAddressSpace,
+        [169, 254, ..] => Realm::LinkLocal,
+        [127, ..] => Realm::Loopback,
+        _ => Realm::Global,
+    }
+}
+
+/// Whether packets can pass from one address to the other at all: families and scopes must be the same.
+pub(super) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
+    let link_local = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    local.is_ipv4() == remote.is_ipv4()
+        && local.is_loopback() == remote.is_loopback()
+        && link_local(local) == link_local(remote)
+}
+
+/// Pairs that take turns with other groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Group {
+    pub(super) likelihood: Likelihood,
+    pub(super) ipv4: bool,
+    pub(super) local: CandidateKind,
+    pub(super) remote: CandidateKind,
+}
+
+/// A check that is under way.
+#[derive(Debug)]
+pub(super) struct OutgoingCheck {
+    pub(super) id: TransactionId,
+    pub(super) bytes: Vec<u8>,
+    pub(super) transaction: Transaction,
+}
+
+/// What was asked with a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) pair: PairId,
+    pub(super) sent: Instant,
+    pub(super) role: Role,
+    pub(super) nominate: bool,
+}
+
+/// Counts for the report, named after W3C's `RTCIceCandidatePairStats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PairStats {
+    /// Checks sent, repetitions included.
+    pub requests_sent: u32,
+    /// Checks answered by the peer.
+    pub responses_received: u32,
+    /// Checks of the peer's.
+    pub requests_received: u32,
+    /// Consent checks sent.
+    pub consent_requests_sent: u32,
+    /// Datagrams of application data sent.
+    pub packets_sent: u64,
+    /// Datagrams of application data received.
+    pub packets_received: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) local: LocalId,
+    pub(super) remote: RemoteId,
+    pub(super) route: Route,
+    pub(super) to: SocketAddr,
+    pub(super) foundation: (String, String),
+    pub(super) priority: u64,
+    pub(super) path: PathKind,
+    pub(super) group: Group,
+    pub(super) state: PairState,
+    pub(super) check: Option<OutgoingCheck>,
+    /// Transactions whose answer would still count, the oldest first.
+    pub(super) asked: VecDeque<TransactionId>,
+    /// The next check nominates.
+    pub(super) nominate: bool,
+    /// The controlling peer has nominated this pair, and our own check has yet to succeed.
+    pub(super) nominated_by_peer: bool,
+    /// The peer has proved itself on this pair, so that its data is taken.
+    pub(super) heard: bool,
+    /// The local candidate as the peer sees it: the valid pair's (RFC 8445, section 7.2.5.3.2).
+    pub(super) mapped: Option<LocalId>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) failure: Option<String>,
+    pub(super) stats: PairStats,
+}
+
+impl Pair {
+    pub(super) fn is_valid(&self) -> bool {
+        self.state == PairState::Succeeded
+    }
+
+    /// Whether a check of this pair has yet to be answered or given up.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, PairState::Frozen | PairState::Waiting | PairState::InProgress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likelihood_follows_the_addresses() {
+        let of = |local: &str, remote: &str| {
+            Likelihood::of(local.parse().unwrap(), remote.parse().unwrap(), PathKind::Direct)
+        };
+        assert_eq!(of("192.168.1.5", "192.168.1.77"), Likelihood::SameSubnet);
+        assert_eq!(of("192.168.1.5", "203.0.113.1"), Likelihood::Plausible);
+        assert_eq!(of("192.168.1.5", "10.0.0.1"), Likelihood::Implausible);
+        assert_eq!(of("192.168.1.5", "172.17.0.1"), Likelihood::Implausible);
+        assert_eq!(of("198.51.100.1", "192.168.0.1"), Likelihood::Implausible);
+        assert_eq!(of("10.1.2.3", "10.1.9.9"), Likelihood::Plausible);
+        assert_eq!(of("2001:db8::1", "2001:db8::2"), Likelihood::SameSubnet);
+        assert_eq!(of("2001:db8::1", "fd00::2"), Likelihood::Implausible);
+        assert_eq!(of("127.0.0.1", "127.0.0.1"), Likelihood::SameSubnet);
+    }
+}

@@ -1,0 +1,250 @@
+//! The other side: its credentials and candidates, and the checks that came before either was known.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use thirl_common::net::canonical;
+use thirl_common::wire::IntegrityKey;
+
+use super::check_list::CheckList;
+use super::config::{Credentials, CredentialsError};
+use super::event::{Route, State};
+use super::pair::PairOrigin;
+use super::{Agent, Timer};
+use crate::candidate::{Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId};
+
+/// More candidates than this are no honest peer's.
+const MAX_REMOTE_CANDIDATES: usize = 128;
+/// Addresses that checks came from without being told: an address-dependent NAT makes a few, more are not kept.
+const MAX_PEER_REFLEXIVE: usize = 64;
+/// After so many answers from other ports, checks from new ports are answered but not followed.
+const MAX_ASYMMETRIC: u32 = 8;
+/// Checks kept until the peer's credentials are known.
+const MAX_EARLY_CHECKS: usize = 32;
+/// Candidates that were passed over, for the report.
+const MAX_SKIPPED: usize = 16;
+
+/// The index of a remote candidate. Remote candidates are never taken off their list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RemoteId(pub(super) usize);
+
+#[derive(Debug)]
+pub(super) struct RemoteCandidate {
+    pub(super) candidate: Candidate,
+    pub(super) address: SocketAddr,
+}
+
+/// What checks to and from the peer are signed with.
+#[derive(Debug)]
+pub(super) struct RemoteCredentials {
+    pub(super) credentials: Credentials,
+    pub(super) key: IntegrityKey,
+    /// "remote ufrag:local ufrag", for checks that are sent.
+    pub(super) username: String,
+}
+
+/// A check that was answered before the peer's credentials were known, so that none could be sent back.
+#[derive(Debug)]
+pub(super) struct EarlyCheck {
+    pub(super) route: Route,
+    pub(super) from: SocketAddr,
+    pub(super) priority: u32,
+    pub(super) use_candidate: bool,
+    /// The sender's ufrag, as the username said.
+    pub(super) ufrag: String,
+}
+
+/// What a restart makes anew (RFC 8445, section 9).
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) local: Credentials,
+    pub(super) local_key: IntegrityKey,
+    pub(super) remote: Option<RemoteCredentials>,
+    pub(super) candidates: Vec<RemoteCandidate>,
+    pub(super) skipped: Vec<String>,
+    pub(super) end_of_candidates: bool,
+    /// Whether the peer's mapping depends on the destination, if it told.
+    pub(super) hint: Option<bool>,
+    pub(super) early: VecDeque<EarlyCheck>,
+    pub(super) list: CheckList,
+    /// How many answers came from another port than was asked, without one that came from the same. If both sides'
+    /// mappings depend on the other's port, each packet comes from a new one, for ever.
+    pub(super) asymmetric: BTreeMap<(Route, IpAddr), u32>,
+    /// Whether the PAC timer has run out (RFC 8863, section 4).
+    pub(super) patience_over: bool,
+}
+
+impl Session {
+    pub(super) fn new(local: Credentials) -> Session {
+        Session {
+            local_key: IntegrityKey::new(local.pwd.as_bytes()),
+            local,
+            remote: None,
+            candidates: Vec::new(),
+            skipped: Vec::new(),
+            end_of_candidates: false,
+            hint: None,
+            early: VecDeque::new(),
+            list: CheckList::default(),
+            asymmetric: BTreeMap::new(),
+            patience_over: false,
+        }
+    }
+
+    pub(super) fn get(&self, id: RemoteId) -> Option<&RemoteCandidate> {
+        self.candidates.get(id.0)
+    }
+
+    pub(super) fn find(&self, address: SocketAddr) -> Option<RemoteId> {
+        self.candidates.iter().position(|known| known.address == address).map(RemoteId)
+    }
+
+    /// Keeps a check for later; one for each way it can have come.
+    pub(super) fn keep_early(&mut self, check: EarlyCheck) {
+        self.early.retain(|known| (known.route, known.from) != (check.route, check.from));
+        if self.early.len() == MAX_EARLY_CHECKS {
+            self.early.pop_front();
+        }
+        self.early.push_back(check);
+    }
+
+    /// A free place for a peer-reflexive candidate, or that of one which is of no use any more.
+    fn slot_for_peer_reflexive(&mut self) -> Option<RemoteId> {
+        let learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
+        if self.candidates.iter().filter(|known| learnt(known)).count() < MAX_PEER_REFLEXIVE {
+            return Some(RemoteId(self.candidates.len()));
+        }
+        let stale = |id: &RemoteId| learnt(&self.candidates[id.0]) && !self.list.is_of_use(*id);
+        let stale = (0..self.candidates.len()).map(RemoteId).find(stale)?;
+        self.list.remove_pairs_of(stale);
+        Some(stale)
+    }
+
+    fn skip(&mut self, candidate: &Candidate, why: &str) {
+        if self.skipped.len() < MAX_SKIPPED {
+            self.skipped.push(format!("{candidate}: {why}"));
+        }
+    }
+}
+
+impl Agent {
+    /// The peer's username fragment and password. Checks start when a pair can be formed.
+    pub fn set_remote_credentials(
+        &mut self,
+        now: Instant,
+        remote: Credentials,
+    ) -> Result<(), CredentialsError> {
+        remote.check()?;
+        if let Some(known) = &self.session.remote {
+            return if known.credentials == remote { Ok(()) } else { Err(CredentialsError::Changed) };
+        }
+        let username = format!("{}:{}", remote.ufrag, self.session.local.ufrag);
+        let key = IntegrityKey::new(remote.pwd.as_bytes());
+        let ufrag = remote.ufrag.clone();
+        self.session.remote = Some(RemoteCredentials { credentials: remote, key, username });
+        self.timers.set(Timer::Patience, now + self.config.timings.patience);
+        if self.state == State::New {
+            self.set_state(State::Checking);
+        }
+        for check in std::mem::take(&mut self.session.early) {
+            if check.ufrag == ufrag {
+                self.follow_check(now, check.route, check.from, check.priority, check.use_candidate);
+            }
+        }
+        self.pump(now);
+        Ok(())
+    }
+
+    /// A candidate of the peer's, at any time. What this agent cannot use is passed over and stands in the report.
+    pub fn add_remote_candidate(&mut self, now: Instant, candidate: Candidate) {
+        let why = match (&candidate.address, &candidate.transport) {
+            (CandidateAddress::Unresolved { .. }, _) => Some("its name is not resolved"),
+            (_, CandidateTransport::Tcp(_) | CandidateTransport::Other(_)) => {
+                Some("its transport is not spoken here")
+            }
+            _ if candidate.component != ComponentId::ONE => Some("there is no such component"),
+            (CandidateAddress::Ip(address), _) if address.port() == 0 || address.ip().is_unspecified() => {
+                Some("nothing can be there")
+            }
+            _ if self.session.candidates.len() >= MAX_REMOTE_CANDIDATES => Some("there are too many"),
+            _ => None,
+        };
+        match (why, candidate.address.ip()) {
+            (Some(why), _) => self.session.skip(&candidate, why),
+            (None, Some(address)) => self.learn_remote(now, canonical(address), candidate),
+            (None, None) => {}
+        }
+        self.pump(now);
+    }
+
+    /// The peer will tell no more candidates.
+    pub fn set_remote_end_of_candidates(&mut self, now: Instant) {
+        self.session.end_of_candidates = true;
+        self.evaluate_nomination(now);
+        self.pump(now);
+    }
+
+    /// What the peer knows of its NAT: whether its mapping depends on the destination. With this side's own knowledge
+    /// it tells whether waiting for a direct path is worth while, and says in the report why there was none.
+    pub fn set_remote_hint(&mut self, now: Instant, mapping_depends_on_destination: bool) {
+        self.session.hint = Some(mapping_depends_on_destination);
+        self.evaluate_nomination(now);
+        self.pump(now);
+    }
+
+    fn learn_remote(&mut self, now: Instant, address: SocketAddr, candidate: Candidate) {
+        match self.session.find(address) {
+            // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
+            // their priority changes (RFC 8838, section 11.4).
+            Some(id) if self.session.candidates[id.0].candidate.kind == CandidateKind::PeerReflexive => {
+                self.session.candidates[id.0].candidate = candidate;
+                self.reprioritise();
+                self.refresh_selected();
+                self.evaluate_nomination(now);
+            }
+            // The same address a second time is redundant.
+            Some(_) => {}
+            None => {
+                self.session.candidates.push(RemoteCandidate { candidate, address });
+                let remote = RemoteId(self.session.candidates.len() - 1);
+                for route in self.routes() {
+                    self.form_pair(now, route, remote, PairOrigin::Candidates);
+                }
+            }
+        }
+    }
+
+    /// The candidate at an address that a check came from (RFC 8445, section 7.3.1.3).
+    pub(super) fn peer_reflexive(
+        &mut self,
+        route: Route,
+        from: SocketAddr,
+        priority: u32,
+    ) -> Option<RemoteId> {
+        if let Some(id) = self.session.find(from) {
+            return Some(id);
+        }
+        if self.session.asymmetric.get(&(route, from.ip())).is_some_and(|count| *count >= MAX_ASYMMETRIC) {
+            return None;
+        }
+        let slot = self.session.slot_for_peer_reflexive()?;
+        let candidate = Candidate {
+            // "an arbitrary value, different from the foundations of all other remote candidates".
+            foundation: format!("prflx{}", slot.0),
+            component: ComponentId::ONE,
+            transport: CandidateTransport::Udp,
+            priority,
+            address: CandidateAddress::Ip(from),
+            kind: CandidateKind::PeerReflexive,
+            related: None,
+            extensions: Vec::new(),
+        };
+        let learnt = RemoteCandidate { candidate, address: from };
+        match self.session.candidates.get_mut(slot.0) {
+            Some(stale) => *stale = learnt,
+            None => self.session.candidates.push(learnt),
+        }
+        Some(slot)
+    }
+}
