@@ -1,9 +1,13 @@
 //! What the integration tests of Thirl stand on; no product code.
 //!
 //! - [`natlab`]: routers, NATs and hosts on the real kernel, in namespaces that a test makes and removes itself.
+//! - [`scripted`]: brings two ICE ends together that speak JSON lines.
 //! - [`harness`]: builds and runs our programs, waits for what they print, and says why a test could not run.
+//! - [`sim`]: a simulated network in virtual time, with the real cores at its ends.
 //!
 //! The tests themselves are `tests/tests/*.rs`; each file is one suite and one row in the table of `cargo xtask test`.
 
 pub mod harness;
 pub mod natlab;
+pub mod scripted;
+pub mod sim;

@@ -1,0 +1,133 @@
+//! A NAT as RFC 4787 describes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+/// What a mapping depends on (RFC 4787, section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mapping {
+    /// EIM: on the internal address and port only.
+    EndpointIndependent,
+    /// ADM: and on the destination's address.
+    AddressDependent,
+    /// APDM: and on the destination's address and port. "Symmetric".
+    AddressAndPortDependent,
+}
+
+/// Whose packets are let in (RFC 4787, section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Filtering {
+    /// EIF: everyone's, once there is a mapping.
+    EndpointIndependent,
+    /// ADF: those from an address that was sent to.
+    AddressDependent,
+    /// APDF: those from an address and port that was sent to.
+    AddressAndPortDependent,
+}
+
+/// Which external port a new mapping gets (RFC 4787, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortAllocation {
+    /// The internal one, if it is free.
+    Preserving,
+    /// Any.
+    Random,
+}
+
+/// What a NAT does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatSpec {
+    /// What a mapping depends on.
+    pub mapping: Mapping,
+    /// Whose packets are let in.
+    pub filtering: Filtering,
+    /// Which external port a new mapping gets.
+    pub allocation: PortAllocation,
+    /// Whether UDP is let out at all.
+    pub blocks_udp: bool,
+}
+
+impl NatSpec {
+    /// A NAT with random ports.
+    pub fn new(mapping: Mapping, filtering: Filtering) -> NatSpec {
+        NatSpec { mapping, filtering, allocation: PortAllocation::Random, blocks_udp: false }
+    }
+}
+
+/// A NAT at work.
+#[derive(Debug)]
+pub struct Nat {
+    spec: NatSpec,
+    external: IpAddr,
+    /// Internal endpoint, and the part of the destination that the mapping depends on, to external port.
+    mappings: BTreeMap<(SocketAddr, Option<IpAddr>, Option<u16>), u16>,
+    /// External port to internal endpoint and the destinations sent to.
+    ports: BTreeMap<u16, (SocketAddr, BTreeSet<SocketAddr>)>,
+}
+
+impl Nat {
+    /// A NAT without mappings.
+    pub fn new(spec: NatSpec, external: IpAddr) -> Nat {
+        Nat { spec, external, mappings: BTreeMap::new(), ports: BTreeMap::new() }
+    }
+
+    /// Its address on the outside.
+    pub fn external(&self) -> IpAddr {
+        self.external
+    }
+
+    /// Loses all mappings, as at a reboot.
+    pub fn reboot(&mut self) {
+        self.mappings.clear();
+        self.ports.clear();
+    }
+
+    /// The source that a packet leaves with; `None` if it is not let out.
+    pub fn outbound(&mut self, rng: &mut StdRng, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        if self.spec.blocks_udp {
+            return None;
+        }
+        let key = match self.spec.mapping {
+            Mapping::EndpointIndependent => (from, None, None),
+            Mapping::AddressDependent => (from, Some(to.ip()), None),
+            Mapping::AddressAndPortDependent => (from, Some(to.ip()), Some(to.port())),
+        };
+        let port = match self.mappings.get(&key) {
+            Some(port) => *port,
+            None => {
+                let port = self.free_port(rng, from.port());
+                self.mappings.insert(key, port);
+                self.ports.insert(port, (from, BTreeSet::new()));
+                port
+            }
+        };
+        self.ports.get_mut(&port)?.1.insert(to);
+        Some(SocketAddr::new(self.external, port))
+    }
+
+    /// Whom a packet that came to an external port is for; `None` if it is not let in.
+    pub fn inbound(&self, port: u16, from: SocketAddr) -> Option<SocketAddr> {
+        let (internal, sent_to) = self.ports.get(&port)?;
+        let let_in = match self.spec.filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => sent_to.iter().any(|to| to.ip() == from.ip()),
+            Filtering::AddressAndPortDependent => sent_to.contains(&from),
+        };
+        let_in.then_some(*internal)
+    }
+
+    fn free_port(&self, rng: &mut StdRng, wanted: u16) -> u16 {
+        if self.spec.allocation == PortAllocation::Preserving && !self.ports.contains_key(&wanted) {
+            return wanted;
+        }
+        loop {
+            let port = rng.random_range(1024..=u16::MAX);
+            if !self.ports.contains_key(&port) {
+                return port;
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Two agents in a network, their signalling, and the loop that runs all of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use thirl_common::net::Transport;
+use thirl_ice_agent::agent::{
+    Agent, AgentConfig, Event, PathKind, Report, SelectedPair, SocketId, State, TurnServer, Via,
+};
+use thirl_ice_agent::candidate::Candidate;
+
+use super::nat::NatSpec;
+use super::network::{HostId, Link, Network, Packet};
+use super::server::Server;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl Side {
+    /// The other one.
+    pub fn other(self) -> Side {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+/// How one side is placed.
+#[derive(Clone, Debug)]
+pub struct PeerSpec {
+    /// The agent's configuration; servers are added to it.
+    pub config: AgentConfig,
+    /// The addresses of its host.
+    pub addresses: Vec<IpAddr>,
+    /// Its NAT, and that NAT's address.
+    pub nat: Option<(NatSpec, IpAddr)>,
+    /// Its link.
+    pub link: Link,
+    /// Candidates that lead nowhere, which are told beside the true ones.
+    pub dead: Vec<Candidate>,
+}
+
+/// One side.
+#[derive(Debug)]
+pub struct Peer {
+    /// The agent.
+    pub agent: Agent,
+    /// Its host.
+    pub host: HostId,
+    /// Its NAT.
+    pub nat: Option<usize>,
+    sockets: BTreeMap<SocketId, SocketAddr>,
+    by_address: BTreeMap<SocketAddr, SocketId>,
+    /// What it has received, with the way that it came.
+    pub received: Vec<(Vec<u8>, PathKind)>,
+    /// The states that it went through, with the time since the start.
+    pub states: Vec<(Duration, State)>,
+    /// The pairs that were selected, with the time since the start.
+    pub selections: Vec<(Duration, SelectedPair)>,
+    /// The report that came with its failure.
+    pub failure: Option<Report>,
+    dead: Vec<Candidate>,
+    /// What waits to be told to the other side, and when.
+    mail: Vec<(Instant, Candidate)>,
+}
+
+/// Two agents in a network.
+#[derive(Debug)]
+pub struct Pair {
+    /// The network.
+    pub network: Network,
+    /// The first side.
+    pub a: Peer,
+    /// The second.
+    pub b: Peer,
+    /// STUN and TURN servers.
+    pub servers: Vec<Server>,
+    start: Instant,
+    /// How long a candidate is on its way to the other side: each between these.
+    pub signalling: (Duration, Duration),
+}
+
+/// The servers' addresses: public ones, since the engine refuses the test networks as peers.
+const SERVERS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 10)), IpAddr::V4(Ipv4Addr::new(9, 9, 9, 11))];
+
+impl Pair {
+    /// Two sides that are not started yet, and two servers; with `turn` the first is a TURN server.
+    pub fn new(seed: u64, a: PeerSpec, b: PeerSpec, turn: bool) -> Pair {
+        let mut network = Network::new(seed);
+        let servers = SERVERS.map(|ip| {
+            let host = network.add_host(&[ip], None, Link::delayed(Duration::ZERO));
+            Server::new(host, ip, "user", "secret")
+        });
+        let start = network.now();
+        let a = Peer::new(&mut network, a, &servers, turn);
+        let b = Peer::new(&mut network, b, &servers, turn);
+        let signalling = (Duration::ZERO, Duration::ZERO);
+        Pair { network, a, b, servers: servers.into(), start, signalling }
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.network.now() - self.start
+    }
+
+    /// One side.
+    pub fn peer(&mut self, side: Side) -> &mut Peer {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
+
+    /// Starts both sides: credentials are exchanged, candidates are told as they are found.
+    pub fn start(&mut self) {
+        self.exchange_credentials();
+        let now = self.network.now();
+        self.a.agent.gather(now);
+        self.b.agent.gather(now);
+        self.drain();
+    }
+
+    /// Tells each side the other's credentials.
+    #[expect(clippy::expect_used, reason = "the agents made these credentials themselves")]
+    pub fn exchange_credentials(&mut self) {
+        let now = self.network.now();
+        let (a, b) = (self.a.agent.local_credentials().clone(), self.b.agent.local_credentials().clone());
+        self.a.agent.set_remote_credentials(now, b).expect("they are good");
+        self.b.agent.set_remote_credentials(now, a).expect("they are good");
+    }
+
+    /// Runs until the condition holds. `false` if it does not within this time.
+    pub fn run_until(&mut self, limit: Duration, mut condition: impl FnMut(&Pair) -> bool) -> bool {
+        let end = self.network.now() + limit;
+        loop {
+            self.drain();
+            if condition(self) {
+                return true;
+            }
+            let Some(next) = self.next_event().filter(|next| *next <= end) else {
+                while self.network.advance(end).is_some() {}
+                return false;
+            };
+            self.step(next);
+        }
+    }
+
+    /// Runs for a time.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Runs until both have selected a pair.
+    pub fn connect(&mut self, limit: Duration) -> bool {
+        self.run_until(limit, |pair| {
+            pair.a.agent.state() == State::Completed && pair.b.agent.state() == State::Completed
+        })
+    }
+
+    /// Sends a datagram each way and says whether both arrive.
+    pub fn data_flows(&mut self) -> bool {
+        let now = self.network.now();
+        let (to_a, to_b) = (self.a.received.len(), self.b.received.len());
+        if self.a.agent.send(now, b"from a").is_err() || self.b.agent.send(now, b"from b").is_err() {
+            return false;
+        }
+        self.run_until(Duration::from_secs(2), |pair| {
+            pair.a.received.len() > to_a && pair.b.received.len() > to_b
+        })
+    }
+
+    /// The kinds of the selected paths.
+    pub fn paths(&self) -> (Option<PathKind>, Option<PathKind>) {
+        let path = |peer: &Peer| peer.agent.selected().map(|selected| selected.path);
+        (path(&self.a), path(&self.b))
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        let peers = [&self.a, &self.b].into_iter();
+        let mail = peers.clone().flat_map(|peer| peer.mail.iter().map(|(at, _)| *at));
+        let timers = peers.filter_map(|peer| peer.agent.poll_timeout());
+        let servers = self.servers.iter().filter_map(Server::poll_timeout);
+        let next = mail.chain(timers).chain(servers).chain(self.network.next_event()).min()?;
+        Some(next.max(self.network.now()))
+    }
+
+    fn step(&mut self, until: Instant) {
+        while let Some((host, packet)) = self.network.advance(until) {
+            self.deliver(host, &packet);
+            self.drain();
+        }
+        let now = self.network.now();
+        for server in &mut self.servers {
+            server.handle_timeout(&mut self.network);
+        }
+        for side in [Side::A, Side::B] {
+            let due: Vec<_> = self.peer(side).mail.extract_if(.., |(at, _)| *at <= now).collect();
+            for (_, candidate) in due {
+                self.peer(side.other()).agent.add_remote_candidate(now, candidate);
+            }
+            self.peer(side).agent.handle_timeout(now);
+        }
+    }
+
+    fn deliver(&mut self, host: HostId, packet: &Packet) {
+        let now = self.network.now();
+        if let Some(server) = self.servers.iter_mut().find(|server| server.host() == host) {
+            server.handle(&mut self.network, packet);
+            return;
+        }
+        let peer = if self.a.host == host { &mut self.a } else { &mut self.b };
+        let Some(&socket) = peer.by_address.get(&packet.to) else { return };
+        if let Some(received) = peer.agent.handle_datagram(now, socket, packet.from, &packet.payload) {
+            peer.received.push((received.data.to_vec(), received.path));
+        }
+    }
+
+    /// Moves what the agents have to say into the network and to each other.
+    fn drain(&mut self) {
+        let (now, elapsed) = (self.network.now(), self.elapsed());
+        let (least, most) = self.signalling;
+        for side in [Side::A, Side::B] {
+            let peer = match side {
+                Side::A => &mut self.a,
+                Side::B => &mut self.b,
+            };
+            while let Some(event) = peer.agent.poll_event() {
+                match event {
+                    Event::LocalCandidate(candidate) => {
+                        let dead = std::mem::take(&mut peer.dead);
+                        for candidate in dead.into_iter().chain([candidate]) {
+                            let delay = self.network.rng().random_range(least..=most);
+                            peer.mail.push((now + delay, candidate));
+                        }
+                    }
+                    Event::StateChanged(state) => peer.states.push((elapsed, state)),
+                    Event::Selected(selected) => peer.selections.push((elapsed, selected)),
+                    Event::Failed(report) => peer.failure = Some(*report),
+                    _ => {}
+                }
+            }
+            while let Some(transmit) = peer.agent.poll_transmit() {
+                let Via::Socket(socket) = transmit.via else { continue };
+                let packet =
+                    Packet { from: peer.sockets[&socket], to: transmit.to, payload: transmit.payload };
+                self.network.send(peer.host, packet);
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn new(network: &mut Network, mut spec: PeerSpec, servers: &[Server], turn: bool) -> Peer {
+        let nat = spec.nat.map(|(nat, external)| network.add_nat(nat, external));
+        let host = network.add_host(&spec.addresses, nat, spec.link);
+        spec.config.stun = servers.iter().map(Server::address).collect();
+        if turn {
+            spec.config.turn.push(TurnServer {
+                address: servers[0].address(),
+                transport: Transport::Udp,
+                username: "user".to_owned(),
+                password: "secret".to_owned(),
+            });
+        }
+        let seed = network.rng().random();
+        let mut agent = Agent::new(spec.config, seed);
+        let mut sockets = BTreeMap::new();
+        for address in spec.addresses {
+            let local = SocketAddr::new(address, 40_000);
+            sockets.insert(agent.add_local_socket(network.now(), local, 255), local);
+        }
+        let by_address = sockets.iter().map(|(id, local)| (*local, *id)).collect();
+        Peer {
+            agent,
+            host,
+            nat,
+            sockets,
+            by_address,
+            received: Vec::new(),
+            states: Vec::new(),
+            selections: Vec::new(),
+            failure: None,
+            dead: spec.dead,
+            mail: Vec::new(),
+        }
+    }
+}
