@@ -1,13 +1,20 @@
 //! ICE agent (RFC 8445) with gathering, TURN client and NAT diagnosis.
 //!
+//! Most applications want the driver: [`IceAgent`](driver::IceAgent) gathers, its [`Description`](driver::Description)
+//! goes to the peer by whatever way there is, and from the peer's comes a [`Path`](driver::Path). Who has an event loop of
+//! their own takes [`agent::Agent`].
+//!
 //! In the order in which a path is found:
 //!
 //! 1. [`candidate`]: what one side tells the other: candidates, their priority, the `candidate:` line.
 //! 2. [`agent`]: the sans-IO agent: gathering, checks, nomination, consent, report.
 //! 3. [`turn`]: the sans-IO TURN client, of which the agent has one for each server and socket.
-//! 4. [`nat`]: what this side's NAT does.
+//! 4. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
+//! 5. [`nat`]: what this side's NAT does.
 
 pub mod agent;
 pub mod candidate;
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod nat;
 pub mod turn;

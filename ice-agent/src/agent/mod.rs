@@ -51,6 +51,8 @@ use remote::Session;
 
 /// The largest UDP payload over IPv4: bytes.
 const MAX_DATAGRAM: usize = 65_507;
+/// More notes are not kept.
+const MAX_NOTES: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Timer {
@@ -153,6 +155,7 @@ pub struct Agent {
     pace: Pace,
     timers: Deadlines<Timer>,
     counters: Counters,
+    notes: Vec<String>,
     out: Outbox,
 }
 
@@ -178,6 +181,7 @@ impl Agent {
             pace: Pace::default(),
             timers: Deadlines::default(),
             counters: Counters::default(),
+            notes: Vec::new(),
             out: Outbox::default(),
             config,
             rng,
@@ -301,6 +305,13 @@ impl Agent {
             }
         }
         self.pump(now);
+    }
+
+    /// Puts something into the report that only the driver knows, such as a server's name without an address.
+    pub fn note(&mut self, note: String) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(note);
+        }
     }
 
     /// Gives allocations back and stops. What is still to be polled should be sent.

@@ -30,6 +30,8 @@ pub struct Report {
     pub remote_candidates: Vec<CandidateReport>,
     /// The peer's candidates that could not be used, and why.
     pub skipped: Vec<String>,
+    /// What the driver met with.
+    pub notes: Vec<String>,
     /// How the servers answered.
     pub servers: Vec<ServerReport>,
     /// All pairs, the best first.
@@ -122,6 +124,7 @@ impl Agent {
                 .map(|r| candidate_report(&r.candidate, None))
                 .collect(),
             skipped: self.session.skipped.clone(),
+            notes: self.notes.clone(),
             servers: self.server_reports(),
             pairs: pairs.into_iter().filter_map(|(id, pair)| self.pair_report(id, pair)).collect(),
             mapping_depends_on_destination: self.local_nat_hint(),
@@ -231,6 +234,7 @@ impl fmt::Display for Report {
         for why in &self.why_not_direct {
             writeln!(f, "  not direct because: {why}")?;
         }
+        self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
         for server in &self.servers {
             let ServerReport { kind, server, transport, address, error, .. } = server;
             match (address, error) {

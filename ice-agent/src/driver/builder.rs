@@ -1,0 +1,228 @@
+//! What an agent is told before it starts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::TryRngCore;
+use thirl_common::net::Transport;
+use thirl_common::uri::ServerUri;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use super::handle::IceAgent;
+use super::interfaces::{LocalAddress, local_addresses};
+use super::resolve::resolve;
+use super::shared::Shared;
+use super::{now, task};
+use crate::agent::{Agent, AgentConfig, Credentials, Policy, Role, SocketId, Timings, TurnServer};
+
+/// Frames of all streams that wait for the task; the streams wait when it is full.
+const STREAM_EVENTS: usize = 64;
+/// Room for what arrives while the task is busy: bytes, if the system lets us have them.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The system did not tell this host's addresses.
+    #[error("cannot list this host's addresses: {0}")]
+    Addresses(#[source] io::Error),
+    /// No socket could be bound on any address.
+    #[error("no UDP socket can be bound on any of this host's addresses: {0}")]
+    Bind(#[source] io::Error),
+    /// The system gave no randomness.
+    #[error("the system's random number generator fails: {0}")]
+    Random(#[from] rand::rand_core::OsError),
+    /// A server is to be reached by something that is not built yet.
+    #[error("{0} is over TLS or DTLS, which the agent does not speak yet: use stun: or turn:")]
+    Unsupported(ServerUri),
+    /// A relay was given as a STUN server, or the other way about.
+    #[error("{0} is the wrong scheme here: stun: has no credentials, turn: needs them")]
+    WrongScheme(ServerUri),
+}
+
+/// In the order in which to decide:
+///
+/// 1. the role: [`controlling`](Builder::controlling) or [`controlled`](Builder::controlled), by default the latter;
+/// 2. servers: [`stun`](Builder::stun), [`turn`](Builder::turn), any number of each;
+/// 3. if wanted, [`policy`](Builder::policy), [`timings`](Builder::timings), [`addresses`](Builder::addresses),
+///    [`credentials`](Builder::credentials);
+/// 4. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
+///    one by one.
+#[derive(Debug)]
+pub struct Builder {
+    config: AgentConfig,
+    stun: Vec<ServerUri>,
+    turn: Vec<(ServerUri, String, String)>,
+    addresses: Option<Vec<LocalAddress>>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let config = AgentConfig::new(Role::Controlled);
+        Builder { config, stun: Vec::new(), turn: Vec::new(), addresses: None }
+    }
+}
+
+impl Builder {
+    /// This side nominates. Whoever makes the offer should.
+    #[must_use]
+    pub fn controlling(self) -> Self {
+        self.role(Role::Controlling)
+    }
+
+    /// The other side nominates.
+    #[must_use]
+    pub fn controlled(self) -> Self {
+        self.role(Role::Controlled)
+    }
+
+    /// Which side nominates. If both claim the same, the agents settle it.
+    #[must_use]
+    pub fn role(mut self, role: Role) -> Self {
+        self.config.role = role;
+        self
+    }
+
+    /// Adds a STUN server: `stun:host` or `stun:host:port`.
+    #[must_use]
+    pub fn stun(mut self, uri: ServerUri) -> Self {
+        self.stun.push(uri);
+        self
+    }
+
+    /// Adds a TURN server: `turn:host`, `turn:host:port`, with `?transport=tcp` for TCP.
+    #[must_use]
+    pub fn turn(mut self, uri: ServerUri, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.turn.push((uri, username.into(), password.into()));
+        self
+    }
+
+    /// Which candidates may be used.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.config.policy = policy;
+        self
+    }
+
+    /// How fast, and how patient.
+    #[must_use]
+    pub fn timings(mut self, timings: Timings) -> Self {
+        self.config.timings = timings;
+        self
+    }
+
+    /// The addresses to bind sockets on, in place of [`local_addresses`].
+    #[must_use]
+    pub fn addresses(mut self, addresses: impl IntoIterator<Item = LocalAddress>) -> Self {
+        self.addresses = Some(addresses.into_iter().collect());
+        self
+    }
+
+    /// The username fragment and password, in place of random ones.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.config.credentials = Some(credentials);
+        self
+    }
+
+    /// Starts, and waits until all servers have answered or the time for it is over
+    /// ([`Timings::gathering`]).
+    pub async fn gather(self) -> Result<IceAgent, StartError> {
+        let agent = self.start().await?;
+        agent.gathered().await;
+        Ok(agent)
+    }
+
+    /// Starts, without waiting for candidates. Must be called within a tokio runtime.
+    pub async fn start(self) -> Result<IceAgent, StartError> {
+        self.check()?;
+        let (config, notes) = self.resolved().await;
+        let addresses = match self.addresses {
+            Some(addresses) => addresses,
+            None => local_addresses().map_err(StartError::Addresses)?,
+        };
+        let mut seed = [0; 32];
+        rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
+        let mut agent = Agent::new(config, seed);
+        notes.into_iter().for_each(|note| agent.note(note));
+        let sockets = bind(&mut agent, &addresses).await?;
+        let (stream_events, streams) = mpsc::channel(STREAM_EVENTS);
+        let shared = Arc::new(Shared::new(agent, sockets, stream_events));
+        shared.with_agent(|agent| agent.gather(now()));
+        tokio::spawn(task::run(Arc::clone(&shared), streams));
+        Ok(IceAgent::new(shared))
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let all = self.stun.iter().chain(self.turn.iter().map(|(uri, ..)| uri));
+        if let Some(secure) = all.clone().find(|uri| uri.scheme.is_secure()) {
+            return Err(StartError::Unsupported(secure.clone()));
+        }
+        let wrong_stun = self.stun.iter().find(|uri| uri.scheme.is_turn());
+        let wrong_turn = self.turn.iter().map(|(uri, ..)| uri).find(|uri| !uri.scheme.is_turn());
+        match wrong_stun.or(wrong_turn) {
+            Some(wrong) => Err(StartError::WrongScheme(wrong.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration with the servers' addresses, and what went wrong with those that have none.
+    async fn resolved(&self) -> (AgentConfig, Vec<String>) {
+        let mut config = self.config.clone();
+        let mut notes = Vec::new();
+        let turn: Vec<_> = self.turn.iter().map(|(uri, ..)| uri.clone()).collect();
+        let (stun_found, turn_found) = tokio::join!(resolve(&self.stun), resolve(&turn));
+        for found in stun_found {
+            match found {
+                Ok(addresses) => config.stun.extend(addresses),
+                Err(why) => notes.push(why),
+            }
+        }
+        for ((uri, username, password), found) in self.turn.iter().zip(turn_found) {
+            let server = |address: SocketAddr| TurnServer {
+                address,
+                transport: uri.transport(),
+                username: username.clone(),
+                password: password.clone(),
+            };
+            match found {
+                // One connection is enough, and IPv4 is what most servers relay.
+                Ok(addresses) if uri.transport() == Transport::Tcp => {
+                    config.turn.extend(addresses.last().copied().map(server));
+                }
+                Ok(addresses) => config.turn.extend(addresses.into_iter().map(server)),
+                Err(why) => notes.push(why),
+            }
+        }
+        (config, notes)
+    }
+}
+
+/// Binds a socket on each address that lets itself be bound.
+async fn bind(
+    agent: &mut Agent,
+    addresses: &[LocalAddress],
+) -> Result<BTreeMap<SocketId, Arc<UdpSocket>>, StartError> {
+    let mut sockets = BTreeMap::new();
+    let mut last_error = io::Error::new(io::ErrorKind::AddrNotAvailable, "this host has no address");
+    for wanted in addresses {
+        match UdpSocket::bind(wanted.address).await.and_then(|socket| Ok((socket.local_addr()?, socket))) {
+            Ok((local, socket)) => {
+                let system = socket2::SockRef::from(&socket);
+                // A smaller buffer works as well.
+                system.set_recv_buffer_size(SOCKET_BUFFER).ok();
+                system.set_send_buffer_size(SOCKET_BUFFER).ok();
+                sockets.insert(agent.add_local_socket(now(), local, wanted.preference), Arc::new(socket));
+            }
+            Err(error) => {
+                agent.note(format!("no socket on {}: {error}", wanted.address.ip()));
+                last_error = error;
+            }
+        }
+    }
+    if sockets.is_empty() { Err(StartError::Bind(last_error)) } else { Ok(sockets) }
+}

@@ -1,0 +1,182 @@
+//! The handle of an agent that runs.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, watch};
+
+use super::builder::Builder;
+use super::description::Description;
+use super::now;
+use super::path::Path;
+use super::shared::{Lifeline, Progress, Shared};
+use crate::agent::{Credentials, CredentialsError, Event, Report, State};
+use crate::candidate::{Candidate, CandidateSyntaxError};
+
+/// There is no path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nothing worked; the report says why.
+    #[error("{0}")]
+    Failed(Arc<Report>),
+    /// The agent was closed.
+    #[error("the agent was closed")]
+    Closed,
+}
+
+/// An agent that runs in a task of its own. When this handle and all its paths are dropped, allocations on TURN servers
+/// are given back and the task ends.
+#[derive(Clone, Debug)]
+pub struct IceAgent {
+    shared: Arc<Shared>,
+    lifeline: Arc<Lifeline>,
+}
+
+impl IceAgent {
+    /// Begins.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(super) fn new(shared: Arc<Shared>) -> IceAgent {
+        let lifeline = Arc::new(Lifeline(Arc::clone(&shared)));
+        IceAgent { shared, lifeline }
+    }
+
+    /// What to tell the peer: credentials, and the candidates that were found so far.
+    pub fn description(&self) -> Description {
+        let core = self.shared.lock();
+        let Credentials { ufrag, pwd } = core.agent.local_credentials().clone();
+        let candidates = core.agent.local_candidates().map(ToString::to_string).collect();
+        Description { ufrag, pwd, candidates }
+    }
+
+    /// Waits until gathering is complete.
+    pub async fn gathered(&self) {
+        self.wait(|progress| progress.gathered || progress.state == State::Closed).await;
+    }
+
+    /// The candidates one by one, from the first on, as they are found.
+    pub fn local_candidates(&self) -> LocalCandidates {
+        LocalCandidates { shared: Arc::clone(&self.shared), progress: self.shared.progress(), told: 0 }
+    }
+
+    /// All that the peer has to tell: its credentials, and its candidates, after which there will be no more. Candidates
+    /// that cannot be used are passed over, and stand in the report.
+    pub fn set_remote(&self, description: &Description) -> Result<(), CredentialsError> {
+        self.set_remote_credentials(&description.ufrag, &description.pwd)?;
+        for line in &description.candidates {
+            if let Err(error) = self.add_remote_candidate(line) {
+                self.shared.with_agent(|agent| agent.note(format!("a candidate of the peer's: {error}")));
+            }
+        }
+        self.set_remote_end_of_candidates();
+        Ok(())
+    }
+
+    /// The peer's credentials alone; its candidates come one by one.
+    pub fn set_remote_credentials(&self, ufrag: &str, pwd: &str) -> Result<(), CredentialsError> {
+        let credentials = Credentials { ufrag: ufrag.to_owned(), pwd: pwd.to_owned() };
+        self.shared.with_agent(|agent| agent.set_remote_credentials(now(), credentials))
+    }
+
+    /// A candidate of the peer's, at any time.
+    pub fn add_remote_candidate(&self, line: &str) -> Result<(), CandidateSyntaxError> {
+        let candidate = Candidate::parse(line)?;
+        self.shared.with_agent(|agent| agent.add_remote_candidate(now(), candidate));
+        Ok(())
+    }
+
+    /// The peer will tell no more candidates.
+    pub fn set_remote_end_of_candidates(&self) {
+        self.shared.with_agent(|agent| agent.set_remote_end_of_candidates(now()));
+    }
+
+    /// Whether this side's mapping depends on the destination, for the peer's
+    /// [`set_remote_hint`](IceAgent::set_remote_hint).
+    pub fn local_nat_hint(&self) -> Option<bool> {
+        self.shared.lock().agent.local_nat_hint()
+    }
+
+    /// What the peer's [`local_nat_hint`](IceAgent::local_nat_hint) said.
+    pub fn set_remote_hint(&self, mapping_depends_on_destination: bool) {
+        self.shared.with_agent(|agent| agent.set_remote_hint(now(), mapping_depends_on_destination));
+    }
+
+    /// Waits until a pair is nominated, or nothing is left to try.
+    pub async fn connect(&self) -> Result<Path, ConnectError> {
+        let ready = |progress: &Progress| progress.selected.is_some() || is_over(progress.state);
+        self.path_when(ready).await
+    }
+
+    /// Waits until some pair works, which may come before the nomination: data may flow at once, and the path follows to
+    /// the pair that is nominated.
+    pub async fn connect_early(&self) -> Result<Path, ConnectError> {
+        let ready = |progress: &Progress| !matches!(progress.state, State::New | State::Checking);
+        self.path_when(ready).await
+    }
+
+    /// How far the agent has come.
+    pub fn state(&self) -> State {
+        self.shared.lock().agent.state()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events()
+    }
+
+    /// What has happened so far, and why.
+    pub fn report(&self) -> Report {
+        self.shared.lock().agent.report()
+    }
+
+    /// Closes the agent and its paths, whoever else holds them.
+    pub async fn close(&self) {
+        self.shared.close();
+        self.wait(|progress| progress.state == State::Closed).await;
+    }
+
+    async fn path_when(&self, ready: impl FnMut(&Progress) -> bool) -> Result<Path, ConnectError> {
+        let progress = self.wait(ready).await;
+        match (progress.state, progress.failure) {
+            (State::Failed, Some(report)) => Err(ConnectError::Failed(report)),
+            (State::Failed | State::Closed, _) => Err(ConnectError::Closed),
+            _ => Ok(Path::new(Arc::clone(&self.shared), Arc::clone(&self.lifeline))),
+        }
+    }
+
+    async fn wait(&self, ready: impl FnMut(&Progress) -> bool) -> Progress {
+        let mut progress = self.shared.progress();
+        // The sender lives as long as this handle.
+        match progress.wait_for(ready).await {
+            Ok(progress) => progress.clone(),
+            Err(_) => self.shared.progress().borrow().clone(),
+        }
+    }
+}
+
+fn is_over(state: State) -> bool {
+    matches!(state, State::Failed | State::Closed)
+}
+
+/// Candidates to tell the peer, as they are found.
+#[derive(Debug)]
+pub struct LocalCandidates {
+    shared: Arc<Shared>,
+    progress: watch::Receiver<Progress>,
+    told: usize,
+}
+
+impl LocalCandidates {
+    /// The next one, as a line; `None` when gathering is complete.
+    pub async fn next(&mut self) -> Option<String> {
+        let told = self.told;
+        let found =
+            |progress: &Progress| progress.candidates > told || progress.gathered || is_over(progress.state);
+        self.progress.wait_for(found).await.ok()?;
+        let candidate = self.shared.lock().agent.local_candidates().nth(told).map(ToString::to_string);
+        self.told += usize::from(candidate.is_some());
+        candidate
+    }
+}

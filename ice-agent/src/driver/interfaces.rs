@@ -1,0 +1,187 @@
+//! On which addresses sockets are bound: those of real interfaces first, few of virtual ones.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// More sockets than this make checks slow and find nothing.
+const MAX_ADDRESSES: usize = 8;
+/// Of interfaces that are there for containers and virtual machines, so many beside real ones.
+const MAX_VIRTUAL: usize = 2;
+
+/// Names of interfaces that lead to containers and virtual machines of this host.
+const VIRTUAL: &[&str] = &[
+    "docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "lxc", "lxd", "cni", "flannel", "cali", "podman",
+    "kube", "vnet", "awdl", "llw", "anpi",
+];
+/// Names of tunnels: they may be the only way, and mostly are a detour.
+const TUNNELS: &[&str] = &["tun", "tap", "wg", "utun", "ppp", "tailscale", "zt", "ipsec", "nebula"];
+
+/// Preferences, as upper halves of local preferences.
+const PREFER_WIRED: u8 = 220;
+const PREFER_OTHER: u8 = 200;
+const PREFER_TUNNEL: u8 = 100;
+const PREFER_VIRTUAL: u8 = 40;
+
+/// Flags of `/proc/net/if_inet6` (Linux, `if_addr.h`): such an address must not be used for new sessions.
+const UNUSABLE: u8 = 0x20 | 0x40 | 0x08; // IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
+/// A temporary address (RFC 8981), which RFC 8445, section 5.1.1.1, prefers for privacy.
+const TEMPORARY: u8 = 0x01;
+
+/// An address to bind a socket on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The address; the port is zero for any, the scope that of a link-local address.
+    pub address: SocketAddr,
+    /// The higher the better: 255 is the best.
+    pub preference: u8,
+}
+
+/// An address as the system lists it.
+#[derive(Clone, Debug)]
+struct Listed {
+    interface: String,
+    index: u32,
+    ip: IpAddr,
+    flags: u8,
+}
+
+/// The addresses of this host that are worth a socket, the best first.
+pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
+    let flags = ipv6_flags();
+    let listed = if_addrs::get_if_addrs()?
+        .into_iter()
+        .filter(|interface| interface.oper_status != if_addrs::IfOperStatus::Down || interface.is_loopback())
+        .map(|interface| Listed {
+            ip: interface.ip(),
+            index: interface.index.unwrap_or(0),
+            flags: match interface.ip() {
+                IpAddr::V6(ip) => flags.get(&ip).copied().unwrap_or(0),
+                IpAddr::V4(_) => 0,
+            },
+            interface: interface.name,
+        })
+        .collect();
+    Ok(choose(listed))
+}
+
+fn choose(mut listed: Vec<Listed>) -> Vec<LocalAddress> {
+    listed.retain(|address| !address.ip.is_unspecified() && address.flags & UNUSABLE == 0);
+    // Each scope only if there is no wider one.
+    for scope in [Scope::Wide, Scope::LinkLocal, Scope::Loopback] {
+        let mut chosen: Vec<_> = listed.iter().filter(|address| Scope::of(address.ip) == scope).collect();
+        if chosen.is_empty() {
+            continue;
+        }
+        chosen.sort_by_key(|address| std::cmp::Reverse(preference(address)));
+        let real = chosen.iter().any(|address| preference(address) > PREFER_VIRTUAL);
+        let mut virtual_left = if real { MAX_VIRTUAL } else { MAX_ADDRESSES };
+        chosen.retain(|address| {
+            let keep = preference(address) > PREFER_VIRTUAL || virtual_left > 0;
+            virtual_left -= usize::from(keep && preference(address) <= PREFER_VIRTUAL);
+            keep
+        });
+        chosen.truncate(MAX_ADDRESSES);
+        return chosen.into_iter().map(local_address).collect();
+    }
+    Vec::new()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Wide,
+    LinkLocal,
+    Loopback,
+}
+
+impl Scope {
+    fn of(ip: IpAddr) -> Scope {
+        match ip {
+            _ if ip.is_loopback() => Scope::Loopback,
+            IpAddr::V4(ip) if ip.is_link_local() => Scope::LinkLocal,
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Scope::LinkLocal,
+            _ => Scope::Wide,
+        }
+    }
+}
+
+fn preference(address: &Listed) -> u8 {
+    let named = |prefixes: &[&str]| prefixes.iter().any(|prefix| address.interface.starts_with(prefix));
+    let preference = if named(VIRTUAL) {
+        return PREFER_VIRTUAL;
+    } else if named(TUNNELS) {
+        PREFER_TUNNEL
+    } else if named(&["en", "eth"]) {
+        PREFER_WIRED
+    } else {
+        PREFER_OTHER
+    };
+    preference + u8::from(address.flags & TEMPORARY != 0)
+}
+
+fn local_address(listed: &Listed) -> LocalAddress {
+    let address = match listed.ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, 0, 0, listed.index).into(),
+        ip => SocketAddr::new(ip, 0),
+    };
+    LocalAddress { address, preference: preference(listed) }
+}
+
+/// Flags of IPv6 addresses where the system tells them: Linux.
+fn ipv6_flags() -> BTreeMap<Ipv6Addr, u8> {
+    let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    table.lines().filter_map(read_flags).collect()
+}
+
+/// `fe800000000000000000000000000001 02 40 20 80 eth0`: address, index, prefix length, scope, flags, name.
+fn read_flags(line: &str) -> Option<(Ipv6Addr, u8)> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u128::from_str_radix(words.next()?, 16).ok()?;
+    let flags = u8::from_str_radix(words.nth(3)?, 16).ok()?;
+    Some((Ipv6Addr::from(address), flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(interface: &str, ip: &str, flags: u8) -> Listed {
+        Listed { interface: interface.to_owned(), index: 3, ip: ip.parse().unwrap(), flags }
+    }
+
+    fn chosen(listed: Vec<Listed>) -> Vec<String> {
+        choose(listed).iter().map(|local| local.address.ip().to_string()).collect()
+    }
+
+    #[test]
+    fn real_interfaces_come_first_and_virtual_ones_are_few() {
+        let mut all: Vec<_> = (0..9).map(|n| listed("docker0", &format!("172.17.{n}.1"), 0)).collect();
+        all.extend([
+            listed("lo", "127.0.0.1", 0),
+            listed("wg0", "10.8.0.2", 0),
+            listed("eth0", "192.168.1.2", 0),
+        ]);
+        all.extend([listed("eth0", "fe80::1", 0x80), listed("eth0", "2001:db8::1", 0x20)]);
+        all.extend([listed("eth0", "2001:db8::2", 0), listed("eth0", "2001:db8::3", 1)]);
+        let best = ["2001:db8::3", "192.168.1.2", "2001:db8::2", "10.8.0.2", "172.17.0.1", "172.17.1.1"];
+        assert_eq!(chosen(all), best);
+    }
+
+    #[test]
+    fn loopback_and_link_local_only_if_alone() {
+        assert_eq!(
+            chosen(vec![listed("lo", "127.0.0.1", 0), listed("lo", "::1", 0x80)]),
+            ["127.0.0.1", "::1"]
+        );
+        let link_local = choose(vec![listed("lo", "127.0.0.1", 0), listed("eth0", "fe80::1", 0x80)]);
+        assert_eq!(link_local[0].address.to_string(), "[fe80::1%3]:0");
+        assert_eq!(link_local.len(), 1);
+    }
+
+    #[test]
+    fn flags_are_read_as_linux_writes_them() {
+        let line = "20010db8000000000000000000000001 02 40 00 20     eth0";
+        assert_eq!(read_flags(line), Some(("2001:db8::1".parse().unwrap(), 0x20)));
+        assert_eq!(read_flags("nonsense"), None);
+    }
+}

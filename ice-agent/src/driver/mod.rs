@@ -1,0 +1,54 @@
+//! The agent with sockets, a clock and a task: from two descriptions to a connected datagram path.
+//!
+//! ```no_run
+//! use thirl_ice_agent::driver::{Description, IceAgent};
+//!
+//! # async fn signalling(ours: Description) -> Description { ours }
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let agent = IceAgent::builder()
+//!     .controlling()
+//!     .stun("stun:stun.example.org".parse()?)
+//!     .turn("turn:relay.example.org?transport=tcp".parse()?, "user", "password")
+//!     .gather()
+//!     .await?;
+//! let theirs = signalling(agent.description()).await; // however the application does that
+//! agent.set_remote(&theirs)?;
+//! let path = agent.connect().await?;
+//! path.send(b"hello").await?;
+//! let mut buffer = [0; 2048];
+//! let len = path.recv(&mut buffer).await?;
+//! println!("{:?} over {}: {:?}", path.kind(), path.remote(), &buffer[..len]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`: on which addresses sockets are
+//!    bound.
+//! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
+//! 3. [`Path`] carries datagrams.
+//! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `stream`: TURN over TCP. `queue`: datagrams
+//!    that wait.
+
+mod builder;
+mod description;
+mod handle;
+mod interfaces;
+mod path;
+mod queue;
+mod resolve;
+mod shared;
+mod stream;
+mod task;
+
+pub use builder::{Builder, StartError};
+pub use description::Description;
+pub use handle::{ConnectError, IceAgent, LocalCandidates};
+pub use interfaces::{LocalAddress, local_addresses};
+pub use path::{Path, PathClosed};
+
+use std::time::Instant;
+
+#[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,193 @@
+//! What the task and the handles share: the agent, its sockets, and how far it has come.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+
+use super::now;
+use super::queue::Queue;
+use super::stream::{self, StreamEvent};
+use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, StreamId, Transmit, Via};
+
+/// Events that a slow receiver may be behind.
+const EVENTS: usize = 256;
+
+/// The agent and what its packets leave by.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) agent: Agent,
+    pub(super) sockets: BTreeMap<SocketId, Arc<UdpSocket>>,
+    streams: BTreeMap<StreamId, Arc<Queue>>,
+    stream_events: mpsc::Sender<(StreamId, StreamEvent)>,
+}
+
+/// How far the agent has come.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub(super) state: State,
+    pub(super) gathered: bool,
+    pub(super) candidates: usize,
+    pub(super) selected: Option<SelectedPair>,
+    pub(super) failure: Option<Arc<Report>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    /// Tells the task to look after the agent.
+    pub(super) wake: Notify,
+    /// What the peer sent.
+    pub(super) incoming: Queue,
+    progress: watch::Sender<Progress>,
+    events: broadcast::Sender<Event>,
+    closing: Mutex<bool>,
+}
+
+/// A datagram that has to wait until its socket can take it.
+pub(super) struct Blocked {
+    pub(super) socket: Arc<UdpSocket>,
+    pub(super) transmit: Transmit,
+}
+
+/// The task ends when the last handle is gone.
+#[derive(Debug)]
+pub(super) struct Lifeline(pub(super) Arc<Shared>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        agent: Agent,
+        sockets: BTreeMap<SocketId, Arc<UdpSocket>>,
+        stream_events: mpsc::Sender<(StreamId, StreamEvent)>,
+    ) -> Shared {
+        let progress =
+            Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
+        Shared {
+            core: Mutex::new(Core { agent, sockets, streams: BTreeMap::new(), stream_events }),
+            wake: Notify::new(),
+            incoming: Queue::default(),
+            progress: watch::Sender::new(progress),
+            events: broadcast::Sender::new(EVENTS),
+            closing: Mutex::new(false),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        // An agent that panicked is as good as any other that misbehaves: its state machine goes on.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the agent do something, sends what comes of it, and wakes the task for the rest.
+    pub(super) fn with_agent<R>(&self, act: impl FnOnce(&mut Agent) -> R) -> R {
+        let result = {
+            let mut core = self.lock();
+            let result = act(&mut core.agent);
+            self.flush(&mut core);
+            result
+        };
+        self.wake.notify_one();
+        result
+    }
+
+    /// Sends what the agent has to send, does what it asks, and tells what happened. A datagram for which a socket has no
+    /// room is handed back; of several the last.
+    pub(super) fn flush(&self, core: &mut Core) -> Option<Blocked> {
+        let mut blocked = None;
+        loop {
+            if let Some(transmit) = core.agent.poll_transmit() {
+                blocked = transmit_one(core, transmit).or(blocked);
+            } else if let Some(action) = core.agent.poll_action() {
+                act(core, &action);
+            } else if let Some(event) = core.agent.poll_event() {
+                self.tell(core, event);
+            } else {
+                return blocked;
+            }
+        }
+    }
+
+    fn tell(&self, core: &Core, event: Event) {
+        self.progress.send_modify(|progress| match &event {
+            Event::LocalCandidate(_) => progress.candidates += 1,
+            Event::GatheringComplete => progress.gathered = true,
+            Event::StateChanged(state) => progress.state = *state,
+            Event::Selected(selected) => progress.selected = Some(selected.clone()),
+            Event::Failed(report) => progress.failure = Some(Arc::new((**report).clone())),
+        });
+        if matches!(core.agent.state(), State::Failed | State::Closed) {
+            self.incoming.close();
+        }
+        // Nobody may listen.
+        self.events.send(event).ok();
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(super) fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn close(&self) {
+        *self.closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        *self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn transmit_one(core: &mut Core, transmit: Transmit) -> Option<Blocked> {
+    match transmit.via {
+        Via::Stream(stream) => {
+            if let Some(queue) = core.streams.get(&stream) {
+                queue.push_to_stream(transmit.payload);
+            }
+            None
+        }
+        Via::Socket(id) => {
+            let socket = core.sockets.get(&id)?;
+            match socket.try_send_to(&transmit.payload, transmit.to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Some(Blocked { socket: Arc::clone(socket), transmit })
+                }
+                Err(error) if leads_nowhere(&error) => {
+                    core.agent.transmit_failed(now(), transmit.via, transmit.to);
+                    None
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+/// Whether nothing sent from this socket to this address can ever arrive.
+fn leads_nowhere(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable};
+    matches!(error.kind(), AddrNotAvailable | HostUnreachable | InvalidInput | NetworkUnreachable)
+}
+
+fn act(core: &mut Core, action: &Action) {
+    match *action {
+        Action::Connect { stream, server, .. } => {
+            let queue = Arc::new(Queue::default());
+            core.streams.insert(stream, Arc::clone(&queue));
+            tokio::spawn(stream::run(stream, server, queue, core.stream_events.clone()));
+        }
+        Action::Close { stream } => {
+            if let Some(queue) = core.streams.remove(&stream) {
+                queue.close();
+            }
+        }
+    }
+}

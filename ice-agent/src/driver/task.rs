@@ -1,0 +1,127 @@
+//! The background task of an agent: it receives, keeps time, and ends when nobody holds the agent any more.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::ReadBuf;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use super::now;
+use super::shared::Shared;
+use super::stream::StreamEvent;
+use crate::agent::{SocketId, State, StreamId};
+
+/// The largest UDP payload, and some.
+const MAX_DATAGRAM: usize = 65_536;
+/// A socket that fails so often in a row is given up.
+const MAX_ERRORS: u32 = 64;
+/// Without a deadline the task waits for packets alone.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+/// A socket as the task sees it.
+struct Receiver {
+    id: SocketId,
+    socket: Arc<UdpSocket>,
+    errors: u32,
+}
+
+pub(super) async fn run(shared: Arc<Shared>, mut streams: mpsc::Receiver<(StreamId, StreamEvent)>) {
+    let mut receivers: Vec<_> = shared
+        .lock()
+        .sockets
+        .iter()
+        .map(|(id, socket)| Receiver { id: *id, socket: Arc::clone(socket), errors: 0 })
+        .collect();
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    let mut turn = 0;
+    while let Some(deadline) = look_after(&shared) {
+        tokio::select! {
+            (index, result) = poll_fn(|cx| receive(&mut receivers, &mut turn, &mut buffer, cx)) => match result {
+                Ok((len, from)) => take(&shared, receivers[index].id, from, &buffer[..len]),
+                Err(_) => note_error(&shared, &mut receivers, index),
+            },
+            Some((stream, event)) = streams.recv() => take_stream(&shared, stream, event),
+            () = shared.wake.notified() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+    }
+}
+
+/// Does what is due and says when to come again; `None` when the agent is closed.
+fn look_after(shared: &Shared) -> Option<Instant> {
+    let now = now();
+    let mut core = shared.lock();
+    if shared.is_closing() {
+        core.agent.close(now);
+    }
+    if core.agent.poll_timeout().is_some_and(|at| at <= now) {
+        core.agent.handle_timeout(now);
+    }
+    // What a socket has no room for is lost: checks are repeated.
+    drop(shared.flush(&mut core));
+    (core.agent.state() != State::Closed).then(|| core.agent.poll_timeout().unwrap_or(now + FOREVER))
+}
+
+/// Takes a datagram of the first socket that has one, beginning with another each time.
+fn receive(
+    receivers: &mut [Receiver],
+    turn: &mut usize,
+    buffer: &mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<(usize, io::Result<(usize, SocketAddr)>)> {
+    let count = receivers.len();
+    for offset in 0..count {
+        let index = (*turn + offset) % count;
+        let mut read = ReadBuf::new(buffer);
+        if let Poll::Ready(result) = receivers[index].socket.poll_recv_from(cx, &mut read) {
+            *turn = index + 1;
+            let len = read.filled().len();
+            if result.is_ok() {
+                receivers[index].errors = 0;
+            }
+            return Poll::Ready((index, result.map(|from| (len, from))));
+        }
+    }
+    Poll::Pending
+}
+
+fn take(shared: &Shared, socket: SocketId, from: SocketAddr, datagram: &[u8]) {
+    let received = {
+        let mut core = shared.lock();
+        let received = core.agent.handle_datagram(now(), socket, from, datagram);
+        received.map(|received| received.data.to_vec())
+    };
+    if let Some(data) = received {
+        shared.incoming.push(data);
+    }
+}
+
+fn take_stream(shared: &Shared, stream: StreamId, event: StreamEvent) {
+    let mut core = shared.lock();
+    match event {
+        StreamEvent::Connected(result) => core.agent.stream_connected(now(), stream, result),
+        StreamEvent::Closed => core.agent.stream_closed(now(), stream),
+        StreamEvent::Frame(frame) => {
+            let received = core.agent.handle_stream_frame(now(), stream, &frame);
+            if let Some(data) = received.map(|received| received.data.to_vec()) {
+                shared.incoming.push(data);
+            }
+        }
+    }
+}
+
+/// An ICMP error that surfaces on a socket concerns one destination; a socket that only fails is gone.
+fn note_error(shared: &Shared, receivers: &mut Vec<Receiver>, index: usize) {
+    receivers[index].errors += 1;
+    if receivers[index].errors >= MAX_ERRORS {
+        let gone = receivers.swap_remove(index);
+        let mut core = shared.lock();
+        core.sockets.remove(&gone.id);
+        core.agent.local_socket_lost(now(), gone.id);
+    }
+}
