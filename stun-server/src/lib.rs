@@ -1,6 +1,16 @@
 //! STUN server: tells clients which address their packets come from (RFC 8489).
 //!
-//! [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//! A request's way, and the order to read the files in:
+//!
+//! 1. `shard` (feature `driver`): one thread receives a batch of datagrams, or a frame of a TCP stream, and hands each to
+//!    its `Service`. The TURN relay runs over the same loop.
+//! 2. `server` (feature `driver`): binds the sockets, starts a shard for each core, ends them.
+//! 3. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+
+#[cfg(feature = "driver")]
+pub mod server;
+#[cfg(feature = "driver")]
+pub mod shard;
 
 mod responder;
 

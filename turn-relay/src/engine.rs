@@ -35,13 +35,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use channel::CHANNEL_LIFETIME;
+pub(crate) use channel::frame_len;
+pub use channel::{CHANNEL_LIFETIME, Channel};
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Traffic};
 pub use data::{Forward, Prefix};
 pub use ip_range::{IpRange, IpRangeError};
 pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId};
-pub use peer_policy::{DENIED_BY_DEFAULT, PeerPolicy, Reach};
+pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use permission::PERMISSION_LIFETIME;
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
@@ -57,7 +58,7 @@ use rand::{RngCore, SeedableRng};
 use thirl_common::auth::NonceKey;
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
-use thirl_common::wire::{Class, Message, Method, Protocol, classify};
+use thirl_common::wire::{Class, Message, Method};
 
 use allocation::{Allocation, Allocations};
 use authenticate::Authenticated;
@@ -182,13 +183,10 @@ impl Engine {
         five_tuple: FiveTuple,
         datagram: &[u8],
     ) -> Option<Forward> {
-        match classify(datagram) {
-            Protocol::ChannelData => self.relay_channel_data(now, five_tuple, datagram),
-            Protocol::Stun => self.handle_stun(now, unix_seconds, five_tuple, datagram),
-            _ => {
-                self.counters.dropped.malformed += 1;
-                None
-            }
+        if Channel::starts(datagram) {
+            self.relay_channel_data(now, five_tuple, datagram)
+        } else {
+            self.handle_stun(now, unix_seconds, five_tuple, datagram)
         }
     }
 

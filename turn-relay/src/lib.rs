@@ -1,7 +1,20 @@
 //! TURN relay (RFC 8656): clients behind NATs get an address that peers can reach.
 //!
-//! [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
+//! A relayed packet's way, and the order to read the files in:
+//!
+//! 1. `server` (feature `driver`): binds the sockets and starts a shard for each core.
+//! 2. `thirl_stun_server::shard`: a shard receives a batch and hands each datagram, or frame of a TCP stream, to its
+//!    service.
+//! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets.
+//! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 
 pub mod engine;
+
+#[cfg(feature = "driver")]
+mod ports;
+#[cfg(feature = "driver")]
+pub mod server;
+#[cfg(feature = "driver")]
+mod service;
 
 pub use engine::{Engine, EngineConfig};

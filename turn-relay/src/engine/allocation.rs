@@ -1,7 +1,6 @@
 //! Allocations, and the table that finds them by five-tuple or by relay (RFC 8656, section 3.2).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
 use super::channel::Channels;
 use super::counters::Traffic;
 use super::output::{AllocationId, GENERATIONS, RelayId};
+use super::peer_policy::OwnAddresses;
 use super::permission::Permissions;
 use super::request::{Envelope, Success};
 use super::shared::Seat;
@@ -116,9 +116,15 @@ impl Allocation {
     }
 
     /// The server's own addresses, as far as this allocation knows them.
-    pub(super) fn own_ips(&self) -> [IpAddr; 2] {
-        let server = self.five_tuple.server.ip();
-        [server, self.relays.bound().next().map_or(server, |(_, relayed)| relayed.ip())]
+    pub(super) fn own_addresses(&self) -> OwnAddresses {
+        let relayed = |family| match self.relays.get(family) {
+            Relay::Bound(addr) => Some(addr.ip()),
+            Relay::None | Relay::Binding => None,
+        };
+        OwnAddresses {
+            server: Some(self.five_tuple.server.ip()),
+            relayed: [relayed(AddressFamily::Ipv4), relayed(AddressFamily::Ipv6)],
+        }
     }
 
     /// The envelope of the response to the Allocate request, first or repeated.

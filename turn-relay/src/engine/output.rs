@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr};
-use thirl_common::wire::{AddressFamily, ChannelNumber, Method};
+use thirl_common::wire::{AddressFamily, Method};
 
+use super::channel::Channel;
 use super::counters::{Dropped, Traffic};
 use super::refusal::Refusal;
 
@@ -32,7 +33,7 @@ pub struct RelayId {
 pub(super) const GENERATIONS: u32 = 1 << 30;
 
 /// What the engine wants done with sockets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Bind a relay's socket, and answer with [`Engine::relay_bound`](super::Engine::relay_bound), now or later.
@@ -64,7 +65,7 @@ pub enum Action {
         /// The client.
         five_tuple: FiveTuple,
         /// The channel on the client's side.
-        channel: ChannelNumber,
+        channel: Channel,
         /// The peer on the other.
         peer: PeerAddr,
         /// When to stop, unless it is installed again before.

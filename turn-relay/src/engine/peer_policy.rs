@@ -12,10 +12,10 @@ use super::ip_range::IpRange;
 ///
 /// The decision on an address, in this order:
 /// 1. The narrowest of the `allowed` and `denied` ranges that hold it decides; between two of one width, denial.
-/// 2. The server's own addresses are reachable on the ports of relayed transport addresses only, where other clients'
-///    allocations are, which hold permissions of their own: two clients of one server reach each other even where that
-///    server has a private address. Nothing else on the server can be reached.
-/// 3. What [`DENIED_BY_DEFAULT`] lists is denied; anything else is allowed.
+/// 2. The addresses that the server relays from are reachable on the ports of relayed transport addresses only, where
+///    other clients' allocations are, which hold permissions of their own: two clients of one server reach each other even
+///    where that server has a private address.
+/// 3. The server's other addresses are denied, and so is what [`DENIED_BY_DEFAULT`] lists; anything else is allowed.
 ///
 /// An IPv6 address in which an IPv4 address stands (6to4, NAT64, Teredo, mapped..) must pass twice: as it is, and as the
 /// IPv4 address.
@@ -25,8 +25,9 @@ pub struct PeerPolicy {
     pub allowed: Vec<IpRange>,
     /// `denied-peer-ip`.
     pub denied: Vec<IpRange>,
-    /// Addresses of the server itself, as configured: those it relays from, and what they are mapped to outside. An
-    /// allocation's own server address and relayed transport address count as well.
+    /// Addresses that the server relays from, and what they are mapped to outside.
+    pub relay_ips: Vec<IpAddr>,
+    /// Other addresses of the server.
     pub own_ips: Vec<IpAddr>,
     /// `min-port` to `max-port`.
     pub relay_ports: RangeInclusive<u16>,
@@ -40,11 +41,21 @@ impl Default for PeerPolicy {
         PeerPolicy {
             allowed: Vec::new(),
             denied: Vec::new(),
+            relay_ips: Vec::new(),
             own_ips: Vec::new(),
             relay_ports: 49152..=65535,
             listening_ports: Vec::new(),
         }
     }
+}
+
+/// What an allocation adds to the server's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// Where the client sends to.
+    pub server: Option<IpAddr>,
+    /// Where its relayed transport addresses are.
+    pub relayed: [Option<IpAddr>; 2],
 }
 
 /// Which ports of an allowed address can be reached.
@@ -84,14 +95,14 @@ pub const DENIED_BY_DEFAULT: &[IpRange] = &[
 ];
 
 impl PeerPolicy {
-    /// Which ports of `ip` may be reached; `None`: none. `own_ips` are those of the asking allocation.
-    pub fn reach(&self, ip: IpAddr, own_ips: &[IpAddr]) -> Option<Reach> {
-        let reach = self.reach_literally(ip, own_ips)?;
+    /// Which ports of `ip` the allocation with these addresses may reach; `None`: none.
+    pub fn reach(&self, ip: IpAddr, own: &OwnAddresses) -> Option<Reach> {
+        let reach = self.reach_literally(ip, own)?;
         let IpAddr::V6(v6) = ip else { return Some(reach) };
         embedded_ipv4(v6)
             .into_iter()
             .flatten()
-            .try_fold(reach, |reach, v4| Some(reach.min(self.reach_literally(v4.into(), own_ips)?)))
+            .try_fold(reach, |reach, v4| Some(reach.min(self.reach_literally(v4.into(), own)?)))
     }
 
     /// Whether a port is among those. No peer has port 0.
@@ -102,7 +113,7 @@ impl PeerPolicy {
         }
     }
 
-    fn reach_literally(&self, ip: IpAddr, own_ips: &[IpAddr]) -> Option<Reach> {
+    fn reach_literally(&self, ip: IpAddr, own: &OwnAddresses) -> Option<Reach> {
         let narrowest =
             |ranges: &[IpRange]| ranges.iter().filter(|range| range.contains(ip)).map(IpRange::width).min();
         match (narrowest(&self.allowed), narrowest(&self.denied)) {
@@ -111,10 +122,12 @@ impl PeerPolicy {
             (_, Some(_)) => return None,
             (None, None) => {}
         }
-        if own_ips.contains(&ip) || self.own_ips.contains(&ip) {
+        if own.relayed.contains(&Some(ip)) || self.relay_ips.contains(&ip) {
             return Some(Reach::RelayPorts);
         }
-        let denied = DENIED_BY_DEFAULT.iter().any(|range| range.contains(ip));
+        let denied = own.server == Some(ip)
+            || self.own_ips.contains(&ip)
+            || DENIED_BY_DEFAULT.iter().any(|range| range.contains(ip));
         (!denied).then_some(Reach::AllPorts)
     }
 }
@@ -145,7 +158,7 @@ mod tests {
     use super::*;
 
     fn reach(policy: &PeerPolicy, ip: &str) -> Option<Reach> {
-        policy.reach(ip.parse().unwrap(), &[])
+        policy.reach(ip.parse().unwrap(), &OwnAddresses::default())
     }
 
     fn rules(allowed: &[&str], denied: &[&str]) -> PeerPolicy {
@@ -276,13 +289,24 @@ mod tests {
 
     #[test]
     fn the_servers_own_addresses_are_reachable_on_relay_ports_only() {
-        let own: Vec<IpAddr> = vec!["203.0.113.10".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-        let policy =
-            PeerPolicy { own_ips: own.clone(), listening_ports: vec![50000], ..PeerPolicy::default() };
-        for ip in &own {
-            assert_eq!(policy.reach(*ip, &[]), Some(Reach::RelayPorts));
-            assert_eq!(PeerPolicy::default().reach(*ip, &own), Some(Reach::RelayPorts));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let relay_ips = vec![ip("203.0.113.10"), ip("127.0.0.1")];
+        let own_ips = vec![ip("203.0.113.11")];
+        let policy = PeerPolicy {
+            relay_ips: relay_ips.clone(),
+            own_ips,
+            listening_ports: vec![50000],
+            ..Default::default()
+        };
+        for relay_ip in relay_ips {
+            let own = OwnAddresses { server: Some(relay_ip), relayed: [None, Some(relay_ip)] };
+            assert_eq!(policy.reach(relay_ip, &OwnAddresses::default()), Some(Reach::RelayPorts));
+            assert_eq!(PeerPolicy::default().reach(relay_ip, &own), Some(Reach::RelayPorts));
+            let elsewhere = OwnAddresses { server: Some(relay_ip), relayed: [None; 2] };
+            assert_eq!(PeerPolicy::default().reach(relay_ip, &elsewhere), None);
         }
+        assert_eq!(reach(&policy, "203.0.113.11"), None);
+        assert_eq!(reach(&policy, "64:ff9b::203.0.113.11"), None);
         assert_eq!(reach(&policy, "64:ff9b::203.0.113.10"), Some(Reach::RelayPorts));
         for (port, admitted) in
             [(49152, true), (65535, true), (50000, false), (3478, false), (22, false), (0, false)]

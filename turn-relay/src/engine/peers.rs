@@ -1,14 +1,13 @@
 //! CreatePermission and ChannelBind: which peers may be reached (RFC 8656, sections 10 and 12.2).
 
-use std::net::IpAddr;
-
 use thirl_common::net::PeerAddr;
-use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, ChannelNumber, XorPeerAddress};
+use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, XorPeerAddress};
 
 use super::Engine;
 use super::authenticate::Authenticated;
+use super::channel::Channel;
 use super::output::{Action, RelayId};
-use super::peer_policy::{PeerPolicy, Reach};
+use super::peer_policy::{OwnAddresses, PeerPolicy, Reach};
 use super::permission::PERMISSION_LIFETIME;
 use super::refusal::Refusal;
 use super::request::{Request, Success};
@@ -41,14 +40,14 @@ impl Engine {
         let config = self.config.clone();
         let hashing = self.hashing.clone();
         let (_, allocation) = self.allocation_of(request, user)?;
-        let own_ips = allocation.own_ips();
+        let own = allocation.own_addresses();
         let mut wanted = Vec::new();
         for peer in request.message.get_all::<XorPeerAddress>() {
             let peer = PeerAddr(peer?.0);
             if !allocation.relays.is_bound(AddressFamily::of(peer.ip())) {
                 return Err(Refusal::FamilyMismatch);
             }
-            wanted.push((peer.ip(), reach(&config.peers, peer, &own_ips)?));
+            wanted.push((peer.ip(), reach(&config.peers, peer, &own)?));
             if wanted.len() > config.max_permissions {
                 return Err(Refusal::AllocationFull);
             }
@@ -77,13 +76,13 @@ impl Engine {
         let hashing = self.hashing.clone();
         let now = request.now;
         let (id, allocation) = self.allocation_of(request, user)?;
-        let number = request.message.require::<ChannelNumber>()?;
+        let number = Channel::of(&request.message)?;
         let peer = PeerAddr(request.message.require::<XorPeerAddress>()?.0);
         let family = AddressFamily::of(peer.ip());
         if !allocation.relays.is_bound(family) {
             return Err(Refusal::FamilyMismatch);
         }
-        let reach = reach(&config.peers, peer, &allocation.own_ips())?;
+        let reach = reach(&config.peers, peer, &allocation.own_addresses())?;
         if !config.peers.admits(reach, peer.port()) {
             return Err(Refusal::PeerDenied(peer));
         }
@@ -107,6 +106,6 @@ impl Engine {
     }
 }
 
-fn reach(policy: &PeerPolicy, peer: PeerAddr, own_ips: &[IpAddr]) -> Result<Reach, Refusal> {
-    policy.reach(peer.ip(), own_ips).ok_or(Refusal::PeerDenied(peer))
+fn reach(policy: &PeerPolicy, peer: PeerAddr, own: &OwnAddresses) -> Result<Reach, Refusal> {
+    policy.reach(peer.ip(), own).ok_or(Refusal::PeerDenied(peer))
 }

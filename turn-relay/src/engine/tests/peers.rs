@@ -82,7 +82,7 @@ fn channel_numbers_and_peers_are_checked() {
     server.allocated(client(1));
     for (number, peer, code) in [
         (0x3FFF, "198.51.100.1:1", 400),
-        (0x5000, "198.51.100.1:1", 400),
+        (0x8000, "198.51.100.1:1", 400),
         (0x4000, "10.0.0.1:1", 403),
         (0x4000, "198.51.100.1:0", 403),
         (0x4000, "[2001:db8::1]:1", 443),
@@ -90,7 +90,7 @@ fn channel_numbers_and_peers_are_checked() {
         (0x4000, "198.51.100.1:1", 0),
         (0x4000, "198.51.100.1:2", 400),
         (0x4001, "198.51.100.1:1", 400),
-        (0x4FFF, "198.51.100.1:2", 0),
+        (0x7FFF, "198.51.100.1:2", 0),
         (0x4001, "198.51.100.3:1", 508),
     ] {
         assert_eq!(bind(&mut server, number, peer), code, "{number:#x} {peer}");

@@ -1,0 +1,295 @@
+//! One thread, its sockets and what it serves: the loop that the STUN server and the TURN relay share.
+//!
+//! # A turn
+//! 1. [`ShardIo::turn`] sends what the last turn queued, waits, and receives a batch. Both clocks are read once.
+//! 2. Each datagram goes to the [`Service`], and so does each frame of a stream that is readable (`streams`). The
+//!    [`Outcome`] is queued: data in place, without a copy.
+//! 3. What is due is ended: the service's timers, streams without use.
+//! 4. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
+//!
+//! `start`: binds all sockets of all shards, starts their threads, and ends them.
+//!
+//! Shards share nothing that data touches. A five-tuple stays with one shard, since the kernel chooses by a hash of it
+//! among sockets with `SO_REUSEPORT`, and all are bound before any thread runs.
+
+mod start;
+mod streams;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use thirl_common::io::{Event, Route, ShardIo, SocketId};
+use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport};
+use thirl_common::wire::{FrameLen, FramingError, frame_len};
+
+pub use start::{Listen, Running, StartError, start};
+use streams::Streams;
+
+/// The tokens of a service's own sockets are below this.
+pub const SERVICE_TOKEN_LIMIT: u64 = 1 << 63;
+
+/// How long a shard rests when the system fails it, so as not to spin.
+const REST: Duration = Duration::from_millis(100);
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// For everything that lasts.
+    pub now: Instant,
+    /// Wall clock, in seconds since 1970.
+    pub unix_seconds: u64,
+}
+
+/// What a shard serves. All calls are made by the shard's thread.
+pub trait Service: Send + 'static {
+    /// What is put before data that is forwarded to a client.
+    type Prefix: AsRef<[u8]>;
+
+    /// A datagram that a client sent to a listening address, or a frame of a client's stream.
+    fn handle_client(
+        &mut self,
+        clock: Clock,
+        five_tuple: FiveTuple,
+        message: &[u8],
+    ) -> Outcome<'_, Self::Prefix>;
+
+    /// A datagram that came to a socket which the service added under `token`.
+    fn handle_socket(
+        &mut self,
+        clock: Clock,
+        token: u64,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Outcome<'_, Self::Prefix> {
+        let _ = (clock, token, from, datagram);
+        Outcome::Nothing
+    }
+
+    /// Where the next message ends in a client's stream.
+    fn frame_len(&self, buffered: &[u8]) -> Result<FrameLen, FramingError> {
+        frame_len(buffered)
+    }
+
+    /// A client's stream was closed.
+    fn handle_client_gone(&mut self, clock: Clock, five_tuple: FiveTuple) {
+        let _ = (clock, five_tuple);
+    }
+
+    /// Whether a client's stream is to be kept open though it is not used.
+    fn keeps(&self, five_tuple: &FiveTuple) -> bool {
+        let _ = five_tuple;
+        false
+    }
+
+    /// [`Service::poll_timeout`] has come.
+    fn handle_timeout(&mut self, clock: Clock) {
+        let _ = clock;
+    }
+
+    /// When [`Service::handle_timeout`] is due.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// After each turn: add sockets to `io` under tokens below [`SERVICE_TOKEN_LIMIT`], and remove them.
+    fn work(&mut self, clock: Clock, io: &mut ShardIo) {
+        let _ = (clock, io);
+    }
+
+    /// A message for a client.
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        None
+    }
+}
+
+/// What a service wants done about a message.
+#[derive(Debug)]
+pub enum Outcome<'s, P> {
+    /// Nothing, or nothing yet.
+    Nothing,
+    /// Answer whoever sent it.
+    Reply(&'s [u8]),
+    /// Send a part of it by one of the service's own sockets.
+    ToSocket {
+        /// Which socket.
+        socket: SocketId,
+        /// Where to.
+        to: SocketAddr,
+        /// Which part.
+        range: Range<usize>,
+    },
+    /// Send a part of it to a client, between `prefix` and `padding` zeros (0 to 3).
+    ToClient {
+        /// Which client.
+        five_tuple: FiveTuple,
+        /// What comes before.
+        prefix: P,
+        /// Which part.
+        range: Range<usize>,
+        /// How many zeros come after.
+        padding: usize,
+    },
+}
+
+/// A UDP socket that clients send to.
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    socket: SocketId,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// The server address that a datagram was sent to.
+    #[inline]
+    fn server_addr(&self, local: Option<IpAddr>) -> ServerAddr {
+        match local {
+            Some(ip) if self.is_wildcard() => ServerAddr(SocketAddr::new(ip, self.addr.port())),
+            _ => ServerAddr(self.addr),
+        }
+    }
+
+    fn is_wildcard(&self) -> bool {
+        self.addr.ip().is_unspecified()
+    }
+
+    /// How a datagram leaves from `server`, if it can by this socket.
+    #[inline]
+    fn route(&self, server: ServerAddr, client: ClientAddr) -> Option<Route> {
+        let source = if self.addr == server.0 {
+            None
+        } else if self.is_wildcard()
+            && self.addr.port() == server.port()
+            && self.addr.is_ipv4() == server.0.is_ipv4()
+        {
+            Some(server.ip())
+        } else {
+            return None;
+        };
+        Some(Route { socket: self.socket, to: client.0, source })
+    }
+}
+
+/// A thread's share of a server.
+struct Shard<S> {
+    service: S,
+    io: ShardIo,
+    listeners: Vec<Listener>,
+    streams: Streams,
+    stop: Arc<AtomicBool>,
+}
+
+impl<S: Service> Shard<S> {
+    /// Serves until it is stopped, and returns the service.
+    fn run(mut self) -> S {
+        let mut events = Vec::new();
+        let mut clock = read_clocks();
+        while !self.stop.load(Ordering::Acquire) {
+            let next = [self.service.poll_timeout(), self.streams.poll_timeout()].into_iter().flatten().min();
+            // Since the turn began, which makes the wait too long by what the turn took at the most.
+            let timeout = next.map(|at| at.saturating_duration_since(clock.now));
+            if let Err(error) = self.io.turn(timeout, &mut events) {
+                tracing::error!(%error, "the system fails this shard; it goes on");
+                std::thread::park_timeout(REST);
+            }
+            clock = read_clocks();
+            self.turn(clock, &events);
+        }
+        self.io.flush();
+        self.service
+    }
+
+    fn turn(&mut self, clock: Clock, events: &[Event]) {
+        for index in 0..self.io.received_len() {
+            self.handle_datagram(clock, index);
+        }
+        for event in events {
+            self.streams.handle_event(clock, *event, &mut self.service, &mut self.io);
+        }
+        if self.service.poll_timeout().is_some_and(|at| at <= clock.now) {
+            self.service.handle_timeout(clock);
+        }
+        if self.streams.poll_timeout().is_some_and(|at| at <= clock.now) {
+            self.streams.handle_timeout(clock, &mut self.service, &self.io);
+        }
+        self.service.work(clock, &mut self.io);
+        while let Some(transmit) = self.service.poll_transmit() {
+            self.transmit(clock, &transmit);
+        }
+    }
+
+    #[inline]
+    fn handle_datagram(&mut self, clock: Clock, index: usize) {
+        let Shard { service, io, listeners, streams, .. } = self;
+        let Some(received) = io.received(index) else { return };
+        let Some(listener) = received.token.checked_sub(SERVICE_TOKEN_LIMIT) else {
+            let outcome = service.handle_socket(clock, received.token, received.from, received.payload);
+            match outcome {
+                Outcome::ToClient { five_tuple, prefix, range, padding } => {
+                    if let Some(route) = route(listeners, &five_tuple) {
+                        io.forward(index, range, prefix.as_ref(), padding, route);
+                    } else if let Some(data) = received.payload.get(range) {
+                        streams.write_data(io, &five_tuple, prefix.as_ref(), data, padding);
+                    }
+                }
+                Outcome::ToSocket { socket, to, range } => {
+                    io.forward(index, range, &[], 0, Route { socket, to, source: None });
+                }
+                Outcome::Reply(_) | Outcome::Nothing => {}
+            }
+            return;
+        };
+        let Some(listener) = usize::try_from(listener).ok().and_then(|at| listeners.get(at)) else { return };
+        let server = listener.server_addr(received.local);
+        let client = ClientAddr(received.from);
+        let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+        match service.handle_client(clock, five_tuple, received.payload) {
+            Outcome::ToSocket { socket, to, range } => {
+                io.forward(index, range, &[], 0, Route { socket, to, source: None });
+            }
+            Outcome::Reply(reply) => {
+                if let Some(route) = listener.route(server, client) {
+                    io.send(route, reply);
+                }
+            }
+            Outcome::ToClient { .. } | Outcome::Nothing => {}
+        }
+    }
+
+    fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
+        let five_tuple = FiveTuple {
+            transport: transmit.transport,
+            client: ClientAddr(transmit.to),
+            server: ServerAddr(transmit.from),
+        };
+        match route(&self.listeners, &five_tuple) {
+            Some(route) => self.io.send(route, &transmit.payload),
+            None => {
+                self.streams.write_control(
+                    clock,
+                    &five_tuple,
+                    &transmit.payload,
+                    &mut self.service,
+                    &self.io,
+                );
+            }
+        }
+    }
+}
+
+/// How a datagram gets to a client; `None` if it is one with a stream.
+#[inline]
+fn route(listeners: &[Listener], five_tuple: &FiveTuple) -> Option<Route> {
+    if five_tuple.transport != Transport::Udp {
+        return None;
+    }
+    listeners.iter().find_map(|listener| listener.route(five_tuple.server, five_tuple.client))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a driver reads the clocks")]
+fn read_clocks() -> Clock {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Clock { now: Instant::now(), unix_seconds: unix.map_or(0, |since| since.as_secs()) }
+}

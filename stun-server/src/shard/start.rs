@@ -1,0 +1,271 @@
+//! Binding all sockets of all shards, starting their threads, and ending them.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thirl_common::io::{
+    BindOptions, DatagramSocket, IoOptions, ListenOptions, ShardIo, StreamLimits, StreamListener, Waker,
+};
+use thirl_common::net::Transport;
+
+use super::streams::Streams;
+use super::{Listener, SERVICE_TOKEN_LIMIT, Service, Shard};
+
+/// The waker's token among those that are not datagram sockets'.
+const WAKER: u64 = 0;
+
+/// Where a server listens, and with how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// UDP addresses. A wildcard address answers from the address that was asked.
+    pub udp: Vec<SocketAddr>,
+    /// TCP addresses.
+    pub tcp: Vec<SocketAddr>,
+    /// How many threads serve, each with sockets of its own. `None`: as many as the process may run at once.
+    pub shards: Option<NonZeroUsize>,
+    /// TCP connections at most, of all shards together.
+    pub max_connections: usize,
+    /// How long a TCP connection may be of no use: no message in whole, and nothing kept for its client.
+    pub idle_timeout: Duration,
+    /// The bounds of a TCP connection's buffers.
+    pub stream_limits: StreamLimits,
+    /// The kernel's receive and send buffers of each UDP listener in bytes, as far as it allows: what a burst may hold.
+    pub socket_buffer: usize,
+}
+
+impl Default for Listen {
+    /// Port 3478 (RFC 8489, section 18.6) on every address of both families, by UDP and TCP.
+    fn default() -> Self {
+        let everywhere = vec![(Ipv4Addr::UNSPECIFIED, 3478).into(), (Ipv6Addr::UNSPECIFIED, 3478).into()];
+        Listen {
+            udp: everywhere.clone(),
+            tcp: everywhere,
+            shards: None,
+            max_connections: 10_000,
+            idle_timeout: Duration::from_secs(60),
+            stream_limits: StreamLimits::default(),
+            socket_buffer: 4 << 20,
+        }
+    }
+}
+
+impl Listen {
+    /// How many shards there will be.
+    pub fn shard_count(&self) -> usize {
+        self.shards.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// Why a server does not start. No thread was started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {transport} {addr}: {source}{}", hint(.source))]
+    Bind {
+        /// UDP or TCP.
+        transport: Transport,
+        /// Which address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is nothing to listen on.
+    #[error("no address to listen on; give at least one listening-ip")]
+    NothingToListenOn,
+    /// The system refused something else that is needed.
+    #[error("cannot start a shard: {0}")]
+    System(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program has it: stop that, or choose another listening-port)",
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address: see listening-ip)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege)",
+        _ => "",
+    }
+}
+
+/// Binds every socket, then starts a thread for each shard. `make` makes the services, the shard's number given.
+pub fn start<S: Service>(
+    listen: &Listen,
+    mut make: impl FnMut(usize) -> S,
+) -> Result<Running<S>, StartError> {
+    let count = listen.shard_count();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut addrs = Vec::new();
+    let mut wakers = Vec::new();
+    let mut shards = Vec::new();
+    let mut sockets = Sockets::bind(listen, count, &mut addrs)?;
+    for number in 0..count {
+        let mut io = ShardIo::new(IoOptions::default())?;
+        let mut listeners = Vec::new();
+        for (token, (socket, addr)) in (SERVICE_TOKEN_LIMIT..).zip(sockets.udp.remove(0)) {
+            listeners.push(Listener { socket: io.add(socket, token)?, addr });
+        }
+        let max_connections = listen.max_connections.div_ceil(count);
+        let streams = Streams::new(sockets.tcp.remove(0), max_connections, listen.idle_timeout, &io)?;
+        wakers.push(io.poller().waker(WAKER)?);
+        shards.push(Shard { service: make(number), io, listeners, streams, stop: stop.clone() });
+    }
+    let mut running = Running { stop, wakers, threads: Vec::new(), addrs };
+    for (number, shard) in shards.into_iter().enumerate() {
+        // Should this fail, dropping `running` ends those that run.
+        let thread = std::thread::Builder::new().name(format!("shard-{number}"));
+        running.threads.push(thread.spawn(move || shard.run())?);
+    }
+    Ok(running)
+}
+
+/// The listening sockets of each shard.
+struct Sockets {
+    udp: Vec<Vec<(DatagramSocket, SocketAddr)>>,
+    tcp: Vec<Vec<StreamListener>>,
+}
+
+impl Sockets {
+    fn bind(
+        listen: &Listen,
+        shards: usize,
+        addrs: &mut Vec<(Transport, SocketAddr)>,
+    ) -> Result<Sockets, StartError> {
+        let mut sockets = Sockets {
+            udp: (0..shards).map(|_| Vec::new()).collect(),
+            tcp: (0..shards).map(|_| Vec::new()).collect(),
+        };
+        let mut skipped = None;
+        for &addr in &listen.udp {
+            let bound = bind_all(addr, &mut sockets.udp, |addr, reuse_port| {
+                let options = BindOptions {
+                    reuse_port,
+                    packet_info: addr.ip().is_unspecified(),
+                    recv_buffer: Some(listen.socket_buffer),
+                    send_buffer: Some(listen.socket_buffer),
+                };
+                let socket = options.bind(addr)?;
+                let addr = socket.local_addr()?;
+                Ok(((socket, addr), addr))
+            });
+            note(Transport::Udp, addr, bound, addrs, &mut skipped)?;
+        }
+        for &addr in &listen.tcp {
+            let bound = bind_all(addr, &mut sockets.tcp, |addr, reuse_port| {
+                let options =
+                    ListenOptions { reuse_port, limits: listen.stream_limits, ..ListenOptions::default() };
+                let listener = options.listen(addr)?;
+                let addr = listener.local_addr()?;
+                Ok((listener, addr))
+            });
+            note(Transport::Tcp, addr, bound, addrs, &mut skipped)?;
+        }
+        match (addrs.is_empty(), skipped) {
+            (false, _) => Ok(sockets),
+            (true, Some(error)) => Err(error),
+            (true, None) => Err(StartError::NothingToListenOn),
+        }
+    }
+}
+
+/// Binds one address for every shard; port 0 becomes the one that the first got.
+fn bind_all<T>(
+    addr: SocketAddr,
+    shards: &mut [Vec<T>],
+    bind: impl Fn(SocketAddr, bool) -> io::Result<(T, SocketAddr)>,
+) -> io::Result<SocketAddr> {
+    if addr.port() != 0 {
+        // Alone first: with SO_REUSEPORT, another server of this user would share the port, and nobody would notice.
+        bind(addr, false)?;
+    }
+    let mut bound = addr;
+    for shard in shards {
+        let (socket, addr) = bind(bound, true)?;
+        bound = addr;
+        shard.push(socket);
+    }
+    Ok(bound)
+}
+
+/// Every host has IPv4 or IPv6, and some have one only: the wildcard of the other is passed over.
+fn note(
+    transport: Transport,
+    addr: SocketAddr,
+    bound: io::Result<SocketAddr>,
+    addrs: &mut Vec<(Transport, SocketAddr)>,
+    skipped: &mut Option<StartError>,
+) -> Result<(), StartError> {
+    match bound {
+        Ok(addr) => addrs.push((transport, addr)),
+        Err(source) => {
+            let no_family =
+                matches!(source.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+                    || source.raw_os_error() == Some(EAFNOSUPPORT);
+            let error = StartError::Bind { transport, addr, source };
+            if !(no_family && addr.ip().is_unspecified()) {
+                return Err(error);
+            }
+            tracing::warn!("{error}; this host seems not to have the family");
+            *skipped = Some(error);
+        }
+    }
+    Ok(())
+}
+
+/// "Address family not supported by protocol" on Linux, which has no `io::ErrorKind` of its own.
+const EAFNOSUPPORT: i32 = 97;
+
+/// A server that runs. Dropped, it is shut down.
+pub struct Running<S> {
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<S>>,
+    addrs: Vec<(Transport, SocketAddr)>,
+}
+
+impl<S> Running<S> {
+    /// Where it listens: a port that was given as 0 is the one that the system chose.
+    pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
+        &self.addrs
+    }
+
+    /// Asks all shards to end after their turn. From any thread, any number of times.
+    pub fn shutdown(&self) {
+        self.stop.store(true, Ordering::Release);
+        for waker in &self.wakers {
+            // An eventfd whose counter is full wakes as well.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Waits until all shards have ended, which [`Running::shutdown`] makes them, and returns their services.
+    pub fn join(mut self) -> Vec<S> {
+        self.join_threads()
+    }
+
+    fn join_threads(&mut self) -> Vec<S> {
+        let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        if ended.iter().any(Result::is_err) {
+            tracing::error!("a shard had panicked; the others went on");
+        }
+        ended.into_iter().filter_map(Result::ok).collect()
+    }
+}
+
+impl<S> Drop for Running<S> {
+    fn drop(&mut self) {
+        self.shutdown();
+        self.join_threads();
+    }
+}
+
+impl<S> fmt::Debug for Running<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,296 @@
+//! The TCP side of a shard: listeners, and connections with bounded buffers and deadlines.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use thirl_common::io::{
+    Accepted, Event, Interest, ReadOutcome, Route, ShardIo, StreamConn, StreamListener, WriteOutcome,
+};
+use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transport, canonical};
+use thirl_common::time::Deadlines;
+
+use super::{Clock, Outcome, Service};
+
+/// So many connections are accepted in a turn from one listener, so that a flood of them does not stop data.
+const ACCEPTED_PER_TURN: usize = 32;
+
+/// How long a listener rests when there is no descriptor or memory for a connection.
+const LISTENER_REST: Duration = Duration::from_secs(1);
+
+/// Tokens of connections have this bit, and their generation above their index. Listeners count from [`FIRST_LISTENER`].
+const CONNECTION: u64 = 1 << 62;
+const GENERATIONS: u32 = 1 << 30;
+
+/// The waker has 0.
+const FIRST_LISTENER: u64 = 1;
+
+/// All streams of a shard.
+pub(super) struct Streams {
+    listeners: Vec<StreamListener>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_five_tuple: HashMap<FiveTuple, u32, foldhash::fast::RandomState>,
+    deadlines: Deadlines<Timer>,
+    max_connections: usize,
+    idle_timeout: Duration,
+}
+
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    stream: StreamConn,
+    five_tuple: FiveTuple,
+    /// Whether it is watched for writing as well.
+    writing: bool,
+    /// When it was last good for anything: a whole frame came.
+    used: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// A listener that rests.
+    Listener(u64),
+    /// A connection that may have been idle for too long, by its token.
+    Connection(u64),
+}
+
+/// The connection is of no more use.
+struct Lost;
+
+impl Streams {
+    pub(super) fn new(
+        listeners: Vec<StreamListener>,
+        max_connections: usize,
+        idle_timeout: Duration,
+        io: &ShardIo,
+    ) -> std::io::Result<Streams> {
+        for (listener, token) in listeners.iter().zip(FIRST_LISTENER..) {
+            io.poller().add(listener, token, Interest::READ)?;
+        }
+        Ok(Streams {
+            listeners,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_five_tuple: HashMap::default(),
+            deadlines: Deadlines::default(),
+            max_connections,
+            idle_timeout,
+        })
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub(super) fn handle_timeout<S: Service>(&mut self, clock: Clock, service: &mut S, io: &ShardIo) {
+        while let Some(timer) = self.deadlines.pop_due(clock.now) {
+            match timer {
+                Timer::Listener(token) => self.watch_listener(token, Interest::READ, io),
+                Timer::Connection(token) => {
+                    let Some(connection) = self.connection(token) else { continue };
+                    let used =
+                        if service.keeps(&connection.five_tuple) { clock.now } else { connection.used };
+                    if used + self.idle_timeout > clock.now {
+                        self.deadlines.set(timer, used + self.idle_timeout);
+                    } else {
+                        self.close(clock, token, service);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_event<S: Service>(
+        &mut self,
+        clock: Clock,
+        event: Event,
+        service: &mut S,
+        io: &mut ShardIo,
+    ) {
+        if event.token & CONNECTION == 0 {
+            if event.token >= FIRST_LISTENER {
+                self.accept(clock, event.token, io);
+            }
+            return;
+        }
+        let Some(connection) = self.connection(event.token) else { return };
+        let mut lost = Ok(());
+        if event.writable {
+            lost = connection.stream.flush().map(|_| ()).map_err(|_| Lost);
+        }
+        if event.readable && lost.is_ok() {
+            lost = connection.read(clock, service, io);
+        }
+        match lost {
+            Ok(()) => self.watch(event.token, io),
+            Err(Lost) => self.close(clock, event.token, service),
+        }
+    }
+
+    /// Data for a client; dropped where the client does not read as fast as its peers send.
+    #[inline]
+    pub(super) fn write_data(
+        &mut self,
+        io: &ShardIo,
+        five_tuple: &FiveTuple,
+        prefix: &[u8],
+        data: &[u8],
+        padding: usize,
+    ) {
+        let Some((token, connection)) = self.find(five_tuple) else { return };
+        let zeros = [0; 3];
+        let padding = zeros.get(..padding).unwrap_or_default();
+        // A connection that was lost is reported by the poller, and closed then.
+        if let Ok(WriteOutcome::Queued) = connection.stream.write(&[prefix, data, padding]) {
+            self.watch(token, io);
+        }
+    }
+
+    /// A response for a client. One who does not read responses is of no use: the connection is closed.
+    pub(super) fn write_control<S: Service>(
+        &mut self,
+        clock: Clock,
+        five_tuple: &FiveTuple,
+        message: &[u8],
+        service: &mut S,
+        io: &ShardIo,
+    ) {
+        let Some((token, connection)) = self.find(five_tuple) else { return };
+        match connection.stream.write(&[message]) {
+            Ok(WriteOutcome::Written) => {}
+            Ok(WriteOutcome::Queued) => self.watch(token, io),
+            Ok(WriteOutcome::Full) | Err(_) => self.close(clock, token, service),
+        }
+    }
+
+    fn accept(&mut self, clock: Clock, token: u64, io: &ShardIo) {
+        for _ in 0..ACCEPTED_PER_TURN {
+            let listener = usize::try_from(token - FIRST_LISTENER).ok().and_then(|at| self.listeners.get(at));
+            let Some(listener) = listener else { return };
+            match listener.accept() {
+                // Beyond the limit it is closed at once: the client learns of it, and another shard may have room.
+                Ok(Accepted::Connection(_)) if self.by_five_tuple.len() >= self.max_connections => {}
+                Ok(Accepted::Connection(stream)) => self.insert(clock, stream, io),
+                Ok(Accepted::Nothing) => return,
+                Ok(Accepted::Exhausted(error)) => {
+                    tracing::warn!(%error, "no descriptor for another connection; accepting again in a second");
+                    self.rest(clock, token, io);
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a TCP listener fails; trying again in a second");
+                    self.rest(clock, token, io);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn rest(&mut self, clock: Clock, token: u64, io: &ShardIo) {
+        self.watch_listener(token, Interest::NONE, io);
+        self.deadlines.set(Timer::Listener(token), clock.now + LISTENER_REST);
+    }
+
+    fn watch_listener(&self, token: u64, interest: Interest, io: &ShardIo) {
+        let listener = usize::try_from(token - FIRST_LISTENER).ok().and_then(|at| self.listeners.get(at));
+        if let Some(listener) = listener
+            && let Err(error) = io.poller().modify(listener, token, interest)
+        {
+            tracing::error!(%error, "a TCP listener cannot be watched");
+        }
+    }
+
+    fn insert(&mut self, clock: Clock, stream: StreamConn, io: &ShardIo) {
+        let five_tuple = FiveTuple {
+            transport: Transport::Tcp,
+            client: ClientAddr(canonical(stream.peer_addr())),
+            server: ServerAddr(canonical(stream.local_addr())),
+        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, connection: None });
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        let slot = &mut self.slots[index as usize];
+        let token = CONNECTION | u64::from(slot.generation) << 32 | u64::from(index);
+        if let Err(error) = io.poller().add(&stream, token, Interest::READ) {
+            tracing::warn!(%error, "a connection cannot be watched, and is closed");
+            self.free.push(index);
+            return;
+        }
+        slot.connection = Some(Connection { stream, five_tuple, writing: false, used: clock.now });
+        self.by_five_tuple.insert(five_tuple, index);
+        self.deadlines.set(Timer::Connection(token), clock.now + self.idle_timeout);
+    }
+
+    fn close<S: Service>(&mut self, clock: Clock, token: u64, service: &mut S) {
+        let Some((index, slot)) = self.slot(token) else { return };
+        let Some(connection) = slot.connection.take() else { return };
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        self.free.push(index);
+        self.by_five_tuple.remove(&connection.five_tuple);
+        self.deadlines.cancel(Timer::Connection(token));
+        service.handle_client_gone(clock, connection.five_tuple);
+    }
+
+    /// Watches a connection for writing exactly as long as something is queued.
+    fn watch(&mut self, token: u64, io: &ShardIo) {
+        let Some(connection) = self.connection(token) else { return };
+        let writing = connection.stream.wants_write();
+        if writing != connection.writing {
+            let interest = if writing { Interest::READ_WRITE } else { Interest::READ };
+            // It is watched already, so this cannot fail for want of anything.
+            if io.poller().modify(&connection.stream, token, interest).is_ok() {
+                connection.writing = writing;
+            }
+        }
+    }
+
+    fn slot(&mut self, token: u64) -> Option<(u32, &mut Slot)> {
+        let index = u32::try_from(token & u64::from(u32::MAX)).ok()?;
+        let slot = self.slots.get_mut(index as usize)?;
+        (token >> 32 & u64::from(GENERATIONS - 1) == u64::from(slot.generation)).then_some((index, slot))
+    }
+
+    fn connection(&mut self, token: u64) -> Option<&mut Connection> {
+        self.slot(token)?.1.connection.as_mut()
+    }
+
+    #[inline]
+    fn find(&mut self, five_tuple: &FiveTuple) -> Option<(u64, &mut Connection)> {
+        let index = *self.by_five_tuple.get(five_tuple)?;
+        let slot = self.slots.get_mut(index as usize)?;
+        let token = CONNECTION | u64::from(slot.generation) << 32 | u64::from(index);
+        Some((token, slot.connection.as_mut()?))
+    }
+}
+
+impl Connection {
+    /// Reads once, and hands on each whole frame.
+    fn read<S: Service>(&mut self, clock: Clock, service: &mut S, io: &mut ShardIo) -> Result<(), Lost> {
+        match self.stream.read().map_err(|_| Lost)? {
+            ReadOutcome::Closed => return Err(Lost),
+            ReadOutcome::Data(_) | ReadOutcome::Idle | ReadOutcome::Full => {}
+        }
+        while let Some(frame) =
+            self.stream.take_frame(|buffered| service.frame_len(buffered)).map_err(|_| Lost)?
+        {
+            self.used = clock.now;
+            match service.handle_client(clock, self.five_tuple, frame) {
+                Outcome::ToSocket { socket, to, range } => {
+                    if let Some(data) = frame.get(range) {
+                        io.send(Route { socket, to, source: None }, data);
+                    }
+                }
+                Outcome::Reply(reply) => match self.stream.write(&[reply]) {
+                    Ok(WriteOutcome::Written | WriteOutcome::Queued) => {}
+                    Ok(WriteOutcome::Full) | Err(_) => return Err(Lost),
+                },
+                Outcome::ToClient { .. } | Outcome::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+}

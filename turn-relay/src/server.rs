@@ -1,0 +1,149 @@
+//! The relay as a server: sockets, threads, and what they are told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rand::rngs::{OsRng, StdRng};
+use rand::{RngCore, SeedableRng, TryRngCore};
+use thirl_common::auth::NonceKey;
+use thirl_common::net::Transport;
+use thirl_stun_server::shard;
+
+use crate::engine::{Counters, DENIED_BY_DEFAULT, Engine, EngineConfig, PeerPolicy, Shared};
+use crate::ports::Ports;
+use crate::service::RelayService;
+
+pub use crate::ports::{ExternalIp, RelayAddresses};
+pub use thirl_stun_server::shard::{Listen, StartError};
+
+/// What a relay is told.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where clients find it.
+    pub listen: Listen,
+    /// Where peers find its clients.
+    pub relay: RelayAddresses,
+    /// Whom it serves, and how. [`Server::start`] adds what it knows of the server's own addresses to `engine.peers`, and
+    /// a nonce key for all shards if there is none.
+    pub engine: EngineConfig,
+}
+
+/// Starts relays.
+///
+/// ```
+/// use std::sync::Arc;
+/// use thirl_common::auth::Credentials;
+/// use thirl_turn_relay::server::{Config, Server};
+///
+/// let mut credentials = Credentials::default();
+/// credentials.users.insert("alice", "secret");
+/// let mut config = Config::default();
+/// config.listen.udp = vec!["127.0.0.1:0".parse().unwrap()];
+/// config.listen.tcp = vec!["127.0.0.1:0".parse().unwrap()];
+/// config.engine.credentials = Arc::new(credentials);
+/// let running = Server::start(config)?;
+/// assert_eq!(running.local_addrs().len(), 2);
+/// running.shutdown();
+/// assert_eq!(running.join().engine.allocations_created, 0);
+/// # Ok::<(), thirl_turn_relay::server::StartError>(())
+/// ```
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Binds all listening sockets, and serves from then on: STUN Binding and TURN, on a thread for each shard.
+    pub fn start(config: Config) -> Result<Running, StartError> {
+        let Config { listen, relay, mut engine } = config;
+        let ports = Arc::new(Ports::new(relay.clone()));
+        let mut seed = [0; 32];
+        OsRng.try_fill_bytes(&mut seed).map_err(|error| StartError::System(std::io::Error::other(error)))?;
+        let mut rng = StdRng::from_seed(seed);
+        complete_policy(&mut engine.peers, &listen, &relay, &ports);
+        let mut key = [0; 32];
+        rng.fill_bytes(&mut key);
+        engine.nonce_key.get_or_insert_with(|| NonceKey::new(&key));
+        let engine = Arc::new(engine);
+        let shared = Shared::default();
+        let running = shard::start(&listen, |_| {
+            let mut seed = [0; 32];
+            rng.fill_bytes(&mut seed);
+            let own = StdRng::from_rng(&mut rng);
+            RelayService::new(Engine::with_shared(engine.clone(), shared.clone(), seed), ports.clone(), own)
+        })?;
+        Ok(Running { shards: running, shared })
+    }
+}
+
+/// A relay that runs. Dropped, it is shut down.
+#[derive(Debug)]
+pub struct Running {
+    shards: shard::Running<RelayService>,
+    shared: Shared,
+}
+
+/// What a relay did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The relay.
+    pub engine: Counters,
+    /// Binding requests.
+    pub binding: thirl_stun_server::Counters,
+}
+
+impl Running {
+    /// Where it listens: a port that was given as 0 is the one that the system chose.
+    pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
+        self.shards.local_addrs()
+    }
+
+    /// How many allocations and reserved ports there are.
+    pub fn allocations(&self) -> usize {
+        self.shared.seats()
+    }
+
+    /// Asks the server to end. Allocations end with it.
+    pub fn shutdown(&self) {
+        self.shards.shutdown();
+    }
+
+    /// Waits until it has ended, and says what it did.
+    pub fn join(self) -> Report {
+        let mut report = Report::default();
+        for service in self.shards.join() {
+            report.engine.add(&service.engine.counters());
+            report.binding.add(&service.responder.counters());
+        }
+        report
+    }
+}
+
+/// Tells the policy which addresses and ports are the server's own.
+///
+/// Where no `relay-ip` is configured, any address that clients may arrive at is relayed from. Of those, private ones are
+/// left to the allocations that are there: a client that came from outside must not reach, say, loopback by its port.
+fn complete_policy(policy: &mut PeerPolicy, listen: &Listen, relay: &RelayAddresses, ports: &Ports) {
+    let listening = || listen.udp.iter().chain(&listen.tcp);
+    policy.relay_ports = relay.ports.clone();
+    policy.listening_ports.extend(listening().map(SocketAddr::port));
+    policy.relay_ips.extend(ports.configured_ips());
+    let known = listening().map(SocketAddr::ip).chain(ports.default_ips()).chain(host_ips());
+    for ip in known.filter(|ip| !ip.is_unspecified()) {
+        let relayed_from = !relay.ips.iter().any(|relay_ip| relay_ip.is_ipv4() == ip.is_ipv4());
+        if relayed_from && !DENIED_BY_DEFAULT.iter().any(|range| range.contains(ip)) {
+            policy.relay_ips.push(ip);
+        } else {
+            policy.own_ips.push(ip);
+        }
+    }
+}
+
+/// The addresses of this host's interfaces.
+fn host_ips() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces.iter().map(if_addrs::Interface::ip).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the host's addresses cannot be listed; public ones are not denied as peers");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The relay as what a shard serves: the engine, and the sockets of its relays.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use thirl_common::io::{ShardIo, SocketId};
+use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
+use thirl_common::wire::{FrameLen, FramingError};
+use thirl_stun_server::shard::{Clock, Outcome, Service};
+use thirl_stun_server::{MAX_RESPONSE_LEN, Responder};
+
+use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId, frame_len};
+use crate::ports::{BoundRelay, Ports};
+
+/// One shard's share of a relay.
+pub(crate) struct RelayService {
+    pub(crate) engine: Engine,
+    pub(crate) responder: Responder,
+    reply: [u8; MAX_RESPONSE_LEN],
+    /// The socket of each relay, by [`RelayId::slot`].
+    sockets: Vec<Option<SocketId>>,
+    ports: Arc<Ports>,
+    rng: StdRng,
+}
+
+impl RelayService {
+    pub(crate) fn new(engine: Engine, ports: Arc<Ports>, rng: StdRng) -> RelayService {
+        RelayService {
+            engine,
+            responder: Responder::default(),
+            reply: [0; MAX_RESPONSE_LEN],
+            sockets: Vec::new(),
+            ports,
+            rng,
+        }
+    }
+
+    fn socket(&self, relay: RelayId) -> Option<SocketId> {
+        *self.sockets.get(relay.slot())?
+    }
+
+    #[inline]
+    fn outcome(&self, forward: Option<Forward>) -> Outcome<'_, Prefix> {
+        match forward {
+            Some(Forward::ToPeer { relay, to: PeerAddr(to), range }) => match self.socket(relay) {
+                Some(socket) => Outcome::ToSocket { socket, to, range },
+                None => Outcome::Nothing,
+            },
+            Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
+                Outcome::ToClient { five_tuple, prefix, range, padding }
+            }
+            None => Outcome::Nothing,
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, clock: Clock, io: &mut ShardIo) {
+        match action {
+            Action::BindRelay { relay, family, five_tuple, port } => {
+                let bound = self
+                    .ports
+                    .bind(five_tuple.server, family, port, &mut self.rng)
+                    .and_then(|bound| self.add(relay, bound, io));
+                self.engine.relay_bound(relay, bound, clock.now);
+            }
+            Action::ReleaseRelay { relay } => {
+                let socket = self.sockets.get_mut(relay.slot()).and_then(Option::take);
+                drop(socket.and_then(|socket| io.remove(socket)));
+            }
+            Action::ReleaseReserved { token } => drop(self.ports.take_reserved(token)),
+            // Fast paths are not asked for (`EngineConfig::fast_path`).
+            _ => {}
+        }
+    }
+
+    fn add(
+        &mut self,
+        relay: RelayId,
+        BoundRelay { socket, relayed }: BoundRelay,
+        io: &mut ShardIo,
+    ) -> Result<RelayedAddr, BindError> {
+        let id = io.add(socket, relay.to_u64()).map_err(|error| BindError::System(error.to_string()))?;
+        if self.sockets.len() <= relay.slot() {
+            self.sockets.resize(relay.slot() + 1, None);
+        }
+        self.sockets[relay.slot()] = Some(id);
+        Ok(relayed)
+    }
+}
+
+impl Service for RelayService {
+    type Prefix = Prefix;
+
+    #[inline]
+    fn handle_client(&mut self, clock: Clock, five_tuple: FiveTuple, message: &[u8]) -> Outcome<'_, Prefix> {
+        if Responder::concerns(message) {
+            return match self.responder.handle_datagram(five_tuple.client, message, &mut self.reply) {
+                Some(reply) => Outcome::Reply(reply),
+                None => Outcome::Nothing,
+            };
+        }
+        let forward = self.engine.handle_datagram(clock.now, clock.unix_seconds, five_tuple, message);
+        self.outcome(forward)
+    }
+
+    #[inline]
+    fn handle_socket(
+        &mut self,
+        clock: Clock,
+        token: u64,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Outcome<'_, Prefix> {
+        let relay = RelayId::from_u64(token);
+        let forward = self.engine.handle_peer_datagram(clock.now, relay, PeerAddr(from), datagram.len());
+        self.outcome(forward)
+    }
+
+    #[inline]
+    fn frame_len(&self, buffered: &[u8]) -> Result<FrameLen, FramingError> {
+        frame_len(buffered)
+    }
+
+    fn handle_client_gone(&mut self, clock: Clock, five_tuple: FiveTuple) {
+        self.engine.handle_client_gone(clock.now, five_tuple);
+    }
+
+    fn keeps(&self, five_tuple: &FiveTuple) -> bool {
+        self.engine.has_allocation(five_tuple)
+    }
+
+    fn handle_timeout(&mut self, clock: Clock) {
+        self.engine.handle_timeout(clock.now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.engine.poll_timeout()
+    }
+
+    fn work(&mut self, clock: Clock, io: &mut ShardIo) {
+        while let Some(action) = self.engine.poll_action() {
+            self.carry_out(action, clock, io);
+        }
+        while let Some(event) = self.engine.poll_event() {
+            log(&event);
+        }
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.engine.poll_transmit()
+    }
+}
+
+/// Usernames and addresses are logged; passwords, keys and nonces never come here.
+fn log(event: &Event) {
+    match event {
+        Event::AllocationCreated { id, five_tuple, username, relayed, lifetime } => {
+            tracing::info!(
+                session = %id, client = %five_tuple, username = &**username, %relayed,
+                lifetime_s = lifetime.as_secs(), "allocation created"
+            );
+        }
+        Event::AllocationEnded { id, five_tuple, username, reason, traffic } => {
+            tracing::info!(
+                session = %id, client = %five_tuple, username = &**username, %reason,
+                to_peer_packets = traffic.to_peer_packets, to_peer_bytes = traffic.to_peer_bytes,
+                to_client_packets = traffic.to_client_packets, to_client_bytes = traffic.to_client_bytes,
+                "allocation ended"
+            );
+        }
+        // One who is not authenticated must not be able to fill the log.
+        Event::Refused { five_tuple, method, refusal } => {
+            tracing::debug!(
+                client = %five_tuple, ?method, code = refusal.error_code().code, reason = %refusal, "refused"
+            );
+        }
+    }
+}
