@@ -64,6 +64,25 @@ address_attribute! {
     OtherAddress, OTHER_ADDRESS, plain
 }
 
+address_attribute! {
+    /// Where a client of RFC 3489 wants the response sent (RFC 3489, section 11.2.2).
+    ///
+    /// To read old traffic with: a server that followed it would let anybody aim its responses at anybody.
+    ResponseAddress, RESPONSE_ADDRESS, plain
+}
+address_attribute! {
+    /// RESPONSE-ORIGIN before RFC 5780 (RFC 3489, section 11.2.5).
+    SourceAddress, SOURCE_ADDRESS, plain
+}
+address_attribute! {
+    /// OTHER-ADDRESS before RFC 5780 (RFC 3489, section 11.2.3).
+    ChangedAddress, CHANGED_ADDRESS, plain
+}
+address_attribute! {
+    /// Who asked, where the response went elsewhere (RFC 3489, section 11.2.11).
+    ReflectedFrom, REFLECTED_FROM, plain
+}
+
 fn plain(_: TransactionId) -> [u8; 16] {
     [0; 16]
 }

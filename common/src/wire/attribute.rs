@@ -27,8 +27,14 @@ macro_rules! attribute_types {
 attribute_types! {
     /// RFC 8489, section 14.1.
     MAPPED_ADDRESS = 0x0001, "MAPPED-ADDRESS";
+    /// RFC 3489, section 11.2.2: where to send the response. It invites reflection and is never followed.
+    RESPONSE_ADDRESS = 0x0002, "RESPONSE-ADDRESS";
     /// RFC 5780, section 7.2.
     CHANGE_REQUEST = 0x0003, "CHANGE-REQUEST";
+    /// RFC 3489, section 11.2.5.
+    SOURCE_ADDRESS = 0x0004, "SOURCE-ADDRESS";
+    /// RFC 3489, section 11.2.3.
+    CHANGED_ADDRESS = 0x0005, "CHANGED-ADDRESS";
     /// RFC 8489, section 14.3.
     USERNAME = 0x0006, "USERNAME";
     /// RFC 8489, section 14.5.
@@ -37,6 +43,8 @@ attribute_types! {
     ERROR_CODE = 0x0009, "ERROR-CODE";
     /// RFC 8489, section 14.13.
     UNKNOWN_ATTRIBUTES = 0x000A, "UNKNOWN-ATTRIBUTES";
+    /// RFC 3489, section 11.2.11.
+    REFLECTED_FROM = 0x000B, "REFLECTED-FROM";
     /// RFC 8656, section 18.1.
     CHANNEL_NUMBER = 0x000C, "CHANNEL-NUMBER";
     /// RFC 8656, section 18.2.
@@ -59,8 +67,12 @@ attribute_types! {
     REQUESTED_TRANSPORT = 0x0019, "REQUESTED-TRANSPORT";
     /// RFC 8656, section 18.9.
     DONT_FRAGMENT = 0x001A, "DONT-FRAGMENT";
+    /// RFC 7635, section 6.2.
+    ACCESS_TOKEN = 0x001B, "ACCESS-TOKEN";
     /// RFC 8489, section 14.6.
     MESSAGE_INTEGRITY_SHA256 = 0x001C, "MESSAGE-INTEGRITY-SHA256";
+    /// RFC 8489, section 14.12.
+    PASSWORD_ALGORITHM = 0x001D, "PASSWORD-ALGORITHM";
     /// RFC 8489, section 14.4.
     USERHASH = 0x001E, "USERHASH";
     /// RFC 8489, section 14.2.
@@ -81,12 +93,20 @@ attribute_types! {
     ADDITIONAL_ADDRESS_FAMILY = 0x8000, "ADDITIONAL-ADDRESS-FAMILY";
     /// RFC 8656, section 18.12.
     ADDRESS_ERROR_CODE = 0x8001, "ADDRESS-ERROR-CODE";
+    /// RFC 8489, section 14.11.
+    PASSWORD_ALGORITHMS = 0x8002, "PASSWORD-ALGORITHMS";
+    /// RFC 8489, section 14.16.
+    ALTERNATE_DOMAIN = 0x8003, "ALTERNATE-DOMAIN";
     /// RFC 8656, section 18.13.
     ICMP = 0x8004, "ICMP";
     /// RFC 8489, section 14.14.
     SOFTWARE = 0x8022, "SOFTWARE";
     /// RFC 8489, section 14.15.
     ALTERNATE_SERVER = 0x8023, "ALTERNATE-SERVER";
+    /// RFC 7982, section 3.1.
+    TRANSACTION_TRANSMIT_COUNTER = 0x8025, "TRANSACTION_TRANSMIT_COUNTER";
+    /// RFC 5780, section 9.1: registered there, described only in its drafts.
+    CACHE_TIMEOUT = 0x8027, "CACHE-TIMEOUT";
     /// RFC 8489, section 14.7.
     FINGERPRINT = 0x8028, "FINGERPRINT";
     /// RFC 8445, section 7.1.3.
@@ -97,8 +117,34 @@ attribute_types! {
     RESPONSE_ORIGIN = 0x802B, "RESPONSE-ORIGIN";
     /// RFC 5780, section 7.4.
     OTHER_ADDRESS = 0x802C, "OTHER-ADDRESS";
+    /// RFC 6679, section 7.2.2.
+    ECN_CHECK = 0x802D, "ECN-CHECK STUN";
+    /// RFC 7635, section 6.1.
+    THIRD_PARTY_AUTHORIZATION = 0x802E, "THIRD-PARTY-AUTHORIZATION";
     /// RFC 8016, section 3.5.
     MOBILITY_TICKET = 0x8030, "MOBILITY-TICKET";
+    /// draft-thatcher-ice-renomination, section 4.
+    NOMINATION = 0xC001, "NOMINATION";
+    /// libwebrtc's `api/transport/stun.h`, as are all that follow.
+    GOOG_NETWORK_INFO = 0xC057, "GOOG-NETWORK-INFO";
+    /// libwebrtc.
+    GOOG_LAST_ICE_CHECK_RECEIVED = 0xC058, "GOOG-LAST-ICE-CHECK-RECEIVED";
+    /// libwebrtc.
+    GOOG_MISC_INFO = 0xC059, "GOOG-MISC-INFO";
+    /// libwebrtc.
+    GOOG_CONNECTION_ID = 0xC05B, "GOOG-CONNECTION-ID";
+    /// libwebrtc.
+    GOOG_DELTA = 0xC05C, "GOOG-DELTA";
+    /// libwebrtc.
+    GOOG_DELTA_ACK = 0xC05D, "GOOG-DELTA-ACK";
+    /// libwebrtc.
+    GOOG_DELTA_SYNC_REQ = 0xC05E, "GOOG-DELTA-SYNC-REQ";
+    /// libwebrtc: MESSAGE-INTEGRITY cut to 32 bits.
+    GOOG_MESSAGE_INTEGRITY_32 = 0xC060, "GOOG-MESSAGE-INTEGRITY-32";
+    /// libwebrtc: a DTLS handshake packet carried by a check.
+    META_DTLS_IN_STUN = 0xC070, "META-DTLS-IN-STUN";
+    /// libwebrtc.
+    META_DTLS_IN_STUN_ACK = 0xC071, "META-DTLS-IN-STUN-ACK";
 }
 
 impl AttributeType {

@@ -1,6 +1,6 @@
-//! Attributes of NAT behaviour discovery (RFC 5780, section 7).
+//! Attributes that measure: NAT behaviour discovery (RFC 5780, section 7) and round trips (RFC 7982).
 
-use super::attribute::{Attribute, AttributeError, AttributeType, bytes_attribute, exact};
+use super::attribute::{Attribute, AttributeError, AttributeType, bytes_attribute, exact, integer_attribute};
 use super::header::TransactionId;
 
 /// Asks for the response from another address (RFC 5780, section 7.2).
@@ -59,3 +59,36 @@ impl<'a> Attribute<'a> for ResponsePort {
 pub struct Padding<'a>(pub &'a [u8]);
 
 bytes_attribute!(Padding, PADDING);
+
+/// Seconds for which the server is to remember the request's source (RFC 5780, section 9.1, and its drafts).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheTimeout(pub u32);
+
+integer_attribute!(CacheTimeout, u32, CACHE_TIMEOUT);
+
+/// Which transmission of a request this is, and which of the response: so that a round trip can be measured although
+/// the request was sent again (RFC 7982, section 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionTransmitCounter {
+    /// Transmissions of the request so far; the server sends back what it got.
+    pub request: u8,
+    /// Transmissions of the response so far; zero in a request.
+    pub response: u8,
+}
+
+impl<'a> Attribute<'a> for TransactionTransmitCounter {
+    const TYPE: AttributeType = AttributeType::TRANSACTION_TRANSMIT_COUNTER;
+
+    fn decode(value: &'a [u8], _: TransactionId) -> Result<Self, AttributeError> {
+        let [_, _, request, response] = exact(value, Self::TYPE)?;
+        Ok(TransactionTransmitCounter { request, response })
+    }
+
+    fn value_len(&self) -> usize {
+        4
+    }
+
+    fn encode(&self, out: &mut [u8], _: TransactionId) {
+        out.copy_from_slice(&[0, 0, self.request, self.response]);
+    }
+}

@@ -38,24 +38,31 @@ mod fingerprint;
 mod framing;
 mod header;
 mod ice;
+mod ice_extensions;
 mod integrity;
 mod message;
 mod turn;
 mod writer;
 
 pub use address::{
-    AlternateServer, MappedAddress, OtherAddress, ResponseOrigin, XorMappedAddress, XorPeerAddress,
-    XorRelayedAddress,
+    AlternateServer, ChangedAddress, MappedAddress, OtherAddress, ReflectedFrom, ResponseAddress,
+    ResponseOrigin, SourceAddress, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
 pub use attribute::{Attribute, AttributeError, AttributeType, RawAttribute};
-pub use authentication::{Nonce, Realm, Software, UserHash, Username};
+pub use authentication::{
+    AccessToken, AlternateDomain, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm, Software,
+    ThirdPartyAuthorization, UserHash, Username,
+};
 pub use channel_data::{CHANNEL_HEADER_LEN, ChannelData, ChannelDataError, ChannelNumber};
 pub use classify::{Protocol, classify};
-pub use discovery::{ChangeRequest, Padding, ResponsePort};
+pub use discovery::{CacheTimeout, ChangeRequest, Padding, ResponsePort, TransactionTransmitCounter};
 pub use error_code::{ErrorCode, UnknownAttributes};
 pub use framing::{FrameLen, FramingError, frame_len};
 pub use header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId};
 pub use ice::{IceControlled, IceControlling, Priority, UseCandidate};
+pub use ice_extensions::{
+    GoogDelta, GoogDeltaAck, GoogLastIceCheckReceived, GoogMiscInfo, GoogNetworkInfo, Nomination,
+};
 pub use integrity::{IntegrityAlgorithm, IntegrityError, IntegrityKey};
 pub use message::{FingerprintError, Message, ParseError};
 pub use turn::{

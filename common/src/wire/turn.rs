@@ -211,6 +211,10 @@ impl<'a> Attribute<'a> for ChannelNumber {
 }
 
 /// An ICMP error that a packet to a peer drew (RFC 8656, section 18.13).
+///
+/// Type and code are a byte each, after two reserved ones. The RFC's figure is drawn with 7 bits for the type and 9 for
+/// the code, but names the fields of ICMP, which have 8 bits each (RFC 792; RFC 4443, section 2.1); types of ICMPv6 from
+/// 128 on would not fit, no code needs nine, no erratum says that it was meant, and turn-proto writes bytes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmp {
     /// ICMP type.

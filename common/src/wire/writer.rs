@@ -71,6 +71,21 @@ impl<'b> MessageWriter<'b> {
         Ok(self)
     }
 
+    /// Appends MESSAGE-INTEGRITY-SHA256 cut to `len` bytes, taken to the next multiple of four from 16 to 32
+    /// (RFC 8489, section 14.6). Only for a usage that says so: neither TURN nor ICE does.
+    pub fn truncated_integrity_sha256(
+        &mut self,
+        key: &IntegrityKey,
+        len: usize,
+    ) -> Result<&mut Self, BufferTooSmall> {
+        let len = padded(len.clamp(16, 32));
+        let at = self.len;
+        self.reserve(AttributeType::MESSAGE_INTEGRITY_SHA256, len)?;
+        let (before, value) = self.buffer.split_at_mut(at);
+        value[4..4 + len].copy_from_slice(&key.sha256([before, &[]])[..len]);
+        Ok(self)
+    }
+
     /// Appends FINGERPRINT, which must be the last.
     pub fn fingerprint(&mut self) -> Result<&mut Self, BufferTooSmall> {
         let at = self.len;
@@ -135,6 +150,27 @@ mod tests {
         assert_eq!(message.check_fingerprint(), Ok(true));
         assert_eq!(message.require::<Username<'_>>().unwrap().0, "someone");
         assert_eq!(message.get::<XorMappedAddress>(), Ok(None));
+    }
+
+    #[test]
+    fn a_truncated_integrity_holds_from_16_bytes_on() {
+        let key = IntegrityKey::new(b"secret");
+        for (asked, got) in [(0, 16), (16, 16), (17, 20), (28, 28), (32, 32), (99, 32)] {
+            let mut buffer = [0; 64];
+            let id = TransactionId([1; 12]);
+            let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::BINDING, id).unwrap();
+            writer.truncated_integrity_sha256(&key, asked).unwrap();
+            let bytes = writer.finish();
+            assert_eq!(bytes.len(), HEADER_LEN + 4 + got);
+            let message = Message::parse(bytes).unwrap();
+            assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha256));
+            assert!(message.verify_integrity(&IntegrityKey::new(b"other")).is_err());
+        }
+        let mut buffer = [0; 64];
+        let mut writer =
+            MessageWriter::new(&mut buffer, Class::Request, Method::BINDING, TransactionId([1; 12])).unwrap();
+        writer.raw(AttributeType::MESSAGE_INTEGRITY_SHA256, &[0; 12]).unwrap();
+        assert!(Message::parse(writer.finish()).unwrap().verify_integrity(&key).is_err());
     }
 
     #[test]
