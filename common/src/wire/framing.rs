@@ -1,4 +1,5 @@
-//! Where a STUN or ChannelData message ends in a stream (RFC 8489, section 6.2.2; RFC 8656, section 12.4).
+//! Where a message ends in a stream: STUN and ChannelData by their own lengths (RFC 8489, section 6.2.2; RFC 8656,
+//! section 12.4), anything else by a length before it (RFC 4571, as ICE over TCP uses it).
 
 use super::channel_data::CHANNEL_HEADER_LEN;
 use super::classify::{Protocol, classify};
@@ -60,6 +61,32 @@ pub fn frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
     })
 }
 
+/// Length of the header of RFC 4571 in bytes (section 2).
+const PACKET_HEADER_LEN: usize = 2;
+
+/// Looks at the front of the buffer of a stream that is framed as RFC 4571 says: every packet, STUN or not, behind its
+/// 16-bit length (RFC 6544, section 3). The packet is the frame without its first two bytes; it may be empty.
+///
+/// Any two bytes are a length, so this never fails. No frame is larger than 65,537 bytes.
+#[inline]
+pub fn packet_frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
+    let Some(&header) = buffered.first_chunk::<PACKET_HEADER_LEN>() else {
+        return Ok(FrameLen::NeedMore(PACKET_HEADER_LEN));
+    };
+    let frame = PACKET_HEADER_LEN + usize::from(u16::from_be_bytes(header));
+    Ok(if buffered.len() < frame {
+        FrameLen::NeedMore(frame)
+    } else {
+        FrameLen::Complete { frame, padded: frame }
+    })
+}
+
+/// The header to put before a packet of `len` bytes (RFC 4571, section 2); `None` if they do not fit its 16 bits.
+#[inline]
+pub fn packet_header(len: usize) -> Option<[u8; PACKET_HEADER_LEN]> {
+    u16::try_from(len).ok().map(u16::to_be_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +110,16 @@ mod tests {
         assert_eq!(frame_len(&[0, 1, 0, 0, 0, 0, 0, 0]), Err(FramingError::BrokenHeader));
         assert_eq!(frame_len(&[0, 1, 0, 3]), Err(FramingError::BrokenHeader));
         assert_eq!(frame_len(&[]), Ok(FrameLen::NeedMore(4)));
+    }
+
+    #[test]
+    fn packets_of_rfc_4571_are_cut_behind_their_length() {
+        assert_eq!(packet_frame_len(&[]), Ok(FrameLen::NeedMore(2)));
+        assert_eq!(packet_frame_len(&[0]), Ok(FrameLen::NeedMore(2)));
+        assert_eq!(packet_frame_len(&[0, 3, 1, 2]), Ok(FrameLen::NeedMore(5)));
+        assert_eq!(packet_frame_len(&[0, 3, 1, 2, 3, 0]), Ok(FrameLen::Complete { frame: 5, padded: 5 }));
+        assert_eq!(packet_frame_len(&[0, 0]), Ok(FrameLen::Complete { frame: 2, padded: 2 }));
+        assert_eq!(packet_frame_len(&[0xFF, 0xFF]), Ok(FrameLen::NeedMore(65_537)));
+        assert_eq!((packet_header(3), packet_header(0x1_0000)), (Some([0, 3]), None));
     }
 }

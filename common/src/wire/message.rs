@@ -203,8 +203,24 @@ impl<'a> Message<'a> {
     }
 
     /// Verifies the strongest integrity attribute that is there, and says which it was.
+    ///
+    /// That is what a server does with a request: MESSAGE-INTEGRITY-SHA256 decides where it is there, and
+    /// MESSAGE-INTEGRITY beside it is not looked at (RFC 8489, sections 9.1.3 and 9.2.4). It is also what a client does
+    /// whose request bore both. After that, see [`Message::verify_integrity_as`].
     pub fn verify_integrity(&self, key: &IntegrityKey) -> Result<IntegrityAlgorithm, IntegrityError> {
         let algorithm = self.integrity_algorithm().ok_or(IntegrityError::Missing)?;
+        self.verify_integrity_as(algorithm, key).map(|()| algorithm)
+    }
+
+    /// Verifies the integrity attribute of this algorithm; the other one's being there does not help.
+    ///
+    /// A client asks for the algorithm of its request, so that nobody between it and the server can talk them into the
+    /// weaker one (RFC 8489, sections 9.1.4 and 9.2.5).
+    pub fn verify_integrity_as(
+        &self,
+        algorithm: IntegrityAlgorithm,
+        key: &IntegrityKey,
+    ) -> Result<(), IntegrityError> {
         let mark = match algorithm {
             IntegrityAlgorithm::Sha256 => self.integrity_sha256,
             IntegrityAlgorithm::Sha1 => self.integrity,
@@ -212,11 +228,7 @@ impl<'a> Message<'a> {
         let mark = mark.ok_or(IntegrityError::Missing)?;
         let header = self.header_up_to(mark);
         let parts = [&header[..], &self.bytes[HEADER_LEN..mark.at]];
-        if key.verify(algorithm, parts, self.value(mark)) {
-            Ok(algorithm)
-        } else {
-            Err(IntegrityError::Mismatch)
-        }
+        if key.verify(algorithm, parts, self.value(mark)) { Ok(()) } else { Err(IntegrityError::Mismatch) }
     }
 
     /// Checks the FINGERPRINT. `Ok(false)` if there is none.
@@ -239,5 +251,103 @@ impl<'a> Message<'a> {
         let [.., l0, l1] = length.to_be_bytes();
         header[2..4].copy_from_slice(&[l0, l1]);
         header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Lifetime, MessageWriter, Nonce, Realm, Software, Username};
+    use super::*;
+
+    const ID: TransactionId = TransactionId([3; 12]);
+
+    /// Writes a request, parses it and asks.
+    fn with<T>(write: impl FnOnce(&mut MessageWriter<'_>), ask: impl FnOnce(&Message<'_>) -> T) -> T {
+        let mut buffer = [0; 512];
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::ALLOCATE, ID).unwrap();
+        write(&mut writer);
+        ask(&Message::parse(writer.finish()).unwrap())
+    }
+
+    #[test]
+    fn what_stands_after_the_integrity_is_not_shown() {
+        let key = IntegrityKey::new(b"key");
+        let write = |writer: &mut MessageWriter<'_>| {
+            writer.attribute(&Username("before")).unwrap();
+            writer.integrity(IntegrityAlgorithm::Sha1, &key).unwrap().attribute(&Realm("between")).unwrap();
+            writer.integrity(IntegrityAlgorithm::Sha256, &key).unwrap().attribute(&Nonce("after")).unwrap();
+            writer.fingerprint().unwrap().attribute(&Software("last")).unwrap();
+            writer.raw(AttributeType(0x7FFF), &[]).unwrap();
+        };
+        with(write, |message| {
+            assert!(message.attributes().map(|attribute| attribute.ty).eq([AttributeType::USERNAME]));
+            assert!(message.unknown_attributes(&[AttributeType::USERNAME]).is_empty());
+            assert_eq!(message.get::<Realm<'_>>(), Ok(None));
+            assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha256));
+            assert_eq!(message.verify_integrity_as(IntegrityAlgorithm::Sha1, &key), Ok(()));
+            assert_eq!(message.check_fingerprint(), Ok(true));
+        });
+    }
+
+    #[test]
+    fn the_first_of_each_counts_and_none_out_of_order() {
+        let (key, other) = (IntegrityKey::new(b"key"), IntegrityKey::new(b"other"));
+        with(
+            |writer| {
+                writer.integrity(IntegrityAlgorithm::Sha256, &key).unwrap();
+                writer.integrity(IntegrityAlgorithm::Sha1, &other).unwrap();
+                writer.integrity(IntegrityAlgorithm::Sha256, &other).unwrap();
+            },
+            |message| {
+                assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha256));
+                assert_eq!(message.verify_integrity(&other), Err(IntegrityError::Mismatch));
+                let sha1 = message.verify_integrity_as(IntegrityAlgorithm::Sha1, &other);
+                assert_eq!(sha1, Err(IntegrityError::Missing), "MESSAGE-INTEGRITY stands before");
+            },
+        );
+        with(
+            |writer| {
+                writer.fingerprint().unwrap().integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+            },
+            |message| assert_eq!(message.integrity_algorithm(), None, "FINGERPRINT is the last"),
+        );
+    }
+
+    #[test]
+    fn the_weaker_integrity_does_not_stand_in_for_the_stronger() {
+        let (key, other) = (IntegrityKey::new(b"key"), IntegrityKey::new(b"other"));
+        with(
+            |writer| {
+                writer.integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+                writer.integrity(IntegrityAlgorithm::Sha256, &other).unwrap();
+            },
+            |message| assert_eq!(message.verify_integrity(&key), Err(IntegrityError::Mismatch)),
+        );
+        with(
+            |writer| {
+                writer.integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+            },
+            |message| {
+                let asked = message.verify_integrity_as(IntegrityAlgorithm::Sha256, &key);
+                assert_eq!(asked, Err(IntegrityError::Missing));
+            },
+        );
+    }
+
+    #[test]
+    fn every_prefix_and_every_longer_message_is_refused() {
+        let mut bytes = [0; 64];
+        let mut writer = MessageWriter::new(&mut bytes, Class::Request, Method::ALLOCATE, ID).unwrap();
+        writer.attribute(&Software("abc")).unwrap().attribute(&Lifetime(7)).unwrap();
+        let bytes = writer.finish();
+        for end in 0..bytes.len() {
+            let expected = if end < HEADER_LEN { ParseError::Truncated } else { ParseError::LengthMismatch };
+            assert_eq!(Message::parse(&bytes[..end]).unwrap_err(), expected, "{end}");
+        }
+        let longer = [bytes, &[0]].concat();
+        assert_eq!(Message::parse(&longer).unwrap_err(), ParseError::LengthMismatch);
+        let mut overrun = bytes.to_vec();
+        overrun[HEADER_LEN + 3] = 0xF0;
+        assert_eq!(Message::parse(&overrun).unwrap_err(), ParseError::AttributeOverrun);
     }
 }

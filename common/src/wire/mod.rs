@@ -1,4 +1,4 @@
-//! The STUN, TURN and ICE wire formats (RFC 8489, RFC 8656, RFC 8445, RFC 5780).
+//! The STUN, TURN and ICE wire formats (RFC 8489, RFC 8656, RFC 8445, RFC 5780, RFC 7635, RFC 7982, RFC 4571).
 //!
 //! In the order in which a datagram meets them:
 //!
@@ -8,7 +8,8 @@
 //! 4. [`IntegrityKey`]: MESSAGE-INTEGRITY; the fingerprint is checked by [`Message::check_fingerprint`].
 //! 5. [`MessageWriter`]: the other way, into a caller's buffer.
 //! 6. [`ChannelData`]: TURN's short framing of application data.
-//! 7. [`frame_len`]: where a message ends in a stream.
+//! 7. [`frame_len`]: where a message ends in a stream; [`packet_frame_len`]: where a packet ends that ICE sends over TCP.
+//! 8. [`ClassicRequest`]: what clients of RFC 3489 send, and their answers.
 //!
 //! Nothing here allocates, reads a clock or keeps state.
 //!
@@ -31,6 +32,7 @@ mod address;
 pub mod attribute;
 mod authentication;
 mod channel_data;
+mod classic;
 mod classify;
 mod discovery;
 mod error_code;
@@ -54,10 +56,11 @@ pub use authentication::{
     ThirdPartyAuthorization, UserHash, Username,
 };
 pub use channel_data::{CHANNEL_HEADER_LEN, ChannelData, ChannelDataError, ChannelNumber};
+pub use classic::ClassicRequest;
 pub use classify::{Protocol, classify};
 pub use discovery::{CacheTimeout, ChangeRequest, Padding, ResponsePort, TransactionTransmitCounter};
 pub use error_code::{ErrorCode, UnknownAttributes};
-pub use framing::{FrameLen, FramingError, frame_len};
+pub use framing::{FrameLen, FramingError, frame_len, packet_frame_len, packet_header};
 pub use header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId};
 pub use ice::{IceControlled, IceControlling, Priority, UseCandidate};
 pub use ice_extensions::{

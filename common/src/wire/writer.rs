@@ -107,6 +107,11 @@ impl<'b> MessageWriter<'b> {
         &buffer[..len]
     }
 
+    /// For a response to a request of RFC 3489, which has four bytes of transaction id there.
+    pub(super) fn replace_cookie(&mut self, id: [u8; 4]) {
+        self.buffer[4..8].copy_from_slice(&id);
+    }
+
     /// Writes an attribute's header and padding, adjusts the message's length, and returns the value's place.
     fn reserve(&mut self, ty: AttributeType, value_len: usize) -> Result<&mut [u8], BufferTooSmall> {
         let start = self.len + 4;
