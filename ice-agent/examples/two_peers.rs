@@ -1,12 +1,12 @@
 //! From two descriptions to a connected path.
 //!
 //! `cargo run --example two_peers` runs both peers in one process. To run one peer, and to be its signalling yourself:
-//! `cargo run --example two_peers -- controlling [stun:HOST] [turn:HOST USER PASSWORD]` in one terminal and the same with
-//! `controlled` in another; copy each side's line of JSON to the other.
+//! `cargo run --example two_peers -- controlling [stun:HOST] [turn:HOST USER PASSWORD] [relay-only]` in one terminal and
+//! the same with `controlled` in another; copy each side's line of JSON to the other.
 
 use std::error::Error;
 
-use thirl_ice_agent::agent::Role;
+use thirl_ice_agent::agent::{Policy, Role};
 use thirl_ice_agent::driver::{Builder, Description, IceAgent, Path};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -65,7 +65,9 @@ async fn exchange(path: &Path) -> Result<(), Box<dyn Error>> {
 fn with_servers(role: Role, mut arguments: impl Iterator<Item = String>) -> Result<Builder, Box<dyn Error>> {
     let mut builder = IceAgent::builder().role(role);
     while let Some(uri) = arguments.next() {
-        builder = if uri.starts_with("stun:") {
+        builder = if uri == "relay-only" {
+            builder.policy(Policy::Relay)
+        } else if uri.starts_with("stun:") {
             builder.stun(uri.parse()?)
         } else {
             let mut credential = || arguments.next().ok_or("a turn: URI is followed by USER and PASSWORD");

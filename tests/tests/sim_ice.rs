@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use thirl_common::net::Transport;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State};
 use thirl_ice_agent::candidate::{Candidate, CandidateKind};
-use thirl_tests::sim::{Filtering, Link, Mapping, NatSpec, Pair, PeerSpec, PortAllocation, Side};
+use thirl_tests::sim::{Filtering, Link, Mapping, NatSpec, Packet, Pair, PeerSpec, PortAllocation, Side};
 
 const EIM: Mapping = Mapping::EndpointIndependent;
 const ADM: Mapping = Mapping::AddressDependent;
@@ -34,7 +35,14 @@ fn link() -> Link {
 /// A host on the open network.
 fn open(role: Role, address: &str) -> PeerSpec {
     let config = AgentConfig::new(role);
-    PeerSpec { config, addresses: vec![ip(address)], nat: None, link: link(), dead: Vec::new() }
+    PeerSpec {
+        config,
+        addresses: vec![ip(address)],
+        nat: None,
+        link: link(),
+        turn: Transport::Udp,
+        dead: Vec::new(),
+    }
 }
 
 /// A host behind a NAT of its own.
@@ -106,12 +114,32 @@ fn two_symmetric_nats_without_a_relay_fail_and_say_why() {
 }
 
 #[test]
-fn with_udp_let_through_on_one_side_only_nothing_is_promised() {
+fn with_udp_blocked_a_relay_over_tcp_is_the_way() {
+    let blocked = NatSpec { blocks_udp: true, ..NatSpec::new(EIM, EIF) };
+    for other in [NatSpec::new(EIM, EIF), NatSpec::new(APDM, APDF), blocked] {
+        let mut a = behind(Role::Controlling, blocked, 1);
+        let mut b = behind(Role::Controlled, other, 2);
+        a.turn = Transport::Tcp;
+        b.turn = Transport::Tcp;
+        let mut pair = Pair::new(2, a, b, true);
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(5)), "{other:?}:\n{}", pair.a.agent.report());
+        assert_eq!(pair.paths(), RELAYED, "{other:?}");
+        assert!(pair.data_flows(), "{other:?}");
+        pair.run_for(Duration::from_secs(1200));
+        assert!(pair.data_flows(), "permissions, channels and allocations are refreshed");
+        assert_eq!(pair.a.agent.is_udp_blocked(), Some(true));
+        assert_eq!(pair.b.agent.is_udp_blocked(), Some(other.blocks_udp));
+    }
+}
+
+#[test]
+fn with_udp_blocked_and_no_relay_over_tcp_the_report_says_so() {
     let blocked = NatSpec { blocks_udp: true, ..NatSpec::new(EIM, EIF) };
     let mut pair = both_behind(2, blocked, NatSpec::new(EIM, EIF), true);
-    assert!(!pair.connect(Duration::from_secs(20)));
-    assert_eq!(pair.a.agent.is_udp_blocked(), Some(true));
-    assert_eq!(pair.b.agent.is_udp_blocked(), Some(false));
+    assert!(pair.run_until(Duration::from_secs(100), |pair| pair.a.failure.is_some()));
+    let why = pair.a.failure.clone().unwrap().why_not_direct;
+    assert!(why.iter().any(|why| why.contains("UDP")), "{why:?}");
 }
 
 #[test]
@@ -315,7 +343,7 @@ fn a_stranger_changes_nothing() {
     let ufrag = pair.a.agent.local_credentials().ufrag.clone();
     let forged = forged_check(&format!("{ufrag}:abcd"));
     for payload in [b"data from nowhere".to_vec(), vec![0; 20], forged] {
-        let packet = thirl_tests::sim::Packet { from: "6.6.6.6:1".parse().unwrap(), to, payload };
+        let packet = Packet::udp("6.6.6.6:1".parse().unwrap(), to, payload);
         pair.network.send(stranger, packet);
     }
     pair.run_for(ms(100));

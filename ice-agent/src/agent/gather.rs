@@ -234,6 +234,9 @@ impl Agent {
         for id in failed {
             self.finish_binding(now, id, Err("unreachable from this address".to_owned()));
         }
+        if let Some(&relay) = self.gathering.relay_by_server.get(&(socket, to)) {
+            self.relay_unreachable(now, relay);
+        }
     }
 
     pub(super) fn end_gathering(&mut self) {

@@ -260,6 +260,15 @@ impl Agent {
         self.check_gathering(now);
     }
 
+    /// What was to ask for the allocation could not leave.
+    pub(super) fn relay_unreachable(&mut self, now: Instant, id: RelayId) {
+        if let Some(relay) = self.gathering.relays.get_mut(&id).filter(|relay| relay.is_pending()) {
+            relay.client = None;
+            self.timers.cancel(Timer::Relay(id));
+            self.relay_failed(now, id, "unreachable from this address".to_owned());
+        }
+    }
+
     /// There is no allocation, or no more. Over UDP the server may still tell a reflexive address.
     fn relay_failed(&mut self, now: Instant, id: RelayId, reason: String) {
         let Some(relay) = self.gathering.relays.get_mut(&id) else { return };

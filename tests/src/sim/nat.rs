@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::network::Packet;
+
 /// What a mapping depends on (RFC 4787, section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mapping {
@@ -66,12 +68,20 @@ pub struct Nat {
     mappings: BTreeMap<(SocketAddr, Option<IpAddr>, Option<u16>), u16>,
     /// External port to internal endpoint and the destinations sent to.
     ports: BTreeMap<u16, (SocketAddr, BTreeSet<SocketAddr>)>,
+    /// Internal end of a TCP connection to external port.
+    connections: BTreeMap<SocketAddr, u16>,
 }
 
 impl Nat {
     /// A NAT without mappings.
     pub fn new(spec: NatSpec, external: IpAddr) -> Nat {
-        Nat { spec, external, mappings: BTreeMap::new(), ports: BTreeMap::new() }
+        Nat {
+            spec,
+            external,
+            mappings: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            connections: BTreeMap::new(),
+        }
     }
 
     /// Its address on the outside.
@@ -83,10 +93,15 @@ impl Nat {
     pub fn reboot(&mut self) {
         self.mappings.clear();
         self.ports.clear();
+        self.connections.clear();
     }
 
     /// The source that a packet leaves with; `None` if it is not let out.
-    pub fn outbound(&mut self, rng: &mut StdRng, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+    pub fn outbound(&mut self, rng: &mut StdRng, packet: &Packet) -> Option<SocketAddr> {
+        let Packet { from, to, transport, .. } = *packet;
+        if transport.is_reliable() {
+            return Some(self.connection(from));
+        }
         if self.spec.blocks_udp {
             return None;
         }
@@ -109,7 +124,11 @@ impl Nat {
     }
 
     /// Whom a packet that came to an external port is for; `None` if it is not let in.
-    pub fn inbound(&self, port: u16, from: SocketAddr) -> Option<SocketAddr> {
+    pub fn inbound(&self, packet: &Packet) -> Option<SocketAddr> {
+        let (port, from) = (packet.to.port(), packet.from);
+        if packet.transport.is_reliable() {
+            return self.connections.iter().find(|(_, known)| **known == port).map(|(internal, _)| *internal);
+        }
         let (internal, sent_to) = self.ports.get(&port)?;
         let let_in = match self.spec.filtering {
             Filtering::EndpointIndependent => true,
@@ -117,6 +136,11 @@ impl Nat {
             Filtering::AddressAndPortDependent => sent_to.contains(&from),
         };
         let_in.then_some(*internal)
+    }
+
+    fn connection(&mut self, from: SocketAddr) -> SocketAddr {
+        let next = 20_000 + u16::try_from(self.connections.len()).unwrap_or(0);
+        SocketAddr::new(self.external, *self.connections.entry(from).or_insert(next))
     }
 
     fn free_port(&self, rng: &mut StdRng, wanted: u16) -> u16 {

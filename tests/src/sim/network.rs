@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use thirl_common::net::Transport;
 
 use super::nat::{Nat, NatSpec};
 
@@ -29,15 +30,29 @@ impl Link {
     }
 }
 
-/// A datagram.
+/// A datagram, or a frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The source, as its present place in the network sees it.
     pub from: SocketAddr,
     /// The destination.
     pub to: SocketAddr,
+    /// UDP, or a frame of a TCP connection, which is not lost and passes every NAT.
+    pub transport: Transport,
     /// What it carries.
     pub payload: Vec<u8>,
+}
+
+impl Packet {
+    /// A datagram.
+    pub fn udp(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Packet {
+        Packet { from, to, transport: Transport::Udp, payload }
+    }
+
+    /// A frame of a TCP connection.
+    pub fn tcp(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Packet {
+        Packet { from, to, transport: Transport::Tcp, payload }
+    }
 }
 
 #[derive(Debug)]
@@ -136,7 +151,7 @@ impl Network {
         self.sent += 1;
         let Host { nat, link, down, .. } = &self.hosts[host.0];
         let (nat, link, down) = (*nat, *link, *down);
-        if down || self.is_lost(link) {
+        if down || self.is_lost(link, &packet) {
             return;
         }
         if let Some(neighbour) = self.neighbour(nat, packet.to.ip()) {
@@ -145,7 +160,7 @@ impl Network {
             return;
         }
         let from = match nat {
-            Some(nat) => self.nats[nat].outbound(&mut self.rng, packet.from, packet.to),
+            Some(nat) => self.nats[nat].outbound(&mut self.rng, &packet),
             None => Some(packet.from),
         };
         if let Some(from) = from {
@@ -179,13 +194,13 @@ impl Network {
     fn cross_core(&mut self, packet: Packet) {
         let nat = self.nats.iter().position(|nat| nat.external() == packet.to.ip());
         let to = match nat {
-            Some(nat) => self.nats[nat].inbound(packet.to.port(), packet.from),
+            Some(nat) => self.nats[nat].inbound(&packet),
             None => Some(packet.to),
         };
         let Some(to) = to else { return };
         let Some(host) = self.neighbour(nat, to.ip()) else { return };
         let link = self.hosts[host.0].link;
-        if !self.is_lost(link) {
+        if !self.is_lost(link, &packet) {
             self.fly(link.delay, Place::Host(host), Packet { to, ..packet });
         }
     }
@@ -195,8 +210,8 @@ impl Network {
         self.hosts.iter().position(here).map(HostId)
     }
 
-    fn is_lost(&mut self, link: Link) -> bool {
-        link.loss > 0.0 && self.rng.random_bool(link.loss)
+    fn is_lost(&mut self, link: Link, packet: &Packet) -> bool {
+        !packet.transport.is_reliable() && link.loss > 0.0 && self.rng.random_bool(link.loss)
     }
 
     fn fly(&mut self, delay: Duration, place: Place, packet: Packet) {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use thirl_common::net::Transport;
+use thirl_common::wire::{FrameLen, frame_len};
 use thirl_ice_agent::agent::{
-    Agent, AgentConfig, Event, PathKind, Report, SelectedPair, SocketId, State, TurnServer, Via,
+    Action, Agent, AgentConfig, Event, PathKind, Report, SelectedPair, SocketId, State, StreamId, TurnServer,
+    Via,
 };
 use thirl_ice_agent::candidate::Candidate;
 
@@ -45,6 +47,8 @@ pub struct PeerSpec {
     pub nat: Option<(NatSpec, IpAddr)>,
     /// Its link.
     pub link: Link,
+    /// What carries packets to its TURN server, if it has one.
+    pub turn: Transport,
     /// Candidates that lead nowhere, which are told beside the true ones.
     pub dead: Vec<Candidate>,
 }
@@ -58,8 +62,14 @@ pub struct Peer {
     pub host: HostId,
     /// Its NAT.
     pub nat: Option<usize>,
+    address: IpAddr,
+    link: Link,
     sockets: BTreeMap<SocketId, SocketAddr>,
     by_address: BTreeMap<SocketAddr, SocketId>,
+    /// The local and the far end of each stream.
+    streams: BTreeMap<StreamId, (SocketAddr, SocketAddr)>,
+    /// Streams that were asked for and not yet answered: the server accepts them after a round trip.
+    connecting: Vec<(Instant, StreamId)>,
     /// What it has received, with the way that it came.
     pub received: Vec<(Vec<u8>, PathKind)>,
     /// The states that it went through, with the time since the start.
@@ -187,9 +197,11 @@ impl Pair {
     fn next_event(&self) -> Option<Instant> {
         let peers = [&self.a, &self.b].into_iter();
         let mail = peers.clone().flat_map(|peer| peer.mail.iter().map(|(at, _)| *at));
+        let connecting = peers.clone().flat_map(|peer| peer.connecting.iter().map(|(at, _)| *at));
         let timers = peers.filter_map(|peer| peer.agent.poll_timeout());
         let servers = self.servers.iter().filter_map(Server::poll_timeout);
-        let next = mail.chain(timers).chain(servers).chain(self.network.next_event()).min()?;
+        let next =
+            mail.chain(connecting).chain(timers).chain(servers).chain(self.network.next_event()).min()?;
         Some(next.max(self.network.now()))
     }
 
@@ -207,7 +219,12 @@ impl Pair {
             for (_, candidate) in due {
                 self.peer(side.other()).agent.add_remote_candidate(now, candidate);
             }
-            self.peer(side).agent.handle_timeout(now);
+            let peer = self.peer(side);
+            let connected: Vec<_> = peer.connecting.extract_if(.., |(at, _)| *at <= now).collect();
+            for (_, stream) in connected {
+                peer.agent.stream_connected(now, stream, Ok(peer.streams[&stream].0));
+            }
+            peer.agent.handle_timeout(now);
         }
     }
 
@@ -218,8 +235,19 @@ impl Pair {
             return;
         }
         let peer = if self.a.host == host { &mut self.a } else { &mut self.b };
-        let Some(&socket) = peer.by_address.get(&packet.to) else { return };
-        if let Some(received) = peer.agent.handle_datagram(now, socket, packet.from, &packet.payload) {
+        let received = if packet.transport.is_reliable() {
+            let ends = (packet.to, packet.from);
+            let stream = peer.streams.iter().find(|(_, known)| **known == ends).map(|(stream, _)| *stream);
+            let (Some(stream), Ok(FrameLen::Complete { frame, .. })) = (stream, frame_len(&packet.payload))
+            else {
+                return;
+            };
+            peer.agent.handle_stream_frame(now, stream, &packet.payload[..frame])
+        } else {
+            let Some(&socket) = peer.by_address.get(&packet.to) else { return };
+            peer.agent.handle_datagram(now, socket, packet.from, &packet.payload)
+        };
+        if let Some(received) = received {
             peer.received.push((received.data.to_vec(), received.path));
         }
     }
@@ -249,10 +277,20 @@ impl Pair {
                 }
             }
             while let Some(transmit) = peer.agent.poll_transmit() {
-                let Via::Socket(socket) = transmit.via else { continue };
-                let packet =
-                    Packet { from: peer.sockets[&socket], to: transmit.to, payload: transmit.payload };
+                let packet = match transmit.via {
+                    Via::Socket(socket) => Packet::udp(peer.sockets[&socket], transmit.to, transmit.payload),
+                    Via::Stream(stream) => {
+                        Packet::tcp(peer.streams[&stream].0, transmit.to, transmit.payload)
+                    }
+                };
                 self.network.send(peer.host, packet);
+            }
+            while let Some(action) = peer.agent.poll_action() {
+                if let Action::Connect { stream, server, .. } = action {
+                    let port = 30_000 + u16::try_from(peer.streams.len()).unwrap_or(0);
+                    peer.streams.insert(stream, (SocketAddr::new(peer.address, port), server));
+                    peer.connecting.push((now + 2 * peer.link.delay, stream));
+                }
             }
         }
     }
@@ -266,13 +304,14 @@ impl Peer {
         if turn {
             spec.config.turn.push(TurnServer {
                 address: servers[0].address(),
-                transport: Transport::Udp,
+                transport: spec.turn,
                 username: "user".to_owned(),
                 password: "secret".to_owned(),
             });
         }
         let seed = network.rng().random();
         let mut agent = Agent::new(spec.config, seed);
+        let first = spec.addresses[0];
         let mut sockets = BTreeMap::new();
         for address in spec.addresses {
             let local = SocketAddr::new(address, 40_000);
@@ -283,8 +322,12 @@ impl Peer {
             agent,
             host,
             nat,
+            address: first,
+            link: spec.link,
             sockets,
             by_address,
+            streams: BTreeMap::new(),
+            connecting: Vec::new(),
             received: Vec::new(),
             states: Vec::new(),
             selections: Vec::new(),

@@ -62,12 +62,13 @@ impl Server {
         }
         let now = network.now();
         if packet.to == self.address {
-            if let Some(payload) = answer_binding(packet) {
-                network.send(self.host, Packet { from: packet.to, to: packet.from, payload });
+            let binding = answer_binding(packet).filter(|_| packet.transport == Transport::Udp);
+            if let Some(payload) = binding {
+                network.send(self.host, Packet::udp(packet.to, packet.from, payload));
                 return;
             }
             let five_tuple = FiveTuple {
-                transport: Transport::Udp,
+                transport: packet.transport,
                 client: ClientAddr(packet.from),
                 server: ServerAddr(self.address),
             };
@@ -98,13 +99,14 @@ impl Server {
                 let port = self.relays.iter().find(|(_, known)| **known == relay).map(|(port, _)| *port);
                 let Some(port) = port else { return };
                 let from = SocketAddr::new(self.address.ip(), port);
-                Packet { from, to: to.0, payload: bytes[range].to_vec() }
+                Packet::udp(from, to.0, bytes[range].to_vec())
             }
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
                 let mut payload = prefix.to_vec();
                 payload.extend_from_slice(&bytes[range]);
                 payload.resize(payload.len() + padding, 0);
-                Packet { from: five_tuple.server.0, to: five_tuple.client.0, payload }
+                let (from, to) = (five_tuple.server.0, five_tuple.client.0);
+                Packet { from, to, transport: five_tuple.transport, payload }
             }
             _ => return,
         };
@@ -126,8 +128,8 @@ impl Server {
             }
         }
         while let Some(transmit) = self.engine.poll_transmit() {
-            network
-                .send(self.host, Packet { from: transmit.from, to: transmit.to, payload: transmit.payload });
+            let thirl_common::net::Transmit { transport, from, to, payload } = transmit;
+            network.send(self.host, Packet { from, to, transport, payload });
         }
         while self.engine.poll_event().is_some() {}
     }
