@@ -135,6 +135,8 @@ pub struct Timings {
     pub patience: Duration,
     /// After so long, gathering is said to be complete even if a server has not answered yet.
     pub gathering: Duration,
+    /// Once a server has answered and all have been asked, the others get so long.
+    pub gathering_grace: Duration,
     /// The time between two consent checks, before it is randomised by ± 20 % (RFC 7675, section 5.1).
     pub consent_interval: Duration,
     /// Without consent for so long, the agent stops sending (RFC 7675, section 5.1).
@@ -158,6 +160,7 @@ impl Default for Timings {
             relay_patience: Duration::from_secs(1),
             patience: Duration::from_millis(39_500),
             gathering: Duration::from_secs(5),
+            gathering_grace: Duration::from_secs(1),
             consent_interval: Duration::from_secs(5),
             consent_timeout: Duration::from_secs(30),
             disconnected: Duration::from_secs(10),

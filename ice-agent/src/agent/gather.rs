@@ -186,6 +186,7 @@ impl Agent {
         self.timers.cancel(Timer::Binding(id));
         if let Ok(mapped) = result {
             self.add_server_reflexive(now, socket, server, mapped);
+            self.hasten_gathering(now);
         }
         self.gathering.outcomes.push(ServerOutcome {
             server,
@@ -239,7 +240,26 @@ impl Agent {
         }
     }
 
-    pub(super) fn end_gathering(&mut self) {
+    /// One server's answer tells that the others, if they live, are not far behind.
+    pub(super) fn hasten_gathering(&mut self, now: Instant) {
+        let soon = now + self.config.timings.gathering_grace;
+        if self.timers.get(Timer::GatheringEnd).is_some_and(|end| soon < end) {
+            self.timers.set(Timer::GatheringEnd, soon);
+        }
+    }
+
+    pub(super) fn handle_gathering_end(&mut self, now: Instant) {
+        let last = self.gathering.begun.map_or(now, |begun| begun + self.config.timings.gathering);
+        if self.gathering.queue.is_empty() || now >= last {
+            self.end_gathering();
+            self.evaluate_nomination(now);
+        } else {
+            let again = now + self.config.timings.gathering_grace;
+            self.timers.set(Timer::GatheringEnd, again.min(last));
+        }
+    }
+
+    fn end_gathering(&mut self) {
         if !self.gathering.complete && self.gathering.begun.is_some() {
             self.gathering.complete = true;
             self.timers.cancel(Timer::GatheringEnd);

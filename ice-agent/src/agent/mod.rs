@@ -288,10 +288,7 @@ impl Agent {
                 Timer::Pace => {}
                 Timer::Binding(id) => self.handle_binding_timeout(now, id),
                 Timer::Relay(id) => self.handle_relay_timeout(now, id),
-                Timer::GatheringEnd => {
-                    self.end_gathering();
-                    self.evaluate_nomination(now);
-                }
+                Timer::GatheringEnd => self.handle_gathering_end(now),
                 Timer::Keepalive => self.send_keepalives(now),
                 Timer::Check(id) => self.handle_check_timeout(now, id),
                 Timer::RelayPatience => self.evaluate_nomination(now),

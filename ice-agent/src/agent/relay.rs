@@ -241,6 +241,7 @@ impl Agent {
             }
             Via::Stream(_) => STREAM_LOCAL_PREFERENCE.saturating_sub(later),
         };
+        self.hasten_gathering(now);
         self.note_turn_outcome(&server, carrier, Ok(canonical(relayed)));
         let found = Found {
             kind: CandidateKind::Relayed,
