@@ -6,9 +6,15 @@
 //!    its `Service`. The TURN relay runs over the same loop.
 //! 2. `server` (feature `driver`): binds the sockets, starts a shard for each core, ends them.
 //! 3. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//!
+//! `settings` is what the binary `stun-server` takes, `program` what all server binaries do alike.
 
 #[cfg(feature = "driver")]
+pub mod program;
+#[cfg(feature = "driver")]
 pub mod server;
+#[cfg(feature = "driver")]
+pub mod settings;
 #[cfg(feature = "driver")]
 pub mod shard;
 

@@ -1,2 +1,35 @@
-//! Placeholder.
-fn main() {}
+//! `stun-server`: tells clients which address their packets come from.
+
+use std::process::ExitCode;
+
+use clap::Command;
+use thirl_common::config::{Flags, Values};
+use thirl_common::net::Transport;
+use thirl_stun_server::server::Server;
+use thirl_stun_server::{program, settings};
+
+fn main() -> ExitCode {
+    let command = Command::new("stun-server")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("STUN server (RFC 8489): tells clients which address their packets come from");
+    let matches = Flags::augment(command, settings::KEYS).get_matches();
+    program::log_to_stderr();
+    program::exit_code("stun-server", run(&Flags::from_matches(&matches, settings::KEYS)))
+}
+
+fn run(flags: &Flags) -> Result<(), program::Failure> {
+    let values = Values::load(settings::KEYS, flags, |name| std::env::var(name).ok())?;
+    let config = settings::config(&values)?;
+    let signals = program::Signals::catch()?;
+    let running = Server::start(&config)?;
+    for (transport, addr) in running.local_addrs() {
+        let query = if *transport == Transport::Tcp { "  (TCP)" } else { "" };
+        program::print_line(&format!("stun:{addr}{query}"));
+    }
+    let signal = signals.wait();
+    tracing::info!("{signal}: ending");
+    running.shutdown();
+    let counters = running.join();
+    tracing::info!("answered {} requests", counters.answered);
+    Ok(())
+}

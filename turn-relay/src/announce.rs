@@ -1,0 +1,133 @@
+//! What to tell people of a server that has started: URIs, and credentials to paste.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use thirl_common::auth::EphemeralCredentials;
+use thirl_common::io::local_address_towards;
+use thirl_common::net::Transport;
+use thirl_common::uri::{Host, Scheme, ServerUri};
+
+use crate::settings::Settings;
+
+/// How long the credentials are good for that a server prints.
+const PRINTED_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// URIs of a running server and, if it has a secret, credentials that hold for a day.
+#[derive(Clone, Serialize)]
+pub struct Announcement {
+    /// `stun:` and `turn:` URIs.
+    pub uris: Vec<String>,
+    /// Username of the credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Password of the credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+impl Announcement {
+    /// Of a server with these settings that listens there.
+    pub fn new(settings: &Settings, local_addrs: &[(Transport, SocketAddr)]) -> Announcement {
+        let credentials = mint(settings, "thirl", PRINTED_LIFETIME);
+        let (stun, turn) = uris(&public_ips(settings), local_addrs);
+        Announcement {
+            uris: stun.iter().chain(&turn).map(ToString::to_string).collect(),
+            username: credentials.as_ref().map(|credentials| credentials.username.clone()),
+            credential: credentials.map(|credentials| credentials.password),
+        }
+    }
+}
+
+impl fmt::Debug for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Announcement({}, credential redacted)", self.uris.join(" "))
+    }
+}
+
+impl fmt::Display for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.uris.join("\n"))?;
+        if let (Some(username), Some(credential)) = (&self.username, &self.credential) {
+            write!(f, "\nusername: {username}  (for a day)\ncredential: {credential}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Credentials for `user` from the server's secret; `None` if it has none.
+pub fn mint(settings: &Settings, user: &str, lifetime: Duration) -> Option<EphemeralCredentials> {
+    settings.credentials.rest.mint(user, unix_seconds() + lifetime.as_secs())
+}
+
+/// The addresses by which clients find the server: what it is called outside, else where it listens, else this host's own.
+pub fn public_ips(settings: &Settings) -> Vec<IpAddr> {
+    let external: Vec<_> = settings.external_ips.iter().map(|external| external.external).collect();
+    let listening: Vec<_> =
+        settings.listening_ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect();
+    match (external.is_empty(), listening.is_empty()) {
+        (false, _) => external,
+        (true, false) => listening,
+        (true, true) => host_ips(),
+    }
+}
+
+/// The addresses that this host sends from to the internet, or loopback where it cannot.
+fn host_ips() -> Vec<IpAddr> {
+    // Nothing is sent there: any address outside would do.
+    let outside: [SocketAddr; 2] =
+        [(Ipv4Addr::new(9, 9, 9, 9), 9).into(), (Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe), 9).into()];
+    let own: Vec<_> = outside.into_iter().filter_map(|dest| local_address_towards(dest).ok()).collect();
+    if own.is_empty() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { own }
+}
+
+/// The `stun:` and the `turn:` URIs of a server that is known as `ips` and listens at `local_addrs`.
+pub fn uris(ips: &[IpAddr], local_addrs: &[(Transport, SocketAddr)]) -> (Vec<ServerUri>, Vec<ServerUri>) {
+    let serves = |ip: &IpAddr, wanted: Transport| {
+        let of_family = |addr: &SocketAddr| addr.is_ipv4() == ip.is_ipv4();
+        let found = local_addrs.iter().find(|(transport, addr)| *transport == wanted && of_family(addr));
+        found.map(|(_, addr)| addr.port())
+    };
+    let uri = |scheme, ip: &IpAddr, port, tcp| ServerUri { scheme, host: Host::Ip(*ip), port, tcp };
+    let mut stun = Vec::new();
+    let mut turn = Vec::new();
+    for ip in ips {
+        if let Some(port) = serves(ip, Transport::Udp) {
+            stun.push(uri(Scheme::Stun, ip, port, None));
+            turn.push(uri(Scheme::Turn, ip, port, Some(false)));
+        }
+        if let Some(port) = serves(ip, Transport::Tcp) {
+            turn.push(uri(Scheme::Turn, ip, port, Some(true)));
+        }
+    }
+    (stun, turn)
+}
+
+#[expect(clippy::disallowed_methods, reason = "credentials expire by the wall clock")]
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_name_what_is_served() {
+        let ips = ["203.0.113.10".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let local = [(Transport::Udp, addr("0.0.0.0:3478")), (Transport::Tcp, addr("0.0.0.0:3479"))];
+        let (stun, turn) = uris(&ips, &local);
+        let text: Vec<_> = stun.iter().chain(&turn).map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "stun:203.0.113.10:3478",
+                "turn:203.0.113.10:3478?transport=udp",
+                "turn:203.0.113.10:3479?transport=tcp"
+            ]
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! The relay's settings, under the names that coturn gave them.
+//!
+//! [`KEYS`] is what file, environment and flags take; [`Settings::from_values`] gives them types and refuses what cannot
+//! be; [`Settings::config`] is what the server starts with.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thirl_common::auth::{Credentials, RestSecrets};
+use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
+
+use thirl_stun_server::settings::listen;
+
+use crate::engine::{EngineConfig, IpRange, PeerPolicy};
+use crate::server::{Config, ExternalIp, Listen, RelayAddresses};
+
+const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
+    Key { name, value, help, repeat: false }
+}
+
+const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
+    Key { name, value, help, repeat: true }
+}
+
+/// Every setting of the relay.
+pub const KEYS: &[Key] = &[
+    list("listening-ip", "IP", "Address to listen on; may be repeated. Default: all, IPv4 and IPv6"),
+    key("listening-port", "PORT", "UDP and TCP port to listen on. Default: 3478"),
+    list("relay-ip", "IP", "Address to relay from; may be repeated. Default: where the client arrived"),
+    list(
+        "external-ip",
+        "PUBLIC[/PRIVATE]",
+        "What to call a relay address, behind a 1:1 NAT; may be repeated",
+    ),
+    key("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
+    key("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
+    key("realm", "NAME", "Realm of the credentials; a short one keeps responses small. Default: thirl"),
+    list("user", "NAME:PASSWORD", "A user; may be repeated"),
+    list(
+        "static-auth-secret",
+        "SECRET",
+        "Secret of REST credentials; the first signs, all are taken. Default: a new one",
+    ),
+    list(
+        "allowed-peer-ip",
+        "RANGE",
+        "Peers to allow: IP, CIDR or first-last; the narrowest rule wins; may be repeated",
+    ),
+    list(
+        "denied-peer-ip",
+        "RANGE",
+        "Peers to deny, besides loopback, private and reserved ones; may be repeated",
+    ),
+    key("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own"),
+    key("total-quota", "COUNT", "Allocations at most. Default: 100000"),
+    key("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600"),
+    key("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
+    key(
+        "relay-threads",
+        "COUNT",
+        "Shards, each with a thread and sockets of its own. Default: one for each core",
+    ),
+];
+
+/// The values with their types.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Empty: all.
+    pub listening_ips: Vec<IpAddr>,
+    /// 0 lets the system choose.
+    pub listening_port: u16,
+    /// Empty: where the client arrived.
+    pub relay_ips: Vec<IpAddr>,
+    /// 1:1 NATs.
+    pub external_ips: Vec<ExternalIp>,
+    /// Ports of relayed transport addresses.
+    pub relay_ports: RangeInclusive<u16>,
+    /// Realm.
+    pub realm: String,
+    /// Users and secrets; neither: [`Settings::ensure_credentials`] makes a secret.
+    pub credentials: Credentials,
+    /// Peers to allow.
+    pub allowed_peers: Vec<IpRange>,
+    /// Peers to deny.
+    pub denied_peers: Vec<IpRange>,
+    /// Allocations of one user at most.
+    pub user_quota: Option<usize>,
+    /// Allocations at most.
+    pub total_quota: usize,
+    /// Lifetime of an allocation at most.
+    pub max_lifetime: Duration,
+    /// How long a nonce is good for.
+    pub nonce_lifetime: Duration,
+    /// `None`: one for each core.
+    pub shards: Option<NonZeroUsize>,
+}
+
+impl Settings {
+    /// Gives the values their types. What is wrong is named with its source and a hint.
+    pub fn from_values(values: &Values) -> Result<Settings, ConfigError> {
+        let min = values.one("min-port", parse::port)?.unwrap_or(49152);
+        let max = values.one("max-port", parse::port)?.unwrap_or(65535);
+        if min > max {
+            let problem = Problem::new(
+                format!("max-port {max} is below min-port {min}"),
+                "give a range with some ports in it; an allocation takes one",
+            );
+            return Err(values.refuse("max-port", problem));
+        }
+        let mut credentials = Credentials::default();
+        for (name, password) in values.all("user", parse::user)? {
+            credentials.users.insert(name, password);
+        }
+        credentials.rest = RestSecrets::new(values.all("static-auth-secret", parse::text)?);
+        let quota = parse::number(1, 10_000_000);
+        Ok(Settings {
+            listening_ips: values.all("listening-ip", parse::ip)?,
+            listening_port: values.one("listening-port", parse::listening_port)?.unwrap_or(3478),
+            relay_ips: values.all("relay-ip", parse::ip)?,
+            external_ips: values.all("external-ip", external_ip)?,
+            relay_ports: min..=max,
+            realm: values.one("realm", realm)?.unwrap_or_else(|| "thirl".to_owned()),
+            credentials,
+            allowed_peers: values.all("allowed-peer-ip", ip_range)?,
+            denied_peers: values.all("denied-peer-ip", ip_range)?,
+            user_quota: values.one("user-quota", &quota)?.map(count),
+            total_quota: values.one("total-quota", &quota)?.map_or(100_000, count),
+            max_lifetime: values
+                .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
+                .unwrap_or(Duration::from_secs(3600)),
+            nonce_lifetime: values
+                .one("stale-nonce", parse::seconds(60, 86_400))?
+                .unwrap_or(Duration::from_secs(600)),
+            shards: values
+                .one("relay-threads", parse::number(1, 1024))?
+                .and_then(|threads| NonZeroUsize::new(count(threads))),
+        })
+    }
+
+    /// Makes a secret of `random` if there are neither users nor secrets: a relay is never open to all. Returns it for
+    /// the operator to be told.
+    pub fn ensure_credentials(&mut self, random: [u8; 16]) -> Option<String> {
+        if !self.credentials.users.is_empty() || !self.credentials.rest.is_empty() {
+            return None;
+        }
+        self.ensure_secret(random)
+    }
+
+    /// Makes a secret of `random` if there is none, for a server that hands out credentials itself. Returns it if so.
+    pub fn ensure_secret(&mut self, random: [u8; 16]) -> Option<String> {
+        if !self.credentials.rest.is_empty() {
+            return None;
+        }
+        let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.credentials.rest = RestSecrets::new(vec![secret.clone()]);
+        Some(secret)
+    }
+
+    /// What the server starts with.
+    pub fn config(&self) -> Config {
+        let peers = PeerPolicy {
+            allowed: self.allowed_peers.clone(),
+            denied: self.denied_peers.clone(),
+            ..PeerPolicy::default()
+        };
+        Config {
+            listen: Listen { shards: self.shards, ..listen(&self.listening_ips, self.listening_port) },
+            relay: RelayAddresses {
+                ips: self.relay_ips.clone(),
+                external: self.external_ips.clone(),
+                ports: self.relay_ports.clone(),
+            },
+            engine: EngineConfig {
+                realm: self.realm.clone(),
+                credentials: Arc::new(self.credentials.clone()),
+                nonce_lifetime: self.nonce_lifetime,
+                max_lifetime: self.max_lifetime,
+                total_quota: self.total_quota,
+                user_quota: self.user_quota,
+                peers,
+                ..EngineConfig::default()
+            },
+        }
+    }
+}
+
+/// Numbers are bounded where they are parsed.
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn realm(text: &str) -> Result<String, Problem> {
+    // "fewer than 128 characters" (RFC 8489, section 14.9).
+    match text.chars().count() {
+        1..=127 => Ok(text.to_owned()),
+        _ => Err(Problem::new(
+            "the realm is empty or too long",
+            "give 1 to 127 characters, the fewer the better",
+        )),
+    }
+}
+
+fn ip_range(text: &str) -> Result<IpRange, Problem> {
+    text.parse().map_err(|error: crate::engine::IpRangeError| {
+        let hint = "give an address, a network such as 10.0.0.0/8, or a range such as 10.0.0.1-10.0.0.9";
+        Problem::new(error.to_string(), hint)
+    })
+}
+
+fn external_ip(text: &str) -> Result<ExternalIp, Problem> {
+    let external = match text.split_once('/') {
+        Some((public, private)) => {
+            ExternalIp { external: parse::ip(public)?, local: Some(parse::ip(private)?) }
+        }
+        None => ExternalIp { external: parse::ip(text)?, local: None },
+    };
+    match external.local {
+        Some(local) if local.is_ipv4() != external.external.is_ipv4() => {
+            let hint = "write `public/private`, both IPv4 or both IPv6";
+            Err(Problem::new(format!("{text:?} mixes address families"), hint))
+        }
+        _ => Ok(external),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thirl_common::config::Flags;
+
+    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let variable = |name: &str| {
+            let key = name.strip_prefix("THIRL_")?.to_lowercase().replace('_', "-");
+            pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+        };
+        Settings::from_values(&Values::load(KEYS, &Flags::default(), variable)?)
+    }
+
+    #[test]
+    fn nothing_given_is_the_documented_default() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!((settings.listening_port, settings.relay_ports.clone()), (3478, 49152..=65535));
+        assert!(settings.listening_ips.is_empty() && settings.credentials.users.is_empty());
+    }
+
+    #[test]
+    fn a_relay_without_credentials_makes_a_secret_once() {
+        let mut bare = settings(&[]).unwrap();
+        let secret = bare.ensure_credentials([0xab; 16]).unwrap();
+        assert_eq!(secret.len(), 32);
+        assert!(!format!("{bare:?}").contains(&secret), "Debug is for logs");
+        assert_eq!(bare.ensure_credentials([0; 16]), None);
+        let mut users = settings(&[("user", "alice:secret")]).unwrap();
+        assert_eq!(users.ensure_credentials([0; 16]), None);
+    }
+
+    #[test]
+    fn external_ip_as_coturn_writes_it() {
+        let both = settings(&[("external-ip", "203.0.113.1/10.0.0.1,2001:db8::1")]).unwrap().external_ips;
+        assert_eq!(both[0].local, Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(both[1].local, None);
+        assert!(settings(&[("external-ip", "203.0.113.1/::1")]).is_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let error = settings(&[("min-port", "6000"), ("max-port", "5000")]).unwrap_err().to_string();
+        assert!(error.starts_with("environment variable THIRL_MAX_PORT: max-port:"), "{error}");
+        for (key, value) in [
+            ("realm", ""),
+            ("allowed-peer-ip", "10.0.0.0/40"),
+            ("total-quota", "0"),
+            ("stale-nonce", "1"),
+            ("relay-threads", "0"),
+        ] {
+            assert!(settings(&[(key, value)]).is_err(), "{key}={value}");
+        }
+    }
+}
