@@ -106,6 +106,9 @@ pub enum Body {
     EndOfCandidates {
         /// The user fragment of that description.
         ufrag: String,
+        /// What its sender has learnt of its NAT while gathering.
+        #[serde(default)]
+        nat: NatHint,
     },
     /// Starts ICE anew within the session (RFC 8445, section 2.4). The path in use is kept until a new one is found.
     Restart {
@@ -230,7 +233,7 @@ impl Body {
                 check_credential("ice-ufrag", ufrag, UFRAG_LENGTH)?;
                 check_candidates(candidates)
             }
-            Body::EndOfCandidates { ufrag } => check_credential("ice-ufrag", ufrag, UFRAG_LENGTH),
+            Body::EndOfCandidates { ufrag, .. } => check_credential("ice-ufrag", ufrag, UFRAG_LENGTH),
             Body::Bye { .. } | Body::Unknown => Ok(()),
         }
     }
@@ -363,7 +366,7 @@ mod tests {
             Body::Answer { description: description(3), nat: NatHint::default() },
             Body::Restart { description: description(MAX_CANDIDATES), nat: NatHint::default() },
             Body::Candidates { ufrag: "8hhY".into(), candidates: vec![CANDIDATE.into()] },
-            Body::EndOfCandidates { ufrag: "8hhY".into() },
+            Body::EndOfCandidates { ufrag: "8hhY".into(), nat: NatHint::default() },
             Body::Bye { reason: ByeReason::NoPath },
         ] {
             let sent = message(body);
