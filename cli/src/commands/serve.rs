@@ -1,0 +1,259 @@
+//! `thirl serve`: STUN and TURN on one port, signalling on another, ready with no configuration.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{ArgMatches, Command};
+use rand::TryRngCore;
+use serde::Serialize;
+use thirl_common::config::{Flags, Key, Values, parse};
+use thirl_common::uri::{Host, ServerUri};
+use thirl_overlay::NodeId;
+use thirl_overlay::signalling::switchboard::{Config, IceServers};
+use thirl_overlay::signalling::{DEFAULT_PORT, Hub, IceServer, Keepalive};
+use thirl_stun_server::program::Signals;
+use thirl_stun_server::shard::Listen;
+use thirl_turn_relay::announce::{self, Announcement};
+use thirl_turn_relay::server::{Running, Server};
+use thirl_turn_relay::settings::{self, Settings};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::{print_json, print_line};
+use crate::error::Failure;
+
+/// What `serve` takes besides the relay's settings.
+const OWN_KEYS: &[Key] = &[Key {
+    name: "signalling-port",
+    value: "PORT",
+    help: "TCP port of the signalling endpoint (HTTP, WebSocket); 0 lets the system choose. Default: 3480",
+    repeat: false,
+}];
+
+/// How long the TURN credentials of a node are good for. A connected node gets new ones in time.
+const NODE_CREDENTIALS: Duration = Duration::from_secs(3600);
+
+/// Settings as flags: the table decides which there are.
+pub(crate) struct Arguments {
+    flags: Flags,
+    json: bool,
+}
+
+impl clap::FromArgMatches for Arguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Arguments { flags: Flags::from_matches(matches, &keys()), json: matches.get_flag("json") })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Arguments {
+    fn augment_args(command: Command) -> Command {
+        let json = clap::Arg::new("json")
+            .long("json")
+            .help("Print what was started as one JSON object")
+            .action(clap::ArgAction::SetTrue);
+        Flags::augment(command, &keys()).arg(json)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn keys() -> Vec<Key> {
+    settings::KEYS.iter().chain(OWN_KEYS).copied().collect()
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let values = Values::load(&keys(), &arguments.flags, |name| std::env::var(name).ok())?;
+    let mut settings = Settings::from_values(&values)?;
+    let signalling_port = values.one("signalling-port", parse::listening_port)?.unwrap_or(DEFAULT_PORT);
+    let made_secret = settings.ensure_credentials(random()?).is_some();
+    settings.ensure_secret(random()?);
+
+    let signals = Signals::catch().map_err(|error| Failure::of("catching signals", error))?;
+    let relay = Server::start(settings.config()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let signalling = Signalling::start(&settings, &relay, signalling_port)?;
+    let second_stun = start_second_stun(&settings, signalling.port)?;
+    announce(&settings, &relay, &signalling, made_secret, arguments.json)?;
+
+    let signal = signals.wait();
+    tracing::info!("{signal}: ending");
+    signalling.stop();
+    second_stun.shutdown();
+    second_stun.join();
+    relay.shutdown();
+    let report = relay.join();
+    tracing::info!("{} allocations served", report.engine.allocations_created);
+    Ok(())
+}
+
+/// STUN over UDP on the signalling port's number too: it takes two destinations to notice that a mapping depends on the
+/// destination, which is how nodes can say why their path is relayed.
+fn start_second_stun(settings: &Settings, port: u16) -> Result<thirl_stun_server::server::Running, Failure> {
+    let listen = thirl_stun_server::settings::listen(&settings.listening_ips, port);
+    let config = thirl_stun_server::server::Config {
+        listen: Listen { tcp: Vec::new(), shards: Some(NonZeroUsize::MIN), ..listen },
+    };
+    thirl_stun_server::server::Server::start(&config).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// The signalling endpoint on a runtime of its own; the relay's shards need none.
+struct Signalling {
+    runtime: tokio::runtime::Runtime,
+    stop: oneshot::Sender<()>,
+    served: tokio::task::JoinHandle<()>,
+    port: u16,
+}
+
+impl Signalling {
+    fn start(settings: &Settings, relay: &Running, port: u16) -> Result<Signalling, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::of("starting the runtime", error))?;
+        let listeners = runtime.block_on(listen(&settings.listening_ips, port))?;
+        let bound = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok())
+            .map_or(port, |addr| addr.port());
+        let minter = NodeServers::new(settings, relay, bound);
+        let (stop, stopped) = oneshot::channel();
+        let served = runtime.spawn(async move {
+            let hub = Hub::start(Config::default(), Keepalive::default(), Box::new(minter));
+            let stopped = async {
+                // A sender that is gone says the same as one that sent.
+                let _ = stopped.await;
+            };
+            thirl_overlay::signalling::serve(listeners, hub, stopped).await;
+        });
+        Ok(Signalling { runtime, stop, served, port: bound })
+    }
+
+    /// Tells the nodes, and waits until their connections are closed.
+    fn stop(self) {
+        let Signalling { runtime, stop, served, .. } = self;
+        // If it has ended already, there is nobody to tell.
+        let _ = stop.send(());
+        let _ = runtime.block_on(served);
+    }
+}
+
+/// Listens on every address, or on all of both families. A family that the host does not have is passed over.
+async fn listen(ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Failure> {
+    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let chosen = if ips.is_empty() { &everywhere[..] } else { ips };
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut port = port;
+    let mut refused = None;
+    for ip in chosen {
+        let addr = SocketAddr::new(*ip, port);
+        match bind(addr) {
+            Ok(listener) => {
+                port = listener.local_addr().map_or(port, |addr| addr.port());
+                listeners.push(listener);
+            }
+            Err(error) if ips.is_empty() && error.kind() != std::io::ErrorKind::AddrInUse => {
+                refused = Some((addr, error));
+            }
+            Err(error) => return Err(cannot_listen(addr, &error)),
+        }
+    }
+    match (listeners.is_empty(), refused) {
+        (true, Some((addr, error))) => Err(cannot_listen(addr, &error)),
+        _ => Ok(listeners),
+    }
+}
+
+fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket =
+        if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if addr.is_ipv6() {
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(1024)
+}
+
+fn cannot_listen(addr: SocketAddr, error: &std::io::Error) -> Failure {
+    Failure::Failed(format!("cannot listen on tcp {addr} for signalling: {error} (see --signalling-port)"))
+}
+
+/// What nodes are told of the relay, with credentials of their own.
+struct NodeServers {
+    settings: Settings,
+    stun: Vec<String>,
+    turn: Vec<String>,
+}
+
+impl NodeServers {
+    fn new(settings: &Settings, relay: &Running, second_stun: u16) -> NodeServers {
+        let ips = announce::public_ips(settings);
+        let (mut stun, turn) = announce::uris(&ips, relay.local_addrs());
+        let second =
+            stun.iter().map(|uri| ServerUri { port: second_stun, ..uri.clone() }).collect::<Vec<_>>();
+        stun.extend(second);
+        let text = |uris: Vec<ServerUri>| uris.iter().map(ToString::to_string).collect();
+        NodeServers { settings: settings.clone(), stun: text(stun), turn: text(turn) }
+    }
+}
+
+impl IceServers for NodeServers {
+    fn for_node(&self, node: NodeId, now_unix: u64) -> Vec<IceServer> {
+        let stun = IceServer { urls: self.stun.clone(), username: None, credential: None, ttl_seconds: None };
+        let expires = now_unix + NODE_CREDENTIALS.as_secs();
+        let turn = self.settings.credentials.rest.mint(&node.short(), expires).map(|credentials| IceServer {
+            urls: self.turn.clone(),
+            username: Some(credentials.username),
+            credential: Some(credentials.password),
+            ttl_seconds: u32::try_from(NODE_CREDENTIALS.as_secs()).ok(),
+        });
+        [stun].into_iter().chain(turn).filter(|server| !server.urls.is_empty()).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct Started<'a> {
+    #[serde(flatten)]
+    relay: &'a Announcement,
+    /// What `thirl listen --server` takes.
+    server: &'a str,
+}
+
+fn announce(
+    settings: &Settings,
+    relay: &Running,
+    signalling: &Signalling,
+    made_secret: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let announcement = Announcement::new(settings, relay.local_addrs());
+    let host = announce::public_ips(settings)
+        .first()
+        .map_or_else(|| "localhost".to_owned(), |ip| Host::Ip(*ip).to_string());
+    let server = if signalling.port == DEFAULT_PORT { host } else { format!("{host}:{}", signalling.port) };
+    if json {
+        return print_json(&Started { relay: &announcement, server: &server });
+    }
+    print_line("thirl serves. Any WebRTC app takes these:\n")?;
+    for line in announcement.to_string().lines() {
+        print_line(&format!("  {line}"))?;
+    }
+    if made_secret {
+        print_line(
+            "\nThe secret behind them is new. Set `static-auth-secret` to keep credentials over a restart.",
+        )?;
+    }
+    print_line(&format!("\nNow, on a machine that others shall reach:\n\n  thirl listen --server {server}\n"))
+}
+
+fn random() -> Result<[u8; 16], Failure> {
+    let mut random = [0; 16];
+    let filled = rand::rngs::OsRng.try_fill_bytes(&mut random);
+    filled.map_err(|error| Failure::of("the system's random number generator", error))?;
+    Ok(random)
+}
