@@ -1,0 +1,130 @@
+//! The main job, in the kernel lab: `thirl serve` in public, `thirl listen` behind one NAT, `thirl ping` behind another.
+//! Each side says which path was taken, and the test asserts both.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::time::Duration;
+
+use serde_json::Value;
+use thirl_tests::harness::{self, Program};
+use thirl_tests::natlab::{Filtering, Firewall, Lab, LabBuilder, Mapping, Nat, Network, Node, SRV, Site, availability};
+use thirl_tests::requires;
+
+/// Starting, gathering and connecting, with a margin for a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const COUNT: usize = 3;
+
+/// What both sides said of their path.
+struct Outcome {
+    /// The answers of `thirl ping --json`.
+    pings: Vec<Value>,
+    /// The line of `thirl listen --json` on its first connection.
+    listener: Value,
+}
+
+impl Outcome {
+    fn assert_path(&self, path: &str) {
+        assert_eq!(self.pings.len(), COUNT);
+        for ping in &self.pings {
+            assert_eq!(ping["path"], path, "the dialler: {ping}");
+            assert!(ping["rtt_ms"].as_f64().unwrap() > 0.0, "{ping}");
+        }
+        assert_eq!(self.listener["path"], path, "the listener: {}", self.listener);
+    }
+}
+
+/// Serves in public, listens on `listener`, pings from `dialler`.
+fn ping(lab: &Lab, dialler: Node, listener: Node) -> Outcome {
+    let thirl = harness::thirl();
+    let mut serve = lab.command(Node::Srv, &thirl);
+    serve.args(["serve", "--listening-ip", &SRV.to_string()]);
+    let mut serve = Program::spawn(serve).unwrap().named("serve");
+    serve.wait_for_line("thirl listen", LIMIT).unwrap();
+
+    let mut listen = lab.command(listener, &thirl);
+    listen.args(["listen", "--server", &SRV.to_string(), "--json"]);
+    let mut listen = Program::spawn(listen).unwrap().named("listen");
+    let ticket = listen.wait_for_json(LIMIT).unwrap()["ticket"].as_str().unwrap().to_owned();
+
+    let mut ping = lab.command(dialler, &thirl);
+    ping.args(["ping", &ticket, "--count", &COUNT.to_string(), "--json"]);
+    let mut ping = Program::spawn(ping).unwrap().named("ping");
+    let pings = (0..COUNT).map(|_| ping.wait_for_json(LIMIT).unwrap()).collect();
+    let status = ping.wait_for_end(LIMIT).unwrap();
+    assert!(status.success(), "{}", ping.output());
+    Outcome { pings, listener: listen.wait_for_json(LIMIT).unwrap() }
+}
+
+fn cone() -> Nat {
+    Nat::new().mapping(Mapping::EndpointIndependent).filtering(Filtering::AddressAndPortDependent)
+}
+
+fn lab(a: impl Into<Network>, b: impl Into<Network>) -> LabBuilder {
+    Lab::builder().site(Site::A, a).site(Site::B, b)
+}
+
+#[test]
+fn two_endpoint_independent_nats_connect_directly() {
+    requires!(availability());
+    let lab = lab(cone(), cone()).build().unwrap();
+    let outcome = ping(&lab, Node::A, Node::B);
+    outcome.assert_path("direct");
+    let public = |site| lab.public_address(site).unwrap().to_string();
+    let ping = &outcome.pings[0];
+    assert!(ping["local"].as_str().unwrap().starts_with(&public(Site::A)), "{ping}");
+    assert!(ping["remote"].as_str().unwrap().starts_with(&public(Site::B)), "{ping}");
+}
+
+#[test]
+fn two_symmetric_nats_connect_through_the_relay() {
+    requires!(availability());
+    let lab = lab(Nat::symmetric(), Nat::symmetric()).build().unwrap();
+    let outcome = ping(&lab, Node::A, Node::B);
+    outcome.assert_path("relayed");
+    assert_eq!(outcome.pings[0]["relay"], SRV.to_string(), "{}", outcome.pings[0]);
+}
+
+#[test]
+fn blocked_udp_on_the_dialling_side_connects_through_turn_over_tcp() {
+    requires!(availability());
+    let lab = lab(Network::behind(cone()).firewall(Firewall::NoUdp), cone()).build().unwrap();
+    ping(&lab, Node::A, Node::B).assert_path("relayed");
+}
+
+#[test]
+fn blocked_udp_on_the_listening_side_connects_through_turn_over_tcp() {
+    requires!(availability());
+    let lab = lab(cone(), Network::behind(cone()).firewall(Firewall::NoUdp)).build().unwrap();
+    ping(&lab, Node::A, Node::B).assert_path("relayed");
+}
+
+#[test]
+fn two_peers_in_one_lan_connect_directly() {
+    requires!(availability());
+    let lab = Lab::builder().site(Site::A, Network::behind(Nat::symmetric()).clients(2)).build().unwrap();
+    let outcome = ping(&lab, Node::A, Node::A2);
+    outcome.assert_path("direct");
+    let address = lab.client_address(Node::A2).unwrap().to_string();
+    assert!(outcome.pings[0]["remote"].as_str().unwrap().starts_with(&address), "{}", outcome.pings[0]);
+}
+
+#[test]
+fn nat_tells_the_mappings_apart() {
+    requires!(availability());
+    let lab = lab(cone(), Nat::symmetric()).build().unwrap();
+    let thirl = harness::thirl();
+    let mut serve = lab.command(Node::Srv, &thirl);
+    serve.arg("serve");
+    let mut serve = Program::spawn(serve).unwrap().named("serve");
+    serve.wait_for_line("thirl listen", LIMIT).unwrap();
+    for (node, depends) in [(Node::A, false), (Node::B, true)] {
+        let mut nat = lab.command(node, &thirl);
+        let servers = [SRV, thirl_tests::natlab::SRV_ALTERNATE].map(|ip| format!("stun:{ip}"));
+        nat.args(["nat", "--json", "--server", &servers[0], "--server", &servers[1]]);
+        let said = Program::spawn(nat).unwrap().wait_for_json(LIMIT).unwrap();
+        assert_eq!(said["udp"]["ipv4"]["mapping_depends_on_destination"], depends, "{said}");
+        if !depends {
+            assert_eq!(said["udp"]["ipv4"]["mapping"], "EIM", "{said}");
+        }
+    }
+}
