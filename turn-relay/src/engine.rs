@@ -35,8 +35,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use channel::frame_len;
-pub use channel::{CHANNEL_LIFETIME, Channel};
+pub use channel::{CHANNEL_LIFETIME, Channel, frame_len};
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Traffic};
 pub use data::{Forward, Prefix};

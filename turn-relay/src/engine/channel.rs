@@ -67,7 +67,7 @@ impl Channel {
 
 /// Where a message ends in a client's stream: [`thirl_common::wire::frame_len`] with all channels.
 #[inline]
-pub(crate) fn frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
+pub fn frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
     match buffered {
         [0x40..=0x7F, _, l0, l1, ..] => {
             let frame = CHANNEL_HEADER_LEN + usize::from(u16::from_be_bytes([*l0, *l1]));

@@ -138,6 +138,8 @@ fn embedded_ipv4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     let last = v4(s6, s7);
     match [s0, s1, s2, s3, s4, s5] {
+        // Unspecified and loopback have no IPv4 address in them (RFC 4291, sections 2.5.2 and 2.5.3).
+        [0, 0, 0, 0, 0, 0] if s6 == 0 && s7 <= 1 => [None, None],
         // IPv4-compatible, IPv4-mapped (RFC 4291, section 2.5.5), IPv4-translated (RFC 2765, section 2.1).
         [0, 0, 0, 0, 0, 0 | 0xffff] | [0, 0, 0, 0, 0xffff, 0] => [last, None],
         // NAT64 (RFC 6052, section 2.1; RFC 8215).
@@ -285,6 +287,11 @@ mod tests {
         assert_eq!(reach(&policy, "64:ff9b::10.0.0.1"), None, "::/0 does not speak for 10.0.0.1");
         assert_eq!(reach(&policy, "64:ff9b::127.0.0.1"), Some(Reach::AllPorts), "both were allowed");
         assert_eq!(reach(&rules(&["127.0.0.1"], &[]), "::ffff:127.0.0.1"), None, "one was not");
+        assert_eq!(
+            reach(&rules(&["::1"], &[]), "::1"),
+            Some(Reach::AllPorts),
+            "it has no IPv4 address in it"
+        );
     }
 
     #[test]

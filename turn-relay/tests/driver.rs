@@ -1,0 +1,326 @@
+//! The relay over real sockets on loopback, with a client that is written out here.
+#![cfg(feature = "driver")]
+#![expect(clippy::unwrap_used, reason = "what a helper of a test cannot do, the test cannot")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thirl_common::auth::{Credentials, LongTermKey};
+use thirl_common::net::Transport;
+use thirl_common::wire::*;
+use thirl_turn_relay::server::{Config, ExternalIp, Running, Server};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOPBACK_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+fn start(configure: impl FnOnce(&mut Config)) -> Running {
+    let mut credentials = Credentials::default();
+    credentials.users.insert("alice", "secret");
+    let mut config = Config::default();
+    config.listen.udp = vec![(LOOPBACK_V4, 0).into(), (LOOPBACK_V6, 0).into()];
+    config.listen.tcp = config.listen.udp.clone();
+    config.listen.shards = NonZeroUsize::new(2);
+    config.engine.credentials = Arc::new(credentials);
+    config.engine.peers.allowed = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    configure(&mut config);
+    Server::start(config).unwrap()
+}
+
+fn addr_of(running: &Running, transport: Transport, ipv4: bool) -> SocketAddr {
+    let matching = |(has, addr): &&(Transport, SocketAddr)| *has == transport && addr.is_ipv4() == ipv4;
+    running.local_addrs().iter().find(matching).unwrap().1
+}
+
+/// Waits for something that the server's threads do soon.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    #[expect(clippy::disallowed_methods, reason = "a deadline for a test over real sockets")]
+    let (now, start) = (Instant::now, Instant::now());
+    while !condition() {
+        assert!(now() - start < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+enum Wire {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+struct Client {
+    wire: Wire,
+    nonce: String,
+    transactions: u32,
+}
+
+impl Client {
+    fn connect(running: &Running, transport: Transport, ipv4: bool) -> Client {
+        let server = addr_of(running, transport, ipv4);
+        let wire = if transport == Transport::Udp {
+            let socket = UdpSocket::bind((if ipv4 { LOOPBACK_V4 } else { LOOPBACK_V6 }, 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(server).unwrap();
+            Wire::Udp(socket)
+        } else {
+            let stream = TcpStream::connect(server).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            Wire::Tcp(stream)
+        };
+        let mut client = Client { wire, nonce: String::new(), transactions: 0 };
+        let challenge = client.request(Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP).unwrap();
+        });
+        assert_eq!(code(&challenge), 401);
+        client.nonce = Message::parse(&challenge).unwrap().require::<Nonce<'_>>().unwrap().0.to_owned();
+        client
+    }
+
+    fn send(&mut self, message: &[u8]) {
+        match &mut self.wire {
+            Wire::Udp(socket) => assert_eq!(socket.send(message).unwrap(), message.len()),
+            Wire::Tcp(stream) => {
+                stream
+                    .write_all(&[message, &vec![0; padded(message.len()) - message.len()]].concat())
+                    .unwrap();
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; 70_000];
+        let len = match &mut self.wire {
+            Wire::Udp(socket) => socket.recv(&mut buffer).unwrap(),
+            Wire::Tcp(stream) => {
+                stream.read_exact(&mut buffer[..4]).unwrap();
+                let header = if buffer[0] >= 0x40 { 4 } else { 20 };
+                let len = header + usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
+                stream.read_exact(&mut buffer[4..padded(len)]).unwrap();
+                len
+            }
+        };
+        buffer.truncate(len);
+        buffer
+    }
+
+    fn request(&mut self, method: Method, write: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
+        self.transactions += 1;
+        let mut id = TransactionId([0; 12]);
+        id.0[..4].copy_from_slice(&self.transactions.to_be_bytes());
+        let mut buffer = [0; 512];
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, method, id).unwrap();
+        write(&mut writer);
+        if !self.nonce.is_empty() {
+            let key = LongTermKey::new("alice", "thirl", "secret").integrity_key();
+            writer.attribute(&Username("alice")).unwrap().attribute(&Realm("thirl")).unwrap();
+            writer.attribute(&Nonce(&self.nonce)).unwrap().integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+        }
+        self.send(writer.finish());
+        loop {
+            let response = self.receive();
+            // Data may come before it.
+            if response[0] < 0x40 && Message::parse(&response).unwrap().transaction_id() == id {
+                return response;
+            }
+        }
+    }
+
+    fn allocate(&mut self, family: AddressFamily) -> Result<SocketAddr, u16> {
+        let response = self.request(Method::ALLOCATE, |writer| {
+            writer.attribute(&RequestedTransport::UDP).unwrap();
+            writer.attribute(&RequestedAddressFamily(Some(family))).unwrap();
+        });
+        match code(&response) {
+            0 => Ok(Message::parse(&response).unwrap().require::<XorRelayedAddress>().unwrap().0),
+            code => Err(code),
+        }
+    }
+
+    fn permit(&mut self, peer: SocketAddr) -> u16 {
+        code(&self.request(Method::CREATE_PERMISSION, |writer| {
+            writer.attribute(&XorPeerAddress(peer)).unwrap();
+        }))
+    }
+
+    fn bind(&mut self, peer: SocketAddr) -> u16 {
+        code(&self.request(Method::CHANNEL_BIND, |writer| {
+            writer.attribute(&ChannelNumber::MIN).unwrap().attribute(&XorPeerAddress(peer)).unwrap();
+        }))
+    }
+
+    fn send_indication(&mut self, peer: SocketAddr, data: &[u8]) {
+        let mut buffer = [0; 2048];
+        let id = TransactionId([99; 12]);
+        let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, id).unwrap();
+        writer.attribute(&XorPeerAddress(peer)).unwrap().attribute(&Data(data)).unwrap();
+        self.send(writer.finish());
+    }
+}
+
+fn code(response: &[u8]) -> u16 {
+    let response = Message::parse(response).unwrap();
+    if response.class() == Class::Success { 0 } else { response.require::<ErrorCode<'_>>().unwrap().code }
+}
+
+fn peer(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn receive_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 2048];
+    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    (buffer[..len].to_vec(), from)
+}
+
+const WAYS: [(Transport, bool); 4] =
+    [(Transport::Udp, true), (Transport::Udp, false), (Transport::Tcp, true), (Transport::Tcp, false)];
+
+#[test]
+fn relays_over_both_transports_and_families() {
+    let running = start(|_| {});
+    for (transport, ipv4) in WAYS {
+        for (family, ip) in [(AddressFamily::Ipv4, LOOPBACK_V4), (AddressFamily::Ipv6, LOOPBACK_V6)] {
+            let mut client = Client::connect(&running, transport, ipv4);
+            let relayed = client.allocate(family).unwrap();
+            assert_eq!(relayed.ip(), ip);
+            let peer = peer(ip);
+            let peer_addr = peer.local_addr().unwrap();
+
+            assert_eq!(client.permit(peer_addr), 0);
+            client.send_indication(peer_addr, b"hello");
+            assert_eq!(receive_from(&peer), (b"hello".to_vec(), relayed));
+            peer.send_to(b"hi", relayed).unwrap();
+            let data = client.receive();
+            let data = Message::parse(&data).unwrap();
+            assert_eq!(data.require::<XorPeerAddress>().unwrap().0, peer_addr);
+            assert_eq!(data.require::<Data<'_>>().unwrap().0, b"hi");
+
+            assert_eq!(client.bind(peer_addr), 0);
+            for len in [0, 1, 3, 4, 1200] {
+                let payload = vec![7; len];
+                client.send(&[&ChannelData::header(ChannelNumber::MIN, len).unwrap()[..], &payload].concat());
+                assert_eq!(receive_from(&peer), (payload.clone(), relayed));
+                peer.send_to(&payload, relayed).unwrap();
+                let data = client.receive();
+                assert_eq!(ChannelData::parse(&data).unwrap().data, payload);
+            }
+        }
+    }
+    running.shutdown();
+    let report = running.join();
+    assert_eq!((report.engine.allocations_created, report.engine.relayed.to_client_packets), (8, 8 * 6));
+}
+
+#[test]
+fn clients_of_one_server_reach_each_other_and_nothing_else_on_it() {
+    let running = start(|config| config.engine.peers.allowed.clear());
+    let mut one = Client::connect(&running, Transport::Udp, true);
+    let mut other = Client::connect(&running, Transport::Tcp, true);
+    let (relay, other_relay) =
+        (one.allocate(AddressFamily::Ipv4).unwrap(), other.allocate(AddressFamily::Ipv4).unwrap());
+    assert_eq!((one.bind(other_relay), other.bind(relay)), (0, 0));
+    one.send(b"\x40\x00\x00\x05hello");
+    assert_eq!(other.receive(), b"\x40\x00\x00\x05hello");
+    other.send(b"\x40\x00\x00\x02hi");
+    assert_eq!(one.receive(), b"\x40\x00\x00\x02hi");
+    let third = Client::connect(&running, Transport::Udp, true).bind(addr_of(&running, Transport::Udp, true));
+    assert_eq!(third, 437);
+    assert_eq!(one.permit("127.0.0.2:9".parse().unwrap()), 403);
+}
+
+#[test]
+fn a_wildcard_relays_from_the_address_that_the_client_reached() {
+    let running = start(|config| {
+        config.listen.udp = vec!["0.0.0.0:0".parse().unwrap()];
+        config.listen.tcp = Vec::new();
+    });
+    let port = addr_of(&running, Transport::Udp, true).port();
+    let mut client = Client::connect(&running, Transport::Udp, true);
+    assert_eq!(client.allocate(AddressFamily::Ipv4).unwrap().ip(), LOOPBACK_V4);
+    let Wire::Udp(socket) = &client.wire else { panic!("connected by UDP") };
+    let another = SocketAddr::from(([127, 0, 0, 7], port));
+    socket.connect(another).unwrap();
+    assert_eq!(client.allocate(AddressFamily::Ipv4).unwrap().ip(), another.ip(), "another five-tuple");
+}
+
+#[test]
+fn what_peers_are_told_is_the_address_outside() {
+    let external = "203.0.113.77".parse().unwrap();
+    let running = start(|config| config.relay.external = vec![ExternalIp { external, local: None }]);
+    let mut client = Client::connect(&running, Transport::Udp, true);
+    let relayed = client.allocate(AddressFamily::Ipv4).unwrap();
+    assert_eq!(relayed.ip(), external);
+    let peer = peer(LOOPBACK_V4);
+    assert_eq!(client.bind(peer.local_addr().unwrap()), 0);
+    client.send(b"\x40\x00\x00\x01x");
+    let inside = receive_from(&peer).1;
+    assert_eq!(inside, SocketAddr::new(LOOPBACK_V4, relayed.port()));
+}
+
+#[test]
+fn a_port_range_that_is_used_up_costs_one_client_one_answer() {
+    // Some port that is free now; should somebody take it meanwhile, every client is refused, and the test says so.
+    let free = UdpSocket::bind((LOOPBACK_V4, 0)).unwrap().local_addr().unwrap().port();
+    let running = start(|config| config.relay.ports = free..=free);
+    let mut first = Client::connect(&running, Transport::Tcp, true);
+    assert_eq!(first.allocate(AddressFamily::Ipv4).map(|addr| addr.port()), Ok(free));
+    let mut second = Client::connect(&running, Transport::Udp, true);
+    assert_eq!(second.allocate(AddressFamily::Ipv4), Err(508));
+    drop(first);
+    eventually("a client that is gone holds nothing", || running.allocations() == 0);
+    eventually("its port is free again", || UdpSocket::bind((LOOPBACK_V4, free)).is_ok());
+    assert_eq!(second.allocate(AddressFamily::Ipv4).map(|addr| addr.port()), Ok(free));
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_data_and_nothing_else() {
+    let running = start(|config| config.listen.shards = NonZeroUsize::new(1));
+    let mut slow = Client::connect(&running, Transport::Tcp, true);
+    let relayed = slow.allocate(AddressFamily::Ipv4).unwrap();
+    let peer = peer(LOOPBACK_V4);
+    assert_eq!(slow.bind(peer.local_addr().unwrap()), 0);
+    let mut brisk = Client::connect(&running, Transport::Udp, true);
+    // More than all buffers on the way hold; in portions, each answered to another client before the next.
+    for _ in 0..400 {
+        for _ in 0..32 {
+            peer.send_to(&[5; 1201], relayed).unwrap();
+        }
+        assert_eq!(brisk.permit(peer.local_addr().unwrap()), 437, "others are served");
+    }
+    // What did come is whole, in order, and not all.
+    let mut frames = 0;
+    let Wire::Tcp(stream) = &slow.wire else { panic!("connected by TCP") };
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut received = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let Wire::Tcp(stream) = &mut slow.wire else { panic!("connected by TCP") };
+        match stream.read(&mut buffer) {
+            Ok(len) => received.extend_from_slice(&buffer[..len]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for frame in received.chunks(1208) {
+        assert_eq!(frame[..4], [0x40, 0, 0x04, 0xB1]);
+        assert_eq!((&frame[4..1205], &frame[1205..]), (&[5; 1201][..], &[0; 3][..]));
+        frames += 1;
+    }
+    assert!((100..400 * 32).contains(&frames), "{frames} frames");
+    assert_eq!(slow.permit(peer.local_addr().unwrap()), 0, "and the client is served on");
+}
+
+#[test]
+fn a_shutdown_ends_all_shards_soon() {
+    let running = start(|config| config.listen.shards = NonZeroUsize::new(8));
+    let mut client = Client::connect(&running, Transport::Udp, true);
+    client.allocate(AddressFamily::Ipv4).unwrap();
+    assert_eq!(running.allocations(), 1);
+    running.shutdown();
+    running.shutdown();
+    assert_eq!(running.join().engine.allocations_created, 1);
+}
