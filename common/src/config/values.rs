@@ -1,6 +1,7 @@
 //! The layers laid over each other, and values taken out with their types.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::error::{ConfigError, Problem, Source};
 use super::{Flags, Key, file};
@@ -24,7 +25,7 @@ impl Values {
         if let Some(path) = &flags.config {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Unreadable { path: path.clone(), error: error.to_string() })?;
-            values.by_key.extend(file::read(path, &text, keys)?);
+            values = Values::from_file(keys, path, &text)?;
         }
         for key in keys {
             let variable = key.variable();
@@ -42,6 +43,11 @@ impl Values {
             values.by_key.insert(name, texts);
         }
         Ok(values)
+    }
+
+    /// The layer of a file alone: `text`, which stands in the file at `path`.
+    pub fn from_file(keys: &[Key], path: &Path, text: &str) -> Result<Values, ConfigError> {
+        Ok(Values { by_key: file::read(path, text, keys)?.into_iter().collect() })
     }
 
     /// The value of a key that is given once, or `None` if it is not given.
