@@ -176,9 +176,12 @@ fn read_transport(
     }
 }
 
+/// Takes all of this name out; the first counts.
 fn take(extensions: &mut Vec<(String, String)>, name: &str) -> Option<String> {
-    let at = extensions.iter().position(|(key, _)| key.eq_ignore_ascii_case(name))?;
-    Some(extensions.remove(at).1)
+    let mut taken = extensions.extract_if(.., |(key, _)| key.eq_ignore_ascii_case(name));
+    let first = taken.next().map(|(_, value)| value);
+    taken.for_each(drop);
+    first
 }
 
 fn number<N: std::str::FromStr>(word: &str, field: &'static str) -> Result<N, CandidateSyntaxError> {
@@ -226,6 +229,14 @@ mod tests {
         .unwrap();
         assert_eq!(candidate.address.ip(), "[fe80::1]:40000".parse().ok());
         assert!(Candidate::parse_strict("candidate:1 1 udp  5 192.0.2.1 1 typ host").is_err());
+    }
+
+    #[test]
+    fn what_comes_twice_counts_once() {
+        let line = "candidate:1 1 udp 5 192.0.2.1 1 typ srflx raddr junk% rport 2 raddr 10.0.0.1 generation 0";
+        let candidate = Candidate::parse(line).unwrap();
+        assert_eq!(candidate.related, None);
+        assert_eq!(Candidate::parse(&candidate.to_string()), Ok(candidate));
     }
 
     #[test]
