@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use thirl_common::wire::*;
 
-/// Writes `attribute` into a message, and gives back whether it reads the same there and alone.
+/// Writes `attribute` into a message, and checks that it is read the same.
+#[expect(clippy::unwrap_used, reason = "a test's helper")]
 fn survives<A>(attribute: &A, id: TransactionId) -> Result<(), TestCaseError>
 where
     A: for<'a> Attribute<'a> + PartialEq + std::fmt::Debug,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -13,14 +13,55 @@ const TAG_LEN: usize = 10;
 /// Length of a nonce in characters: a 401 must not be much larger than the request that drew it, so this is short.
 const NONCE_LEN: usize = 20;
 
+/// What a nonce of RFC 8489 begins with (section 9.2).
+const COOKIE: &str = "obMatJos2";
+
+/// Length of the cookie with the features behind it, four characters of base64.
+const COOKIE_AND_FEATURES_LEN: usize = COOKIE.len() + 4;
+
+/// What a server's nonce says that it can do, so that nobody on the way can take it back unnoticed: "bid-down"
+/// protection (RFC 8489, sections 9.2 and 18.1).
+///
+/// Bit 0 is the least significant of the 24, as erratum 6290 has it and the vector of appendix B.1 shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SecurityFeatures {
+    /// Bit 0, "Password algorithms": the 401 carries PASSWORD-ALGORITHMS.
+    pub password_algorithms: bool,
+    /// Bit 1, "Username anonymity": requests carry USERHASH instead of USERNAME.
+    pub username_anonymity: bool,
+}
+
+impl SecurityFeatures {
+    /// What `nonce` says. One without the cookie, or with something other than base64 behind it, says nothing.
+    pub fn of(nonce: &str) -> SecurityFeatures {
+        let bits = split_cookie(nonce).and_then(|(features, _)| {
+            let mut bytes = [0; 3];
+            (BASE64.decode_mut(features.as_bytes(), &mut bytes) == Ok(3)).then_some(bytes)
+        });
+        let [.., low] = bits.unwrap_or_default();
+        SecurityFeatures { password_algorithms: low & 1 != 0, username_anonymity: low & 2 != 0 }
+    }
+
+    fn bits(self) -> [u8; 3] {
+        [0, 0, u8::from(self.password_algorithms) | u8::from(self.username_anonymity) << 1]
+    }
+}
+
+/// The characters of the features and what follows them, if `nonce` begins with the cookie.
+fn split_cookie(nonce: &str) -> Option<(&str, &str)> {
+    nonce.strip_prefix(COOKIE)?.split_at_checked(COOKIE_AND_FEATURES_LEN - COOKIE.len())
+}
+
 /// Mints and checks nonces. Servers that share a key recognise each other's.
 ///
 /// A nonce is base64url(minute of its minting, 5 bytes ‖ HMAC-SHA256(key, minute ‖ client prefix), truncated to 10
 /// bytes). It is bound to the client's prefix (/32 for IPv4, /64 for IPv6) so that one that was overheard is no use
-/// elsewhere.
+/// elsewhere. Where the server has features of RFC 8489 to tell, the cookie and they stand before it, and the hash is
+/// over them too: 33 characters instead of 20, in a 401 that carries PASSWORD-ALGORITHMS anyway.
 #[derive(Clone)]
 pub struct NonceKey {
     keyed: Hmac<Sha256>,
+    previous: Option<Hmac<Sha256>>,
 }
 
 impl std::fmt::Debug for NonceKey {
@@ -44,21 +85,37 @@ pub enum NonceError {
 impl NonceKey {
     /// From 32 random bytes, or from those that a fleet shares.
     pub fn new(key: &[u8; 32]) -> NonceKey {
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-        let keyed = <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length");
-        NonceKey { keyed }
+        NonceKey { keyed: keyed(key), previous: None }
+    }
+
+    /// Takes the nonces of `key` too, which was used before this one: change the key of a fleet by giving every server
+    /// the new one with the old one as previous, and drop that after a nonce's lifetime.
+    pub fn with_previous(self, key: &[u8; 32]) -> NonceKey {
+        NonceKey { previous: Some(keyed(key)), ..self }
     }
 
     /// A nonce for a client at `unix_seconds`.
     pub fn mint(&self, client: IpAddr, unix_seconds: u64) -> String {
+        self.mint_with(SecurityFeatures::default(), client, unix_seconds)
+    }
+
+    /// A nonce that tells the client of the server's features; without any, one that is as short as [`NonceKey::mint`]'s.
+    pub fn mint_with(&self, features: SecurityFeatures, client: IpAddr, unix_seconds: u64) -> String {
         let minute = minute_bytes(unix_seconds);
         let mut raw = [0; 5 + TAG_LEN];
         raw[..5].copy_from_slice(&minute);
-        raw[5..].copy_from_slice(&self.tag(minute, client));
-        BASE64URL_NOPAD.encode(&raw)
+        raw[5..].copy_from_slice(&tag(&self.keyed, features, minute, client));
+        let mut nonce = String::with_capacity(COOKIE_AND_FEATURES_LEN + NONCE_LEN);
+        if features != SecurityFeatures::default() {
+            nonce.push_str(COOKIE);
+            BASE64.encode_append(&features.bits(), &mut nonce);
+        }
+        BASE64URL_NOPAD.encode_append(&raw, &mut nonce);
+        nonce
     }
 
-    /// Checks that `nonce` was minted for this client not longer than `lifetime_seconds` ago.
+    /// Checks that `nonce` was minted for this client not longer than `lifetime_seconds` ago, with the features that it
+    /// says ([`SecurityFeatures::of`]).
     pub fn check(
         &self,
         nonce: &str,
@@ -66,14 +123,26 @@ impl NonceKey {
         unix_seconds: u64,
         lifetime_seconds: u64,
     ) -> Result<(), NonceError> {
+        let features = SecurityFeatures::of(nonce);
+        let short = match split_cookie(nonce) {
+            // Ours has the cookie only to tell something, and then exactly these characters.
+            Some((told, short))
+                if features != SecurityFeatures::default() && told == BASE64.encode(&features.bits()) =>
+            {
+                short
+            }
+            Some(_) => return Err(NonceError::Foreign),
+            None => nonce,
+        };
         let mut raw = [0; 5 + TAG_LEN];
-        if nonce.len() != NONCE_LEN || BASE64URL_NOPAD.decode_mut(nonce.as_bytes(), &mut raw) != Ok(raw.len())
+        if short.len() != NONCE_LEN || BASE64URL_NOPAD.decode_mut(short.as_bytes(), &mut raw) != Ok(raw.len())
         {
             return Err(NonceError::Foreign);
         }
-        let [m0, m1, m2, m3, m4, ref tag @ ..] = raw;
+        let [m0, m1, m2, m3, m4, ref received @ ..] = raw;
         let minute = [m0, m1, m2, m3, m4];
-        if !bool::from(self.tag(minute, client).ct_eq(tag)) {
+        let ours = |key: &Hmac<Sha256>| bool::from(tag(key, features, minute, client).ct_eq(received));
+        if !ours(&self.keyed) && !self.previous.as_ref().is_some_and(ours) {
             return Err(NonceError::Foreign);
         }
         let minted = u64::from_be_bytes([0, 0, 0, m0, m1, m2, m3, m4]) * 60;
@@ -83,17 +152,26 @@ impl NonceKey {
         }
         Ok(())
     }
+}
 
-    fn tag(&self, minute: [u8; 5], client: IpAddr) -> [u8; TAG_LEN] {
-        let mut mac = self.keyed.clone();
-        mac.update(&minute);
-        match client.to_canonical() {
-            IpAddr::V4(ip) => mac.update(&ip.octets()),
-            IpAddr::V6(ip) => mac.update(&ip.octets()[..8]),
-        }
-        let full = mac.finalize().into_bytes();
-        std::array::from_fn(|at| full[at])
+fn keyed(key: &[u8; 32]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
+    <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+/// The hash's input is 9 or 13 bytes without features and three more with them, so none can be taken for another.
+fn tag(key: &Hmac<Sha256>, features: SecurityFeatures, minute: [u8; 5], client: IpAddr) -> [u8; TAG_LEN] {
+    let mut mac = key.clone();
+    mac.update(&minute);
+    match client.to_canonical() {
+        IpAddr::V4(ip) => mac.update(&ip.octets()),
+        IpAddr::V6(ip) => mac.update(&ip.octets()[..8]),
     }
+    if features != SecurityFeatures::default() {
+        mac.update(&features.bits());
+    }
+    let full = mac.finalize().into_bytes();
+    std::array::from_fn(|at| full[at])
 }
 
 /// Five bytes of minutes since 1970 last for two million years.
@@ -128,6 +206,44 @@ mod tests {
         let nonce = key.mint("2001:db8::1".parse().unwrap(), NOW);
         assert_eq!(key.check(&nonce, "2001:db8::2".parse().unwrap(), NOW, 600), Ok(()));
         assert_eq!(key.check(&nonce, "2001:db8:1::1".parse().unwrap(), NOW, 600), Err(NonceError::Foreign));
+    }
+
+    #[test]
+    fn features_are_told_and_cannot_be_taken_back() {
+        let key = NonceKey::new(&[1; 32]);
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let features = SecurityFeatures { password_algorithms: true, username_anonymity: false };
+        let nonce = key.mint_with(features, client, NOW);
+        assert!(nonce.starts_with("obMatJos2AAAB") && nonce.len() == 33, "{nonce}");
+        assert_eq!(SecurityFeatures::of(&nonce), features);
+        assert_eq!(key.check(&nonce, client, NOW, 600), Ok(()));
+        for other in [&nonce[13..], &nonce.replace("AAAB", "AAAC"), &nonce.replace("AAAB", "AAAA")] {
+            assert_eq!(key.check(other, client, NOW, 600), Err(NonceError::Foreign), "{other}");
+        }
+        let dressed_up = format!("obMatJos2AAAB{}", key.mint(client, NOW));
+        assert_eq!(key.check(&dressed_up, client, NOW, 600), Err(NonceError::Foreign));
+        let unknown_bit = nonce.replace("AAAB", "gAAB");
+        assert_eq!(key.check(&unknown_bit, client, NOW, 600), Err(NonceError::Foreign));
+    }
+
+    #[test]
+    fn the_nonce_of_rfc_8489_asks_for_userhash() {
+        // Appendix B.1.
+        let features = SecurityFeatures::of("obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA");
+        assert_eq!(features, SecurityFeatures { password_algorithms: false, username_anonymity: true });
+        for nonce in ["obMatJos2", "obMatJos2AAA", "obMatJos2AA=C", "obMatJos2ääää", "obMatjos2AAAC"] {
+            assert_eq!(SecurityFeatures::of(nonce), SecurityFeatures::default(), "{nonce}");
+        }
+    }
+
+    #[test]
+    fn the_previous_key_still_counts_but_mints_no_more() {
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let (old, new) = (NonceKey::new(&[1; 32]), NonceKey::new(&[2; 32]));
+        let rotated = new.clone().with_previous(&[1; 32]);
+        assert_eq!(rotated.check(&old.mint(client, NOW), client, NOW, 600), Ok(()));
+        assert_eq!(new.check(&rotated.mint(client, NOW), client, NOW, 600), Ok(()));
+        assert_eq!(new.check(&old.mint(client, NOW), client, NOW, 600), Err(NonceError::Foreign));
     }
 
     #[test]

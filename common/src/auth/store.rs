@@ -1,16 +1,13 @@
 //! Where a server finds the key of whoever asks.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::sync::Arc;
 
-use data_encoding::BASE64;
-use hmac::{Hmac, Mac};
-use sha1::Sha1;
+use super::key::KeyAlgorithm;
+use super::rest::RestSecrets;
+use super::users::StaticUsers;
+use crate::wire::{AccessToken, AttributeError, IntegrityKey, Message, UserHash, Username};
 
-use super::key::LongTermKey;
-use crate::wire::IntegrityKey;
-
-/// Whose key is asked for.
+/// Whose key is asked for, by clients of RFC 5389: a username, and a key by MD5.
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialQuery<'a> {
     /// The USERNAME as it came.
@@ -21,7 +18,97 @@ pub struct CredentialQuery<'a> {
     pub unix_seconds: u64,
 }
 
+/// Who a request says that it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity<'a> {
+    /// USERNAME as it came; with an access token the `kid` of who made that (RFC 7635, section 4.1).
+    Username(&'a str),
+    /// USERHASH (RFC 8489, section 14.4).
+    UserHash([u8; 32]),
+}
+
+/// All that a request says of its sender (RFC 8489, section 9.2.4; RFC 7635, section 7).
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Who it is from.
+    pub identity: Identity<'a>,
+    /// ACCESS-TOKEN, if there is one.
+    pub access_token: Option<&'a [u8]>,
+    /// The realm of the server.
+    pub realm: &'a str,
+    /// How the key is to be derived, as [`chosen_algorithm`](super::chosen_algorithm) has found.
+    pub algorithm: KeyAlgorithm,
+    /// Wall clock, for credentials that expire.
+    pub unix_seconds: u64,
+}
+
+impl<'a> Claim<'a> {
+    /// Reads a request's USERNAME, or else USERHASH, and ACCESS-TOKEN. Without either of the first two it is to be
+    /// answered with 400 (RFC 8489, section 9.2.4).
+    pub fn read(
+        message: &Message<'a>,
+        realm: &'a str,
+        algorithm: KeyAlgorithm,
+        unix_seconds: u64,
+    ) -> Result<Claim<'a>, AttributeError> {
+        let identity = match message.get()? {
+            Some(Username(username)) => Identity::Username(username),
+            None => Identity::UserHash(message.require::<UserHash>()?.0),
+        };
+        let access_token = message.get()?.map(|AccessToken(token)| token);
+        Ok(Claim { identity, access_token, realm, algorithm, unix_seconds })
+    }
+
+    /// The short form, if it says all that there is to say.
+    fn query(&self) -> Option<CredentialQuery<'a>> {
+        match *self {
+            Claim {
+                identity: Identity::Username(username),
+                access_token: None,
+                realm,
+                algorithm: KeyAlgorithm::Md5,
+                unix_seconds,
+            } => Some(CredentialQuery { username, realm, unix_seconds }),
+            _ => None,
+        }
+    }
+}
+
+/// Who a request was proved to be from.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The username, also where USERHASH stood for it; with an access token its `kid`.
+    pub username: String,
+    /// The key that the request was signed with, and the response is to be.
+    pub key: IntegrityKey,
+    /// When an access token ends, in Unix seconds: an allocation must not outlive it (RFC 7635, section 8).
+    pub expires: Option<u64>,
+}
+
+/// Names a look-up that a store has begun and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LookupId(pub(super) u64);
+
+/// What a store says to a claim.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, for the length of a request")]
+pub enum Finding {
+    /// It is true.
+    Found(Credential),
+    /// It is not: no such user, the credentials have expired, or no key fits. The requester learns no more than that.
+    Unknown,
+    /// Ask again with the same claim when this look-up has ended. Until then the request is put aside
+    /// ([`Deferred`](super::Deferred)) or dropped, as the client sends it again over UDP.
+    Later(LookupId),
+    /// Too many look-ups are under way: drop the request without an answer.
+    Overloaded,
+}
+
 /// Knows users and their keys.
+///
+/// A server asks [`CredentialStore::authenticate`]; stores that know only usernames and passwords need no more than
+/// [`CredentialStore::find`].
 pub trait CredentialStore {
     /// The user's key that `proves` says made the message's integrity.
     ///
@@ -32,122 +119,59 @@ pub trait CredentialStore {
         query: CredentialQuery<'_>,
         proves: &mut dyn FnMut(&IntegrityKey) -> bool,
     ) -> Option<IntegrityKey>;
-}
 
-/// Users with passwords that do not expire: coturn's `user=name:password`.
-#[derive(Clone, Default)]
-pub struct StaticUsers {
-    passwords: BTreeMap<String, String>,
-}
-
-impl StaticUsers {
-    /// Adds a user, or changes its password.
-    pub fn insert(&mut self, username: impl Into<String>, password: impl Into<String>) {
-        self.passwords.insert(username.into(), password.into());
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.passwords.is_empty()
+    /// Whether the claim is true, of which `proves` says whether a key made the message's integrity.
+    fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
+        let found = claim.query().and_then(|query| {
+            let key = self.find(query, proves)?;
+            Some(Credential { username: query.username.to_owned(), key, expires: None })
+        });
+        found.map_or(Finding::Unknown, Finding::Found)
     }
 }
 
-impl fmt::Debug for StaticUsers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StaticUsers({} of them, passwords redacted)", self.passwords.len())
-    }
-}
-
-impl CredentialStore for StaticUsers {
-    fn find(
-        &self,
-        query: CredentialQuery<'_>,
-        proves: &mut dyn FnMut(&IntegrityKey) -> bool,
-    ) -> Option<IntegrityKey> {
-        let password = self.passwords.get(query.username)?;
-        let key = LongTermKey::new(query.username, query.realm, password).integrity_key();
-        proves(&key).then_some(key)
-    }
-}
-
-/// Secrets shared with whoever hands out credentials that expire: coturn's `static-auth-secret`.
+/// Several stores, asked in order until one finds.
 ///
-/// The username is `expiry[:user]` in Unix seconds, the password base64(HMAC-SHA1(secret, username)).
+/// If none does, but one will know later, so does the chain.
 #[derive(Clone, Default)]
-pub struct RestSecrets {
-    secrets: Vec<String>,
+pub struct Chain {
+    stores: Vec<Arc<dyn CredentialStore + Send + Sync>>,
 }
 
-/// A username and a password that hold until a time.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EphemeralCredentials {
-    /// `expiry:user`, or `expiry` alone.
-    pub username: String,
-    /// base64(HMAC-SHA1(secret, username)).
-    pub password: String,
-}
-
-impl fmt::Debug for EphemeralCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EphemeralCredentials({}, password redacted)", self.username)
+impl Chain {
+    /// Appends a store. Quick ones belong first.
+    pub fn push(&mut self, store: Arc<dyn CredentialStore + Send + Sync>) {
+        self.stores.push(store);
     }
 }
 
-impl RestSecrets {
-    /// The first secret signs; all are taken, so that a secret can be changed without breaking anybody.
-    pub fn new(secrets: Vec<String>) -> RestSecrets {
-        RestSecrets { secrets }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.secrets.is_empty()
-    }
-
-    /// Credentials for `user` that hold until `expires_unix`; `None` without a secret.
-    pub fn mint(&self, user: &str, expires_unix: u64) -> Option<EphemeralCredentials> {
-        let secret = self.secrets.first()?;
-        let username =
-            if user.is_empty() { expires_unix.to_string() } else { format!("{expires_unix}:{user}") };
-        let password = password(secret, &username);
-        Some(EphemeralCredentials { username, password })
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chain({} stores)", self.stores.len())
     }
 }
 
-impl CredentialStore for RestSecrets {
+impl CredentialStore for Chain {
     fn find(
         &self,
         query: CredentialQuery<'_>,
         proves: &mut dyn FnMut(&IntegrityKey) -> bool,
     ) -> Option<IntegrityKey> {
-        expiry(query.username).filter(|expires| *expires > query.unix_seconds)?;
-        self.secrets
-            .iter()
-            .map(|secret| {
-                let password = password(secret, query.username);
-                LongTermKey::new(query.username, query.realm, &password).integrity_key()
-            })
-            .find(|key| proves(key))
+        self.stores.iter().find_map(|store| store.find(query, proves))
     }
-}
 
-impl fmt::Debug for RestSecrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RestSecrets({} of them, redacted)", self.secrets.len())
+    fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
+        let mut finding = Finding::Unknown;
+        for store in &self.stores {
+            match (store.authenticate(claim, proves), &finding) {
+                (found @ Finding::Found(_), _) => return found,
+                (Finding::Unknown, _) => {}
+                (later, Finding::Unknown) => finding = later,
+                _ => {}
+            }
+        }
+        finding
     }
-}
-
-/// The time that a REST username carries. coturn's own order is `expiry:user`.
-fn expiry(username: &str) -> Option<u64> {
-    username.split_once(':').map_or(username, |(expiry, _)| expiry).parse().ok()
-}
-
-fn password(secret: &str, username: &str) -> String {
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-    let mut mac =
-        <Hmac<Sha1> as Mac>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(username.as_bytes());
-    BASE64.encode(&mac.finalize().into_bytes())
 }
 
 /// What a server's configuration names: users first, then secrets.
@@ -167,67 +191,125 @@ impl CredentialStore for Credentials {
     ) -> Option<IntegrityKey> {
         self.users.find(query, proves).or_else(|| self.rest.find(query, proves))
     }
+
+    fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
+        match self.users.authenticate(claim, proves) {
+            Finding::Unknown => self.rest.authenticate(claim, proves),
+            finding => finding,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::testing::{REALM, finds, knows};
+    use crate::auth::{AccessTokens, LongTermKey};
+    use crate::wire::{AttributeType, Class, MessageWriter, Method, TransactionId};
 
-    const REALM: &str = "thirl";
+    /// Knows nobody yet.
+    struct Slow(u64);
 
-    fn knows(store: &impl CredentialStore, username: &str, password: &str, unix_seconds: u64) -> bool {
-        let theirs = LongTermKey::new(username, REALM, password).integrity_key();
-        let message = message_signed_with(&theirs);
-        let message = crate::wire::Message::parse(&message).unwrap();
-        let query = CredentialQuery { username, realm: REALM, unix_seconds };
-        store.find(query, &mut |key| message.verify_integrity(key).is_ok()).is_some()
+    impl CredentialStore for Slow {
+        fn find(
+            &self,
+            _: CredentialQuery<'_>,
+            _: &mut dyn FnMut(&IntegrityKey) -> bool,
+        ) -> Option<IntegrityKey> {
+            None
+        }
+
+        fn authenticate(&self, _: &Claim<'_>, _: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
+            Finding::Later(LookupId(self.0))
+        }
     }
 
-    fn message_signed_with(key: &IntegrityKey) -> Vec<u8> {
-        use crate::wire::{Class, IntegrityAlgorithm, MessageWriter, Method, TransactionId};
-        let mut buffer = [0; 64];
-        let id = TransactionId([0; 12]);
-        let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::ALLOCATE, id).unwrap();
-        writer.integrity(IntegrityAlgorithm::Sha1, key).unwrap();
-        writer.finish().to_vec()
-    }
-
-    #[test]
-    fn rest_password_as_coturn_computes_it() {
-        // printf %s 1893456000:alice | openssl dgst -sha1 -hmac north -binary | base64
-        let credentials = RestSecrets::new(vec!["north".into()]).mint("alice", 1_893_456_000).unwrap();
-        assert_eq!(credentials.username, "1893456000:alice");
-        assert_eq!(credentials.password, "MME/7rvfb/gOjpkB59+7AxlCLvk=");
-        assert!(!format!("{credentials:?}").contains(&credentials.password));
-    }
-
-    #[test]
-    fn a_secret_is_changed_without_breaking_anybody() {
-        let old = RestSecrets::new(vec!["old".into()]).mint("a", 2000).unwrap();
-        let new = RestSecrets::new(vec!["new".into()]).mint("a", 2000).unwrap();
-        let both = RestSecrets::new(vec!["new".into(), "old".into()]);
-        assert!(knows(&both, &old.username, &old.password, 1000));
-        assert!(knows(&both, &new.username, &new.password, 1000));
-        let after = RestSecrets::new(vec!["new".into()]);
-        assert!(!knows(&after, &old.username, &old.password, 1000));
-    }
-
-    #[test]
-    fn ephemeral_credentials_expire() {
-        let rest = RestSecrets::new(vec!["s".into()]);
-        let credentials = rest.mint("", 2000).unwrap();
-        assert_eq!(credentials.username, "2000");
-        assert!(knows(&rest, "2000", &credentials.password, 1999));
-        assert!(!knows(&rest, "2000", &credentials.password, 2000));
-        assert!(!knows(&rest, "junk", &password("s", "junk"), 0));
+    fn claim(username: &str) -> Claim<'_> {
+        Claim {
+            identity: Identity::Username(username),
+            access_token: None,
+            realm: REALM,
+            algorithm: KeyAlgorithm::Md5,
+            unix_seconds: 0,
+        }
     }
 
     #[test]
     fn users_and_secrets_side_by_side() {
         let mut store = Credentials { rest: RestSecrets::new(vec!["s".into()]), ..Credentials::default() };
         store.users.insert("bob", "builder");
+        let ephemeral = store.rest.mint("", 100).unwrap();
         assert!(knows(&store, "bob", "builder", 0));
+        assert!(knows(&store, &ephemeral.username, &ephemeral.password, 0));
         assert!(!knows(&store, "bob", "wrong", 0));
         assert!(!knows(&store, "eve", "builder", 0));
+    }
+
+    #[test]
+    fn a_chain_asks_until_one_finds_and_remembers_who_will_know_later() {
+        let mut users = StaticUsers::default();
+        users.insert("bob", "builder");
+        let mut chain = Chain::default();
+        chain.push(Arc::new(AccessTokens::new("server")));
+        chain.push(Arc::new(Slow(7)));
+        chain.push(Arc::new(Slow(8)));
+        chain.push(Arc::new(users));
+        let key = LongTermKey::new("bob", REALM, "builder").integrity_key();
+        assert!(matches!(finds(&chain, &claim("bob"), &key), Finding::Found(_)));
+        assert!(matches!(finds(&chain, &claim("eve"), &key), Finding::Later(LookupId(7))));
+        assert!(knows(&chain, "bob", "builder", 0));
+        assert!(matches!(finds(&Chain::default(), &claim("bob"), &key), Finding::Unknown));
+    }
+
+    #[test]
+    fn a_store_that_knows_only_passwords_does_not_answer_for_anything_else() {
+        struct Open;
+        impl CredentialStore for Open {
+            fn find(
+                &self,
+                _: CredentialQuery<'_>,
+                _: &mut dyn FnMut(&IntegrityKey) -> bool,
+            ) -> Option<IntegrityKey> {
+                Some(IntegrityKey::new(b"anything"))
+            }
+        }
+        let key = IntegrityKey::new(b"anything");
+        assert!(matches!(finds(&Open, &claim("bob"), &key), Finding::Found(_)));
+        for other in [
+            Claim { algorithm: KeyAlgorithm::Sha256, ..claim("bob") },
+            Claim { access_token: Some(b""), ..claim("bob") },
+            Claim { identity: Identity::UserHash([0; 32]), ..claim("bob") },
+        ] {
+            assert!(matches!(finds(&Open, &other, &key), Finding::Unknown), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn claims_are_read_from_requests() {
+        let read = |write: &dyn Fn(&mut MessageWriter<'_>)| {
+            let mut buffer = [0; 128];
+            let id = TransactionId([0; 12]);
+            let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::ALLOCATE, id).unwrap();
+            write(&mut writer);
+            let message = Message::parse(writer.finish()).unwrap();
+            let claim =
+                Claim::read(&message, REALM, KeyAlgorithm::Md5, 0).map_err(|error| error.attribute)?;
+            let name = matches!(claim.identity, Identity::Username("bob"));
+            Ok((name, claim.access_token.map(<[u8]>::to_vec)))
+        };
+        assert_eq!(
+            read(&|writer| {
+                writer.attribute(&Username("bob")).unwrap().attribute(&UserHash([1; 32])).unwrap();
+                writer.attribute(&AccessToken(b"token")).unwrap();
+            }),
+            Ok((true, Some(b"token".to_vec())))
+        );
+        assert_eq!(
+            read(&|writer| {
+                writer.attribute(&UserHash([1; 32])).unwrap();
+            }),
+            Ok((false, None))
+        );
+        assert_eq!(read(&|_| {}), Err(AttributeType::USERHASH));
     }
 }
