@@ -94,8 +94,14 @@ impl Agent {
 
     /// Fails if nothing is left that could work and patience is over (RFC 8863, section 4).
     pub(super) fn consider_failure(&mut self, now: Instant) {
-        let over = self.session.patience_over && self.path.current.is_none() && self.path.selected.is_none();
-        if over && self.is_running() && !self.session.list.has_open() {
+        if !self.is_running() || self.path.current.is_some() || self.path.selected.is_some() {
+            return;
+        }
+        // Patience is for what the peer may still send, which needs an address of ours to be sent to.
+        let gathered = self.gathering.complete && !self.gathering.is_busy();
+        if gathered && self.session.remote.is_some() && self.local_candidates().next().is_none() {
+            self.fail(now, "this side has no candidate to offer");
+        } else if self.session.patience_over && !self.session.list.has_open() {
             let why = match self.session.candidates.is_empty() {
                 true => "the peer told no candidate that can be used, and sent no check",
                 false => "no candidate pair works",

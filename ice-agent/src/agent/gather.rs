@@ -57,6 +57,13 @@ pub(super) struct Gathering {
     pub(super) outcomes: Vec<ServerOutcome>,
 }
 
+impl Gathering {
+    /// Whether some server may still answer.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || !self.requests.is_empty() || self.relays.values().any(Relay::is_pending)
+    }
+}
+
 impl Agent {
     /// Starts gathering on all sockets that were added. Sockets added later join in at once.
     pub fn gather(&mut self, now: Instant) {
@@ -268,14 +275,11 @@ impl Agent {
     }
 
     pub(super) fn check_gathering(&mut self, now: Instant) {
-        let gathering = &self.gathering;
-        let busy = !gathering.queue.is_empty()
-            || !gathering.requests.is_empty()
-            || gathering.relays.values().any(Relay::is_pending);
-        if !busy && !self.gathering.complete {
+        if !self.gathering.is_busy() && !self.gathering.complete {
             self.end_gathering();
             self.evaluate_nomination(now);
         }
+        self.consider_failure(now);
     }
 
     /// Whether UDP to the servers gets no answer: `None` if nothing has been learnt.

@@ -153,6 +153,7 @@ impl Agent {
             }
         }
         self.pump(now);
+        self.consider_failure(now);
         Ok(())
     }
 

@@ -118,9 +118,14 @@ impl Shared {
         self.progress.send_modify(|progress| match &event {
             Event::LocalCandidate(_) => progress.candidates += 1,
             Event::GatheringComplete => progress.gathered = true,
+            // A failure is told with its report.
+            Event::StateChanged(State::Failed) => {}
             Event::StateChanged(state) => progress.state = *state,
             Event::Selected(selected) => progress.selected = Some(selected.clone()),
-            Event::Failed(report) => progress.failure = Some(Arc::new((**report).clone())),
+            Event::Failed(report) => {
+                progress.state = State::Failed;
+                progress.failure = Some(Arc::new((**report).clone()));
+            }
         });
         if matches!(core.agent.state(), State::Failed | State::Closed) {
             self.incoming.close();
