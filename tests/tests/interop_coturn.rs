@@ -77,7 +77,7 @@ fn wrong_credentials_are_reported_in_words() {
     first.write_line(&descriptions[1].to_string()).unwrap();
     second.write_line(&descriptions[0].to_string()).unwrap();
     // Nothing to try and nothing to come: there is no point in waiting for the whole patience.
-    let status = first.wait_for_end(Duration::from_secs(60)).unwrap();
+    let status = first.wait_for_end(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(1), "{}", first.output());
     assert!(first.output().contains("refuses the credentials"), "{}", first.output());
 }
