@@ -38,7 +38,7 @@ impl Kind {
             Kind::Thirl => command
                 .arg(our_binary()?)
                 .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
-                .args(["--user", "bench:bench", "--realm", "bench", "--shards", "1"])
+                .args(["--user", "bench:bench", "--realm", "bench", "--relay-threads", "1"])
                 .args(["--allowed-peer-ip", "127.0.0.1"]),
             Kind::Coturn => command
                 .args([

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         .about("STUN server (RFC 8489): tells clients which address their packets come from");
     let matches = Flags::augment(command, settings::KEYS).get_matches();
     program::log_to_stderr();
+    program::raise_open_files_limit();
     program::exit_code("stun-server", run(&Flags::from_matches(&matches, settings::KEYS)))
 }
 

@@ -44,6 +44,15 @@ pub fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).init();
 }
 
+/// Takes as many open files as the system lets this process have: each allocation needs one, and the usual limit of 1024 is
+/// for programs that use `select`.
+pub fn raise_open_files_limit() {
+    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+}
+
 /// Prints a line for whoever started the program, who may read it by a pipe.
 pub fn print_line(line: &str) {
     let mut out = io::stdout().lock();

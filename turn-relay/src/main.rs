@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         .about("STUN server and TURN relay (RFC 8489, RFC 8656)");
     let matches = Flags::augment(command, KEYS).get_matches();
     program::log_to_stderr();
+    program::raise_open_files_limit();
     program::exit_code("turn-relay", run(&Flags::from_matches(&matches, KEYS)))
 }
 

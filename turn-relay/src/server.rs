@@ -64,11 +64,12 @@ impl Server {
         engine.nonce_key.get_or_insert_with(|| NonceKey::new(&key));
         let engine = Arc::new(engine);
         let shared = Shared::default();
-        let running = shard::start(&listen, |_| {
+        let running = shard::start(&listen, |shard| {
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
-            RelayService::new(Engine::with_shared(engine.clone(), shared.clone(), seed), ports.clone(), own)
+            let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
+            RelayService::new(shard, engine, ports.clone(), own)
         })?;
         Ok(Running { shards: running, shared })
     }

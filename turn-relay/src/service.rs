@@ -16,6 +16,8 @@ use crate::ports::{BoundRelay, Ports};
 
 /// One shard's share of a relay.
 pub(crate) struct RelayService {
+    /// The shard's number, which makes a session's name unique in the log.
+    shard: usize,
     pub(crate) engine: Engine,
     pub(crate) responder: Responder,
     reply: [u8; MAX_RESPONSE_LEN],
@@ -26,8 +28,9 @@ pub(crate) struct RelayService {
 }
 
 impl RelayService {
-    pub(crate) fn new(engine: Engine, ports: Arc<Ports>, rng: StdRng) -> RelayService {
+    pub(crate) fn new(shard: usize, engine: Engine, ports: Arc<Ports>, rng: StdRng) -> RelayService {
         RelayService {
+            shard,
             engine,
             responder: Responder::default(),
             reply: [0; MAX_RESPONSE_LEN],
@@ -143,7 +146,7 @@ impl Service for RelayService {
             self.carry_out(action, clock, io);
         }
         while let Some(event) = self.engine.poll_event() {
-            log(&event);
+            log(self.shard, &event);
         }
     }
 
@@ -153,17 +156,17 @@ impl Service for RelayService {
 }
 
 /// Usernames and addresses are logged; passwords, keys and nonces never come here.
-fn log(event: &Event) {
+fn log(shard: usize, event: &Event) {
     match event {
         Event::AllocationCreated { id, five_tuple, username, relayed, lifetime } => {
             tracing::info!(
-                session = %id, client = %five_tuple, username = &**username, %relayed,
+                session = %format_args!("{shard}.{id}"), client = %five_tuple, username = &**username, %relayed,
                 lifetime_s = lifetime.as_secs(), "allocation created"
             );
         }
         Event::AllocationEnded { id, five_tuple, username, reason, traffic } => {
             tracing::info!(
-                session = %id, client = %five_tuple, username = &**username, %reason,
+                session = %format_args!("{shard}.{id}"), client = %five_tuple, username = &**username, %reason,
                 to_peer_packets = traffic.to_peer_packets, to_peer_bytes = traffic.to_peer_bytes,
                 to_client_packets = traffic.to_client_packets, to_client_bytes = traffic.to_client_bytes,
                 "allocation ended"

@@ -12,7 +12,7 @@ use thirl_common::uri::{Host, ServerUri};
 use thirl_overlay::NodeId;
 use thirl_overlay::signalling::switchboard::{Config, IceServers};
 use thirl_overlay::signalling::{DEFAULT_PORT, Hub, IceServer, Keepalive};
-use thirl_stun_server::program::Signals;
+use thirl_stun_server::program::{Signals, raise_open_files_limit};
 use thirl_stun_server::shard::Listen;
 use thirl_turn_relay::announce::{self, Announcement};
 use thirl_turn_relay::server::{Running, Server};
@@ -76,6 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let made_secret = settings.ensure_credentials(random()?).is_some();
     settings.ensure_secret(random()?);
 
+    raise_open_files_limit();
     let signals = Signals::catch().map_err(|error| Failure::of("catching signals", error))?;
     let relay = Server::start(settings.config()).map_err(|error| Failure::Failed(error.to_string()))?;
     let signalling = Signalling::start(&settings, &relay, signalling_port)?;
