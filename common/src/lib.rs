@@ -9,10 +9,12 @@
 //! 4. [`auth`]: keys, nonces and credentials.
 //! 5. [`request`]: the client transaction with its retransmission timer.
 //! 6. [`uri`]: `stun:` and `turn:` URIs.
-//! 7. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
-//! 8. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
+//! 7. [`resolve`]: from a URI to the servers to try; the DNS behind it with the feature `resolve`.
+//! 8. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
+//! 9. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
 //!
-//! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system.
+//! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system, and `resolve`
+//! the DNS.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 #[cfg(feature = "std")]
@@ -25,6 +27,8 @@ pub mod io;
 pub mod net;
 #[cfg(feature = "std")]
 pub mod request;
+#[cfg(feature = "std")]
+pub mod resolve;
 #[cfg(feature = "std")]
 pub mod time;
 #[cfg(feature = "std")]

@@ -126,24 +126,7 @@ impl FromStr for ServerUri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, UriError> {
-        let (scheme, rest) = text.split_once(':').ok_or_else(|| UriError::Scheme(text.to_owned()))?;
-        let scheme = [Scheme::Stun, Scheme::Stuns, Scheme::Turn, Scheme::Turns]
-            .into_iter()
-            .find(|known| known.name().eq_ignore_ascii_case(scheme))
-            .ok_or_else(|| UriError::Scheme(text.to_owned()))?;
-        let (authority, query) = match rest.split_once('?') {
-            Some((authority, query)) => (authority, Some(query)),
-            None => (rest, None),
-        };
-        let tcp = match query.map(str::to_ascii_lowercase).as_deref() {
-            None => None,
-            Some("transport=udp") if scheme.is_turn() => Some(false),
-            Some("transport=tcp") if scheme.is_turn() => Some(true),
-            Some(_) => return Err(UriError::Query(query.unwrap_or_default().to_owned())),
-        };
-        let (host, port) = host_and_port(authority)?;
-        let default = if scheme.is_secure() { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
-        Ok(ServerUri { scheme, host, port: port.unwrap_or(default), tcp })
+        parse(text).map(|(uri, _)| uri)
     }
 }
 
@@ -155,6 +138,28 @@ impl fmt::Display for ServerUri {
             Some(tcp) => write!(f, "?transport={}", if tcp { "tcp" } else { "udp" }),
         }
     }
+}
+
+/// A URI, and whether it names a port.
+pub(crate) fn parse(text: &str) -> Result<(ServerUri, bool), UriError> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| UriError::Scheme(text.to_owned()))?;
+    let scheme = [Scheme::Stun, Scheme::Stuns, Scheme::Turn, Scheme::Turns]
+        .into_iter()
+        .find(|known| known.name().eq_ignore_ascii_case(scheme))
+        .ok_or_else(|| UriError::Scheme(text.to_owned()))?;
+    let (authority, query) = match rest.split_once('?') {
+        Some((authority, query)) => (authority, Some(query)),
+        None => (rest, None),
+    };
+    let tcp = match query.map(str::to_ascii_lowercase).as_deref() {
+        None => None,
+        Some("transport=udp") if scheme.is_turn() => Some(false),
+        Some("transport=tcp") if scheme.is_turn() => Some(true),
+        Some(_) => return Err(UriError::Query(query.unwrap_or_default().to_owned())),
+    };
+    let (host, port) = host_and_port(authority)?;
+    let default = if scheme.is_secure() { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
+    Ok((ServerUri { scheme, host, port: port.unwrap_or(default), tcp }, port.is_some()))
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
