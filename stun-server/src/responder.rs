@@ -2,8 +2,8 @@
 
 use thirl_common::net::{ClientAddr, canonical};
 use thirl_common::wire::{
-    AttributeType, BufferTooSmall, Class, ErrorCode, Message, MessageWriter, Method, Protocol,
-    UnknownAttributes, XorMappedAddress, classify,
+    AttributeType, BufferTooSmall, ChangeRequest, Class, ClassicRequest, ErrorCode, Message, MessageWriter,
+    Method, ParseError, Protocol, UnknownAttributes, XorMappedAddress, classify,
 };
 
 /// The longest response, in bytes: header, ERROR-CODE without a phrase, eight UNKNOWN-ATTRIBUTES, FINGERPRINT.
@@ -19,6 +19,11 @@ const KNOWN: [AttributeType; 5] = [
     AttributeType::MAPPED_ADDRESS,
 ];
 
+/// Mandatory attributes that a request of RFC 3489 may carry. RESPONSE-ADDRESS would send the response to somebody who did
+/// not ask, and CHANGE-REQUEST with a flag needs a second address: they draw a 420 (RFC 5389, section 12.2).
+const KNOWN_CLASSIC: [AttributeType; 3] =
+    [AttributeType::USERNAME, AttributeType::MESSAGE_INTEGRITY, AttributeType::CHANGE_REQUEST];
+
 /// Answers Binding requests. It keeps nothing of a client and allocates nothing.
 ///
 /// The one state machine with a single method: a datagram in, the response out, into a buffer of the caller's.
@@ -26,6 +31,7 @@ const KNOWN: [AttributeType; 5] = [
 /// - A success holds XOR-MAPPED-ADDRESS alone: 32 bytes for an IPv4 client, 44 for an IPv6 one.
 /// - An unknown comprehension-required attribute draws a 420 with UNKNOWN-ATTRIBUTES.
 /// - A response carries FINGERPRINT if the request did. A request with a wrong one is dropped.
+/// - A request of RFC 3489, without the magic cookie, is answered with MAPPED-ADDRESS: as many bytes.
 /// - Indications, responses, other methods and other protocols are dropped.
 ///
 /// ```
@@ -102,7 +108,11 @@ impl Responder {
         if classify(datagram) != Protocol::Stun {
             return None;
         }
-        let request = Message::parse(datagram).ok()?;
+        let request = match Message::parse(datagram) {
+            Ok(request) => request,
+            Err(ParseError::NoMagicCookie) => return self.respond_classic(client, datagram, out),
+            Err(_) => return None,
+        };
         if request.class() != Class::Request || request.method() != Method::BINDING {
             return None;
         }
@@ -114,12 +124,38 @@ impl Responder {
             refusal(&request, &unknown, fingerprint, out)
         };
         let response = response.ok()?;
-        *(if unknown.is_empty() {
-            &mut self.counters.answered
-        } else {
-            &mut self.counters.unknown_attributes
-        }) += 1;
+        self.count(&unknown);
         Some(response)
+    }
+
+    fn respond_classic<'b>(
+        &mut self,
+        client: ClientAddr,
+        datagram: &[u8],
+        out: &'b mut [u8],
+    ) -> Option<&'b [u8]> {
+        let request = ClassicRequest::parse(datagram).ok()?;
+        let mut unknown = request.unknown_attributes(&KNOWN_CLASSIC);
+        // Old clients send CHANGE-REQUEST even if nothing is to be changed.
+        if !matches!(request.get(), Ok(None | Some(ChangeRequest { ip: false, port: false }))) {
+            unknown.push(AttributeType::CHANGE_REQUEST);
+        }
+        let response = if unknown.is_empty() {
+            request.success(canonical(client.0), out)
+        } else {
+            request.refusal(&unknown, out)
+        };
+        let response = response.ok()?;
+        self.count(&unknown);
+        Some(response)
+    }
+
+    fn count(&mut self, unknown: &UnknownAttributes) {
+        if unknown.is_empty() {
+            self.counters.answered += 1;
+        } else {
+            self.counters.unknown_attributes += 1;
+        }
     }
 }
 
@@ -215,6 +251,27 @@ mod tests {
         assert_eq!(response.require::<ErrorCode<'_>>().unwrap().code, 420);
         let unknown = response.require::<UnknownAttributes>().unwrap();
         assert!(unknown.iter().eq([AttributeType::CHANGE_REQUEST, AttributeType(0x7abc)]));
+    }
+
+    #[test]
+    fn a_request_of_rfc_3489_is_answered_in_kind() {
+        let plain = b"\x00\x01\x00\x00sixteen bytes id";
+        let response = respond("192.0.2.1:5", plain).unwrap();
+        assert_eq!(
+            response,
+            b"\x01\x01\x00\x0csixteen bytes id\x00\x01\x00\x08\x00\x01\x00\x05\xc0\x00\x02\x01"
+        );
+        let unchanged = b"\x00\x01\x00\x08sixteen bytes id\x00\x03\x00\x04\x00\x00\x00\x00";
+        assert_eq!(respond("192.0.2.1:5", unchanged), Some(response));
+        for refused in [
+            b"\x00\x01\x00\x08sixteen bytes id\x00\x03\x00\x04\x00\x00\x00\x06",
+            b"\x00\x01\x00\x08sixteen bytes id\x00\x02\x00\x04\x00\x00\x00\x00",
+        ] {
+            let response = respond("192.0.2.1:5", refused).unwrap();
+            let (attribute, named) = (&refused[20..22], &response[response.len() - 4..]);
+            assert_eq!((&response[..2], named), (&b"\x01\x11"[..], &[attribute, attribute].concat()[..]));
+        }
+        assert_eq!(respond("192.0.2.1:5", b"\x01\x01\x00\x00sixteen bytes id"), None);
     }
 
     #[test]
