@@ -21,6 +21,8 @@ impl ErrorCode<'static> {
     pub const UNAUTHENTICATED: ErrorCode<'static> = ErrorCode { code: 401, reason: "Unauthenticated" };
     /// Valid, but refused for an administrative or similar reason (RFC 8656, section 19).
     pub const FORBIDDEN: ErrorCode<'static> = ErrorCode { code: 403, reason: "Forbidden" };
+    /// Mobility is not allowed (RFC 8016, section 3.4).
+    pub const MOBILITY_FORBIDDEN: ErrorCode<'static> = ErrorCode { code: 405, reason: "Mobility Forbidden" };
     /// "The server does not recognize a comprehension-required attribute" (RFC 8489, section 14.8).
     pub const UNKNOWN_ATTRIBUTE: ErrorCode<'static> = ErrorCode { code: 420, reason: "Unknown Attribute" };
     /// "The request requires an allocation to exist" or must not (RFC 8656, section 19).
@@ -39,6 +41,12 @@ impl ErrorCode<'static> {
     /// A peer is of another family than the allocation (RFC 8656, section 19).
     pub const PEER_ADDRESS_FAMILY_MISMATCH: ErrorCode<'static> =
         ErrorCode { code: 443, reason: "Peer Address Family Mismatch" };
+    /// There is a connection to this peer already (RFC 6062, section 6.3).
+    pub const CONNECTION_ALREADY_EXISTS: ErrorCode<'static> =
+        ErrorCode { code: 446, reason: "Connection Already Exists" };
+    /// The peer could not be connected to (RFC 6062, section 6.3).
+    pub const CONNECTION_TIMEOUT_OR_FAILURE: ErrorCode<'static> =
+        ErrorCode { code: 447, reason: "Connection Timeout or Failure" };
     /// No more allocations for this username (RFC 8656, section 19).
     pub const ALLOCATION_QUOTA_REACHED: ErrorCode<'static> =
         ErrorCode { code: 486, reason: "Allocation Quota Reached" };
