@@ -20,9 +20,14 @@ pub enum Protocol {
 }
 
 /// Tells from the first byte what a datagram is.
+#[inline]
 pub const fn classify(datagram: &[u8]) -> Protocol {
-    let Some(first) = datagram.first() else { return Protocol::Unknown };
-    match *first {
+    let Some(&first) = datagram.first() else { return Protocol::Unknown };
+    // By itself and first, since a relay sees little else.
+    if first & 0xF0 == 0x40 {
+        return Protocol::ChannelData;
+    }
+    match first {
         0..=3 => Protocol::Stun,
         16..=19 => Protocol::Zrtp,
         20..=63 => Protocol::Dtls,

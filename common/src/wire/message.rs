@@ -1,14 +1,13 @@
 //! A checked view of a STUN message (RFC 8489, section 5).
 
+use core::num::NonZeroUsize;
+
 use super::attribute::{Attribute, AttributeError, AttributeType, RawAttribute};
 use super::error_code::UnknownAttributes;
 use super::fingerprint::fingerprint;
 use super::header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, class_and_method};
 use super::integrity::{IntegrityAlgorithm, IntegrityError, IntegrityKey};
 use super::padded;
-
-/// Length of an attribute's header in bytes (RFC 8489, section 14).
-const ATTRIBUTE_HEADER_LEN: usize = 4;
 
 /// A STUN message that borrows from its datagram.
 ///
@@ -17,20 +16,16 @@ const ATTRIBUTE_HEADER_LEN: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     bytes: &'a [u8],
-    class: Class,
-    method: Method,
-    /// Where the attributes end that may be acted upon.
-    visible_end: usize,
-    integrity: Option<Mark>,
-    integrity_sha256: Option<Mark>,
-    fingerprint: Option<Mark>,
+    header: &'a [u8; HEADER_LEN],
+    ending: Ending,
 }
 
-/// Where an attribute stands: `at` is its header, `len` its value's length.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    at: usize,
-    len: usize,
+/// Where the attributes stand that end a message: the offsets of their headers, which rise in this order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending {
+    integrity: Option<NonZeroUsize>,
+    integrity_sha256: Option<NonZeroUsize>,
+    fingerprint: Option<NonZeroUsize>,
 }
 
 /// Why a datagram is no STUN message: it belongs to another protocol, or its sender is broken.
@@ -61,10 +56,10 @@ pub struct FingerprintError;
 
 impl<'a> Message<'a> {
     /// Checks the header and the framing of the attributes of a whole datagram or frame.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let Some(&[t0, t1, l0, l1, c0, c1, c2, c3, ..]) = bytes.first_chunk::<HEADER_LEN>() else {
-            return Err(ParseError::Truncated);
-        };
+        let header = bytes.first_chunk::<HEADER_LEN>().ok_or(ParseError::Truncated)?;
+        let [t0, _, l0, l1, c0, c1, c2, c3, ..] = *header;
         if t0 & 0xC0 != 0 {
             return Err(ParseError::NotStun);
         }
@@ -75,68 +70,30 @@ impl<'a> Message<'a> {
         if length % 4 != 0 || bytes.len() != HEADER_LEN + length {
             return Err(ParseError::LengthMismatch);
         }
-        let (class, method) = class_and_method(u16::from_be_bytes([t0, t1]));
-        let mut message = Message {
-            bytes,
-            class,
-            method,
-            visible_end: bytes.len(),
-            integrity: None,
-            integrity_sha256: None,
-            fingerprint: None,
-        };
-        message.walk()?;
-        Ok(message)
-    }
-
-    /// Checks every attribute's length and notes where integrity and fingerprint stand.
-    fn walk(&mut self) -> Result<(), ParseError> {
-        let mut at = HEADER_LEN;
-        while at < self.bytes.len() {
-            // The message's length is a multiple of four, and so is every step: a header is always whole.
-            let Some(&[t0, t1, l0, l1]) = self.bytes[at..].first_chunk() else {
-                return Err(ParseError::AttributeOverrun);
-            };
-            let len = usize::from(u16::from_be_bytes([l0, l1]));
-            let next = at + ATTRIBUTE_HEADER_LEN + padded(len);
-            if next > self.bytes.len() {
-                return Err(ParseError::AttributeOverrun);
-            }
-            self.note(AttributeType(u16::from_be_bytes([t0, t1])), Mark { at, len });
-            at = next;
-        }
-        Ok(())
-    }
-
-    /// The first of each counts, and only in the order integrity, integrity with SHA-256, fingerprint.
-    fn note(&mut self, ty: AttributeType, mark: Mark) {
-        let slot = match ty {
-            _ if self.fingerprint.is_some() => return,
-            AttributeType::FINGERPRINT => &mut self.fingerprint,
-            AttributeType::MESSAGE_INTEGRITY_SHA256 => &mut self.integrity_sha256,
-            AttributeType::MESSAGE_INTEGRITY if self.integrity_sha256.is_none() => &mut self.integrity,
-            _ => return,
-        };
-        if slot.is_none() {
-            *slot = Some(mark);
-            self.visible_end = self.visible_end.min(mark.at);
-        }
+        Ok(Message { bytes, header, ending: Ending::find(bytes)? })
     }
 
     /// Request, indication, success or error.
+    #[inline]
     pub fn class(&self) -> Class {
-        self.class
+        class_and_method(self.message_type()).0
     }
 
     /// The method.
+    #[inline]
     pub fn method(&self) -> Method {
-        self.method
+        class_and_method(self.message_type()).1
+    }
+
+    fn message_type(&self) -> u16 {
+        let [t0, t1, ..] = *self.header;
+        u16::from_be_bytes([t0, t1])
     }
 
     /// The transaction id.
+    #[inline]
     pub fn transaction_id(&self) -> TransactionId {
-        let mut id = [0; 12];
-        id.copy_from_slice(&self.bytes[8..HEADER_LEN]);
+        let [_, _, _, _, _, _, _, _, id @ ..] = *self.header;
         TransactionId(id)
     }
 
@@ -146,14 +103,14 @@ impl<'a> Message<'a> {
     }
 
     /// The attributes that may be acted upon, in order.
+    #[inline]
     pub fn attributes(&self) -> impl Iterator<Item = RawAttribute<'a>> + use<'a> {
-        let mut rest = &self.bytes[HEADER_LEN..self.visible_end];
+        let end = self.ending.start().map_or(self.bytes.len(), NonZeroUsize::get);
+        let mut rest = &self.bytes[HEADER_LEN..end];
         core::iter::from_fn(move || {
-            let (&[t0, t1, l0, l1], body) = rest.split_first_chunk()?;
-            let len = usize::from(u16::from_be_bytes([l0, l1]));
-            let value = body.get(..len)?;
-            rest = body.get(padded(len)..)?;
-            Some(RawAttribute { ty: AttributeType(u16::from_be_bytes([t0, t1])), value })
+            let (attribute, after) = split(rest)?;
+            rest = after;
+            Some(attribute)
         })
     }
 
@@ -195,7 +152,7 @@ impl<'a> Message<'a> {
 
     /// The strongest integrity attribute that is there, if any.
     pub fn integrity_algorithm(&self) -> Option<IntegrityAlgorithm> {
-        match (self.integrity_sha256, self.integrity) {
+        match (self.ending.integrity_sha256, self.ending.integrity) {
             (Some(_), _) => Some(IntegrityAlgorithm::Sha256),
             (None, Some(_)) => Some(IntegrityAlgorithm::Sha1),
             (None, None) => None,
@@ -221,37 +178,82 @@ impl<'a> Message<'a> {
         algorithm: IntegrityAlgorithm,
         key: &IntegrityKey,
     ) -> Result<(), IntegrityError> {
-        let mark = match algorithm {
-            IntegrityAlgorithm::Sha256 => self.integrity_sha256,
-            IntegrityAlgorithm::Sha1 => self.integrity,
+        let at = match algorithm {
+            IntegrityAlgorithm::Sha256 => self.ending.integrity_sha256,
+            IntegrityAlgorithm::Sha1 => self.ending.integrity,
         };
-        let mark = mark.ok_or(IntegrityError::Missing)?;
-        let header = self.header_up_to(mark);
-        let parts = [&header[..], &self.bytes[HEADER_LEN..mark.at]];
-        if key.verify(algorithm, parts, self.value(mark)) { Ok(()) } else { Err(IntegrityError::Mismatch) }
+        let (header, attributes, received) = self.up_to(at).ok_or(IntegrityError::Missing)?;
+        if key.verify(algorithm, [&header, attributes], received) {
+            Ok(())
+        } else {
+            Err(IntegrityError::Mismatch)
+        }
     }
 
     /// Checks the FINGERPRINT. `Ok(false)` if there is none.
     pub fn check_fingerprint(&self) -> Result<bool, FingerprintError> {
-        let Some(mark) = self.fingerprint else { return Ok(false) };
-        let expected = fingerprint(&[&self.header_up_to(mark), &self.bytes[HEADER_LEN..mark.at]]);
-        if self.value(mark) == expected.to_be_bytes() { Ok(true) } else { Err(FingerprintError) }
+        let Some((header, attributes, received)) = self.up_to(self.ending.fingerprint) else {
+            return Ok(false);
+        };
+        let expected = fingerprint(&[&header, attributes]);
+        if received == expected.to_be_bytes() { Ok(true) } else { Err(FingerprintError) }
     }
 
-    fn value(&self, mark: Mark) -> &'a [u8] {
-        let start = mark.at + ATTRIBUTE_HEADER_LEN;
-        &self.bytes[start..start + mark.len]
-    }
-
-    /// The header with its length "adjusted to point to the end of" the attribute (RFC 8489, section 14.5).
-    fn header_up_to(&self, mark: Mark) -> [u8; HEADER_LEN] {
-        let mut header = [0; HEADER_LEN];
-        header.copy_from_slice(&self.bytes[..HEADER_LEN]);
-        let length = mark.at + ATTRIBUTE_HEADER_LEN + padded(mark.len) - HEADER_LEN;
-        let [.., l0, l1] = length.to_be_bytes();
+    /// What an attribute of the ending protects, and its value: the header with its length "adjusted to point to the
+    /// end of" the attribute (RFC 8489, section 14.5), and the attributes before it.
+    fn up_to(&self, at: Option<NonZeroUsize>) -> Option<([u8; HEADER_LEN], &'a [u8], &'a [u8])> {
+        let (before, rest) = self.bytes.split_at_checked(at?.get())?;
+        let (attribute, after) = split(rest)?;
+        let mut header = *self.header;
+        let [.., l0, l1] = (self.bytes.len() - after.len() - HEADER_LEN).to_be_bytes();
         header[2..4].copy_from_slice(&[l0, l1]);
-        header
+        Some((header, &before[HEADER_LEN..], attribute.value))
     }
+}
+
+impl Ending {
+    /// Checks the length of every attribute of a message on the way.
+    #[inline]
+    fn find(message: &[u8]) -> Result<Ending, ParseError> {
+        let mut ending = Ending::default();
+        let mut rest = &message[HEADER_LEN..];
+        // The message's length is a multiple of four, and so is every step: a header is always whole.
+        while !rest.is_empty() {
+            let (attribute, after) = split(rest).ok_or(ParseError::AttributeOverrun)?;
+            ending.note(attribute.ty, message.len() - rest.len());
+            rest = after;
+        }
+        Ok(ending)
+    }
+
+    /// The first of each counts, and only in the order integrity, integrity with SHA-256, fingerprint.
+    fn note(&mut self, ty: AttributeType, at: usize) {
+        let place = match ty {
+            AttributeType::FINGERPRINT => &mut self.fingerprint,
+            AttributeType::MESSAGE_INTEGRITY_SHA256 if self.fingerprint.is_none() => {
+                &mut self.integrity_sha256
+            }
+            AttributeType::MESSAGE_INTEGRITY if self.integrity_sha256.or(self.fingerprint).is_none() => {
+                &mut self.integrity
+            }
+            _ => return,
+        };
+        *place = place.or(NonZeroUsize::new(at));
+    }
+
+    /// Where the attributes end that may be acted upon.
+    fn start(&self) -> Option<NonZeroUsize> {
+        self.integrity.or(self.integrity_sha256).or(self.fingerprint)
+    }
+}
+
+/// The first of some attributes, and those after it; `None` if it is cut off.
+#[inline]
+fn split(attributes: &[u8]) -> Option<(RawAttribute<'_>, &[u8])> {
+    let (&[t0, t1, l0, l1], body) = attributes.split_first_chunk()?;
+    let len = usize::from(u16::from_be_bytes([l0, l1]));
+    let attribute = RawAttribute { ty: AttributeType(u16::from_be_bytes([t0, t1])), value: body.get(..len)? };
+    Some((attribute, body.get(padded(len)..)?))
 }
 
 #[cfg(test)]
