@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn what_comes_twice_counts_once() {
-        let line = "candidate:1 1 udp 5 192.0.2.1 1 typ srflx raddr junk% rport 2 raddr 10.0.0.1 generation 0";
+        let line =
+            "candidate:1 1 udp 5 192.0.2.1 1 typ srflx raddr junk% rport 2 raddr 10.0.0.1 generation 0";
         let candidate = Candidate::parse(line).unwrap();
         assert_eq!(candidate.related, None);
         assert_eq!(Candidate::parse(&candidate.to_string()), Ok(candidate));
