@@ -1,11 +1,13 @@
 //! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
 //!
-//! `cargo xtask bench relay` runs them. Reading order: `relay` (what is compared), `load` (the clients and peers),
-//! `server` (the processes under load and what they cost).
+//! `cargo xtask bench relay` and `cargo xtask bench codec` run them. Reading order: `relay` (what is compared), `load`
+//! (the clients and peers), `server` (the processes under load and what they cost); apart from these, `codec` (the wire
+//! beside other crates).
 //!
 //! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
 //! ratios is what counts. All traffic stays on loopback and ends by itself.
 
+mod codec;
 mod load;
 mod relay;
 mod server;
@@ -26,11 +28,14 @@ struct Arguments {
 enum Bench {
     /// CPU per relayed packet, beside Debian's coturn.
     Relay(relay::Options),
+    /// Instructions, time and allocations of reading and writing messages, beside other crates.
+    Codec(codec::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Relay(options) => relay::run(&options),
+        Bench::Codec(options) => codec::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +57,9 @@ pub(crate) enum BenchError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The figures are not there, or not as they should be.
+    #[error("{0}")]
+    Figures(String),
     /// A server did not do what it should.
     #[error("{server}: {what}")]
     Server {

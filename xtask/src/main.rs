@@ -82,5 +82,8 @@ fn ci() -> io::Result<Report> {
 
 fn bench(arguments: &[String]) -> io::Result<Report> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    Err(Command::new(cargo).args(["run", "--release", "-p", "thirl-bench", "--"]).args(arguments).exec())
+    Err(Command::new(cargo)
+        .args(["run", "--release", "-p", "thirl-bench", "--features", "peers", "--"])
+        .args(arguments)
+        .exec())
 }
