@@ -82,13 +82,20 @@ fn two_symmetric_nats_connect_through_the_relay() {
     let outcome = ping(&lab, Node::A, Node::B);
     outcome.assert_path("relayed");
     assert_eq!(outcome.pings[0]["relay"], SRV.to_string(), "{}", outcome.pings[0]);
+    let why = "both sides: mapping depends on destination";
+    for side in [&outcome.pings[0], &outcome.listener] {
+        assert_eq!(side["why"], why, "{side}");
+    }
 }
 
 #[test]
 fn blocked_udp_on_the_dialling_side_connects_through_turn_over_tcp() {
     requires!(availability());
     let lab = lab(Network::behind(cone()).firewall(Firewall::NoUdp), cone()).build().unwrap();
-    ping(&lab, Node::A, Node::B).assert_path("relayed");
+    let outcome = ping(&lab, Node::A, Node::B);
+    outcome.assert_path("relayed");
+    assert_eq!(outcome.pings[0]["why"], "this side: UDP is blocked", "{}", outcome.pings[0]);
+    assert_eq!(outcome.listener["why"], "other side: UDP is blocked", "{}", outcome.listener);
 }
 
 #[test]
