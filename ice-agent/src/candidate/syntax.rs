@@ -31,12 +31,12 @@ pub enum CandidateSyntaxError {
 }
 
 impl Candidate {
-    /// Reads a line as peers write them: with or without `a=` and `candidate:`, any case, any white space, a foundation
+    /// Reads a line as peers write them: with or without `a=` and `candidate:`, any case, any ASCII white space, a foundation
     /// of any characters.
     pub fn parse(line: &str) -> Result<Candidate, CandidateSyntaxError> {
-        let line = line.trim();
+        let line = line.trim_ascii();
         let line = strip_prefix_ignoring_case(line, "a=").unwrap_or(line);
-        read(strip_prefix_ignoring_case(line, "candidate:").unwrap_or(line).trim_start(), false)
+        read(strip_prefix_ignoring_case(line, "candidate:").unwrap_or(line).trim_ascii_start(), false)
     }
 
     /// Reads a line that must be as RFC 8839 writes it, from `candidate:` on.
@@ -237,6 +237,13 @@ mod tests {
             "candidate:1 1 udp 5 192.0.2.1 1 typ srflx raddr junk% rport 2 raddr 10.0.0.1 generation 0";
         let candidate = Candidate::parse(line).unwrap();
         assert_eq!(candidate.related, None);
+        assert_eq!(Candidate::parse(&candidate.to_string()), Ok(candidate));
+    }
+
+    #[test]
+    fn white_space_is_that_of_ascii_everywhere() {
+        let candidate = Candidate::parse("\tcandidate:1 1 udp 5 192.0.2.1 1 typ host x a\u{b}").unwrap();
+        assert_eq!(candidate.extensions, [("x".to_owned(), "a\u{b}".to_owned())]);
         assert_eq!(Candidate::parse(&candidate.to_string()), Ok(candidate));
     }
 
