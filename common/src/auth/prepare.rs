@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use precis_profiles::OpaqueString;
-use precis_profiles::precis_core::profile::Profile;
+use precis_profiles::precis_core::profile::{Profile, stabilize};
 
 /// Whoever chose the text has to choose another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,9 @@ pub fn opaque_string(text: &str) -> Result<Cow<'_, str>, PrepareError> {
     if is_plain(text) {
         return Ok(Cow::Borrowed(text));
     }
-    OpaqueString::new().enforce(text).map_err(|_| PrepareError::Disallowed)
+    // Composing may give what the profile disallows: its rules apply "until the output string is stable" (RFC 8264,
+    // section 7).
+    stabilize(text, |text| OpaqueString::new().enforce(text)).map_err(|_| PrepareError::Disallowed)
 }
 
 /// SASLprep (RFC 4013), for peers of RFC 5389.
@@ -78,7 +80,8 @@ mod tests {
         ] {
             assert_eq!(opaque_string(text).unwrap(), prepared);
         }
-        for text in ["", "my cat is a \u{9}by"] {
+        // U+0387 is composed to U+00B7, which may stand between two letters l only.
+        for text in ["", "my cat is a \u{9}by", "\u{387}"] {
             assert_eq!(opaque_string(text), Err(PrepareError::Disallowed), "{text:?}");
         }
     }
