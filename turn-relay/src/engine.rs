@@ -35,7 +35,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use channel::{CHANNEL_LIFETIME, Channel, frame_len};
+pub use channel::CHANNEL_LIFETIME;
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Traffic};
 pub use data::{Forward, Prefix};
@@ -57,7 +57,7 @@ use rand::{RngCore, SeedableRng};
 use thirl_common::auth::NonceKey;
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
-use thirl_common::wire::{Class, Message, Method};
+use thirl_common::wire::{Class, Message, Method, Protocol, classify_at_relay};
 
 use allocation::{Allocation, Allocations};
 use authenticate::Authenticated;
@@ -182,7 +182,7 @@ impl Engine {
         five_tuple: FiveTuple,
         datagram: &[u8],
     ) -> Option<Forward> {
-        if Channel::starts(datagram) {
+        if classify_at_relay(datagram) == Protocol::ChannelData {
             self.relay_channel_data(now, five_tuple, datagram)
         } else {
             self.handle_stun(now, unix_seconds, five_tuple, datagram)

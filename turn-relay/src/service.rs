@@ -7,11 +7,11 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use thirl_common::io::{ShardIo, SocketId};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
-use thirl_common::wire::{FrameLen, FramingError};
+use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::shard::{Clock, Outcome, Service};
 use thirl_stun_server::{MAX_RESPONSE_LEN, Responder};
 
-use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId, frame_len};
+use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId};
 use crate::ports::{BoundRelay, Ports};
 
 /// One shard's share of a relay.
@@ -122,7 +122,7 @@ impl Service for RelayService {
 
     #[inline]
     fn frame_len(&self, buffered: &[u8]) -> Result<FrameLen, FramingError> {
-        frame_len(buffered)
+        frame_len_at_relay(buffered)
     }
 
     fn handle_client_gone(&mut self, clock: Clock, five_tuple: FiveTuple) {

@@ -38,6 +38,16 @@ pub const fn classify(datagram: &[u8]) -> Protocol {
     }
 }
 
+/// As [`classify`], on a port of a TURN server that shares it with no QUIC: 64 to 127 are ChannelData, as clients of RFC
+/// 5766 send it (section 11).
+#[inline]
+pub const fn classify_at_relay(datagram: &[u8]) -> Protocol {
+    match datagram {
+        [0x40..=0x7F, ..] => Protocol::ChannelData,
+        _ => classify(datagram),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +75,14 @@ mod tests {
             assert_eq!(classify(&[first]), protocol, "first byte {first}");
         }
         assert_eq!(classify(&[]), Protocol::Unknown);
+    }
+
+    #[test]
+    fn a_relay_differs_in_the_channels_of_rfc_5766_alone() {
+        for first in 0..=255 {
+            let expected = if matches!(first, 80..=127) { Protocol::ChannelData } else { classify(&[first]) };
+            assert_eq!(classify_at_relay(&[first]), expected, "first byte {first}");
+        }
+        assert_eq!(classify_at_relay(&[]), Protocol::Unknown);
     }
 }

@@ -2,7 +2,7 @@
 //! section 12.4), anything else by a length before it (RFC 4571, as ICE over TCP uses it).
 
 use super::channel_data::CHANNEL_HEADER_LEN;
-use super::classify::{Protocol, classify};
+use super::classify::{Protocol, classify, classify_at_relay};
 use super::header::{HEADER_LEN, MAGIC_COOKIE};
 use super::padded;
 
@@ -35,15 +35,26 @@ pub enum FramingError {
 /// Looks at the front of a stream's buffer. No frame is larger than 65,556 bytes.
 #[inline]
 pub fn frame_len(buffered: &[u8]) -> Result<FrameLen, FramingError> {
+    frame_len_of(classify(buffered), buffered)
+}
+
+/// As [`frame_len`], on a client's stream to a TURN server: with the channels of RFC 5766 too.
+#[inline]
+pub fn frame_len_at_relay(buffered: &[u8]) -> Result<FrameLen, FramingError> {
+    frame_len_of(classify_at_relay(buffered), buffered)
+}
+
+#[inline]
+fn frame_len_of(protocol: Protocol, buffered: &[u8]) -> Result<FrameLen, FramingError> {
     let Some(&[_, _, l0, l1]) = buffered.first_chunk() else {
-        return match classify(buffered) {
+        return match protocol {
             Protocol::Stun | Protocol::ChannelData => Ok(FrameLen::NeedMore(4)),
             _ if buffered.is_empty() => Ok(FrameLen::NeedMore(4)),
             _ => Err(FramingError::UnknownProtocol),
         };
     };
     let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let frame = match classify(buffered) {
+    let frame = match protocol {
         Protocol::ChannelData => CHANNEL_HEADER_LEN + length,
         Protocol::Stun if !length.is_multiple_of(4) => return Err(FramingError::BrokenHeader),
         Protocol::Stun => match buffered.get(4..8) {
@@ -110,6 +121,21 @@ mod tests {
         assert_eq!(frame_len(&[0, 1, 0, 0, 0, 0, 0, 0]), Err(FramingError::BrokenHeader));
         assert_eq!(frame_len(&[0, 1, 0, 3]), Err(FramingError::BrokenHeader));
         assert_eq!(frame_len(&[]), Ok(FrameLen::NeedMore(4)));
+    }
+
+    #[test]
+    fn frames_at_a_relay_end_where_they_would_elsewhere() {
+        let mut whole = [0x4F, 0xFF, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 0x40];
+        for first in [0x4F, 0x50, 0x7F] {
+            for len in 0..=whole.len() {
+                whole[0] = 0x4F;
+                let elsewhere = frame_len(&whole[..len]);
+                whole[0] = first;
+                assert_eq!(frame_len_at_relay(&whole[..len]), elsewhere, "{first:#x}, {len} bytes");
+            }
+        }
+        assert_eq!(frame_len_at_relay(b"\x80"), Err(FramingError::UnknownProtocol));
+        assert_eq!(frame_len_at_relay(&[0, 1, 0, 3]), Err(FramingError::BrokenHeader));
     }
 
     #[test]

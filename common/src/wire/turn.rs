@@ -191,13 +191,13 @@ impl<'a> Attribute<'a> for RequestedTransport {
     }
 }
 
-/// CHANNEL-NUMBER as it came; one that cannot be bound is answered with 400 (RFC 8656, section 18.1).
+/// CHANNEL-NUMBER; only relays read it. One that they do not let bind is answered with 400 (RFC 8656, section 18.1).
 impl<'a> Attribute<'a> for ChannelNumber {
     const TYPE: AttributeType = AttributeType::CHANNEL_NUMBER;
 
     fn decode(value: &'a [u8], _: TransactionId) -> Result<Self, AttributeError> {
         let [a, b, _, _] = exact::<4>(value, Self::TYPE)?;
-        ChannelNumber::new(u16::from_be_bytes([a, b])).ok_or(AttributeError { attribute: Self::TYPE })
+        ChannelNumber::at_relay(u16::from_be_bytes([a, b])).ok_or(AttributeError { attribute: Self::TYPE })
     }
 
     fn value_len(&self) -> usize {

@@ -7,12 +7,11 @@ use std::time::Instant;
 
 use thirl_common::net::{FiveTuple, PeerAddr};
 use thirl_common::wire::{
-    AddressFamily, AttributeType, Class, Data, Message, MessageWriter, Method, TransactionId, XorPeerAddress,
-    padded,
+    AddressFamily, AttributeType, ChannelData, Class, Data, Message, MessageWriter, Method, TransactionId,
+    XorPeerAddress, padded,
 };
 
 use super::Engine;
-use super::channel::Channel;
 use super::output::RelayId;
 
 /// Comprehension-required attributes of a Send indication. One with DONT-FRAGMENT is dropped: the driver cannot set the
@@ -101,7 +100,7 @@ impl Engine {
         datagram: &[u8],
     ) -> Option<Forward> {
         let dropped = &mut self.counters.dropped;
-        let Some((channel, data)) = Channel::parse(datagram) else {
+        let Ok(ChannelData { channel, data }) = ChannelData::parse_at_relay(datagram) else {
             dropped.malformed += 1;
             return None;
         };
@@ -172,7 +171,7 @@ impl Engine {
             Some(channel) => {
                 // Padded in a stream; "over UDP, the padding is not required" (RFC 8656, section 12.5).
                 let padding = if five_tuple.transport.is_reliable() { padded(len) - len } else { 0 };
-                (channel.header(len).and_then(|header| Prefix::new(&header)), padding)
+                (ChannelData::header(channel, len).and_then(|header| Prefix::new(&header)), padding)
             }
             None => {
                 let id = TransactionId(self.transaction_ids.next());

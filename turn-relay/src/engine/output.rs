@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr};
-use thirl_common::wire::{AddressFamily, Method};
+use thirl_common::wire::{AddressFamily, ChannelNumber, Method};
 
-use super::channel::Channel;
 use super::counters::{Dropped, Traffic};
 use super::refusal::Refusal;
 
@@ -65,7 +64,7 @@ pub enum Action {
         /// The client.
         five_tuple: FiveTuple,
         /// The channel on the client's side.
-        channel: Channel,
+        channel: ChannelNumber,
         /// The peer on the other.
         peer: PeerAddr,
         /// When to stop, unless it is installed again before.

@@ -1,11 +1,10 @@
 //! CreatePermission and ChannelBind: which peers may be reached (RFC 8656, sections 10 and 12.2).
 
 use thirl_common::net::PeerAddr;
-use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, XorPeerAddress};
+use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, ChannelNumber, XorPeerAddress};
 
 use super::Engine;
 use super::authenticate::Authenticated;
-use super::channel::Channel;
 use super::output::{Action, RelayId};
 use super::peer_policy::{OwnAddresses, PeerPolicy, Reach};
 use super::permission::PERMISSION_LIFETIME;
@@ -76,7 +75,7 @@ impl Engine {
         let hashing = self.hashing.clone();
         let now = request.now;
         let (id, allocation) = self.allocation_of(request, user)?;
-        let number = Channel::of(&request.message)?;
+        let number = request.message.require::<ChannelNumber>()?;
         let peer = PeerAddr(request.message.require::<XorPeerAddress>()?.0);
         let family = AddressFamily::of(peer.ip());
         if !allocation.relays.is_bound(family) {
