@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct NoServers;
 
 impl IceServers for NoServers {
-    fn for_node(&self, _: NodeId, _: u64) -> Vec<IceServer> {
+    fn for_node(&self, _: NodeId, _: &str, _: u64) -> Vec<IceServer> {
         Vec::new()
     }
 }

@@ -27,7 +27,7 @@ struct Minted {
 }
 
 impl IceServers for Minted {
-    fn for_node(&self, node: NodeId, _: u64) -> Vec<IceServer> {
+    fn for_node(&self, node: NodeId, _: &str, _: u64) -> Vec<IceServer> {
         self.count.send_modify(|count| *count += 1);
         vec![IceServer {
             urls: vec!["turn:127.0.0.1:3478".into()],

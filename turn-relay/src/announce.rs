@@ -31,8 +31,9 @@ pub struct Announcement {
 impl Announcement {
     /// Of a server with these settings that listens there.
     pub fn new(settings: &Settings, local_addrs: &[(Transport, SocketAddr)]) -> Announcement {
+        let hosts: Vec<_> = public_ips(settings).into_iter().map(Host::Ip).collect();
         let credentials = mint(settings, "thirl", PRINTED_LIFETIME);
-        let (stun, turn) = uris(&public_ips(settings), local_addrs);
+        let (stun, turn) = uris(&hosts, local_addrs);
         Announcement {
             uris: stun.iter().chain(&turn).map(ToString::to_string).collect(),
             username: credentials.as_ref().map(|credentials| credentials.username.clone()),
@@ -64,14 +65,18 @@ pub fn mint(settings: &Settings, user: &str, lifetime: Duration) -> Option<Ephem
 
 /// The addresses by which clients find the server: what it is called outside, else where it listens, else this host's own.
 pub fn public_ips(settings: &Settings) -> Vec<IpAddr> {
-    let external: Vec<_> = settings.external_ips.iter().map(|external| external.external).collect();
-    let listening: Vec<_> =
-        settings.listening_ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect();
-    match (external.is_empty(), listening.is_empty()) {
-        (false, _) => external,
-        (true, false) => listening,
-        (true, true) => host_ips(),
+    match configured_ips(settings) {
+        ips if ips.is_empty() => host_ips(),
+        ips => ips,
     }
+}
+
+/// The addresses that the operator says are the server's: what it is called outside, else where it listens. Empty if it
+/// listens everywhere.
+pub fn configured_ips(settings: &Settings) -> Vec<IpAddr> {
+    let external: Vec<_> = settings.external_ips.iter().map(|external| external.external).collect();
+    let listening = settings.listening_ips.iter().copied().filter(|ip| !ip.is_unspecified());
+    if external.is_empty() { listening.collect() } else { external }
 }
 
 /// The addresses that this host sends from to the internet, or loopback where it cannot.
@@ -83,23 +88,27 @@ fn host_ips() -> Vec<IpAddr> {
     if own.is_empty() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { own }
 }
 
-/// The `stun:` and the `turn:` URIs of a server that is known as `ips` and listens at `local_addrs`.
-pub fn uris(ips: &[IpAddr], local_addrs: &[(Transport, SocketAddr)]) -> (Vec<ServerUri>, Vec<ServerUri>) {
-    let serves = |ip: &IpAddr, wanted: Transport| {
-        let of_family = |addr: &SocketAddr| addr.is_ipv4() == ip.is_ipv4();
-        let found = local_addrs.iter().find(|(transport, addr)| *transport == wanted && of_family(addr));
+/// The `stun:` and the `turn:` URIs of a server that is known by `hosts` and listens at `local_addrs`. A name stands for
+/// addresses of both families.
+pub fn uris(hosts: &[Host], local_addrs: &[(Transport, SocketAddr)]) -> (Vec<ServerUri>, Vec<ServerUri>) {
+    let port = |host: &Host, wanted: Transport| {
+        let reached_by = |addr: &SocketAddr| match host {
+            Host::Ip(ip) => ip.is_ipv4() == addr.is_ipv4(),
+            Host::Name(_) => true,
+        };
+        let found = local_addrs.iter().find(|(transport, addr)| *transport == wanted && reached_by(addr));
         found.map(|(_, addr)| addr.port())
     };
-    let uri = |scheme, ip: &IpAddr, port, tcp| ServerUri { scheme, host: Host::Ip(*ip), port, tcp };
+    let uri = |scheme, host: &Host, port, tcp| ServerUri { scheme, host: host.clone(), port, tcp };
     let mut stun = Vec::new();
     let mut turn = Vec::new();
-    for ip in ips {
-        if let Some(port) = serves(ip, Transport::Udp) {
-            stun.push(uri(Scheme::Stun, ip, port, None));
-            turn.push(uri(Scheme::Turn, ip, port, Some(false)));
+    for host in hosts {
+        if let Some(port) = port(host, Transport::Udp) {
+            stun.push(uri(Scheme::Stun, host, port, None));
+            turn.push(uri(Scheme::Turn, host, port, Some(false)));
         }
-        if let Some(port) = serves(ip, Transport::Tcp) {
-            turn.push(uri(Scheme::Turn, ip, port, Some(true)));
+        if let Some(port) = port(host, Transport::Tcp) {
+            turn.push(uri(Scheme::Turn, host, port, Some(true)));
         }
     }
     (stun, turn)
@@ -116,10 +125,10 @@ mod tests {
 
     #[test]
     fn uris_name_what_is_served() {
-        let ips = ["203.0.113.10".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let hosts = ["203.0.113.10", "2001:db8::1"].map(|ip| Host::Ip(ip.parse().unwrap()));
         let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
         let local = [(Transport::Udp, addr("0.0.0.0:3478")), (Transport::Tcp, addr("0.0.0.0:3479"))];
-        let (stun, turn) = uris(&ips, &local);
+        let (stun, turn) = uris(&hosts, &local);
         let text: Vec<_> = stun.iter().chain(&turn).map(ToString::to_string).collect();
         assert_eq!(
             text,

@@ -8,6 +8,7 @@ use clap::{ArgMatches, Command};
 use rand::TryRngCore;
 use serde::Serialize;
 use thirl_common::config::{Flags, Key, Values, parse};
+use thirl_common::net::Transport;
 use thirl_common::uri::{Host, ServerUri};
 use thirl_overlay::NodeId;
 use thirl_overlay::signalling::switchboard::{Config, IceServers};
@@ -187,28 +188,41 @@ fn cannot_listen(addr: SocketAddr, error: &std::io::Error) -> Failure {
 /// What nodes are told of the relay, with credentials of their own.
 struct NodeServers {
     settings: Settings,
-    stun: Vec<String>,
-    turn: Vec<String>,
+    local_addrs: Vec<(Transport, SocketAddr)>,
+    second_stun: u16,
 }
 
 impl NodeServers {
     fn new(settings: &Settings, relay: &Running, second_stun: u16) -> NodeServers {
-        let ips = announce::public_ips(settings);
-        let (mut stun, turn) = announce::uris(&ips, relay.local_addrs());
-        let second =
-            stun.iter().map(|uri| ServerUri { port: second_stun, ..uri.clone() }).collect::<Vec<_>>();
-        stun.extend(second);
-        let text = |uris: Vec<ServerUri>| uris.iter().map(ToString::to_string).collect();
-        NodeServers { settings: settings.clone(), stun: text(stun), turn: text(turn) }
+        NodeServers { settings: settings.clone(), local_addrs: relay.local_addrs().to_vec(), second_stun }
+    }
+
+    /// What the operator says the server is called; else as the node calls it, which is right where this host's own
+    /// addresses mean nothing outside.
+    fn hosts(&self, dialled: &str) -> Vec<Host> {
+        match announce::configured_ips(&self.settings) {
+            ips if ips.is_empty() => host_of(dialled).into_iter().collect(),
+            ips => ips.into_iter().map(Host::Ip).collect(),
+        }
     }
 }
 
+/// The host of `host:port`.
+fn host_of(authority: &str) -> Option<Host> {
+    format!("stun:{authority}").parse::<ServerUri>().ok().map(|uri| uri.host)
+}
+
 impl IceServers for NodeServers {
-    fn for_node(&self, node: NodeId, now_unix: u64) -> Vec<IceServer> {
-        let stun = IceServer { urls: self.stun.clone(), username: None, credential: None, ttl_seconds: None };
+    fn for_node(&self, node: NodeId, dialled: &str, now_unix: u64) -> Vec<IceServer> {
+        let (mut stun, turn) = announce::uris(&self.hosts(dialled), &self.local_addrs);
+        let second: Vec<_> =
+            stun.iter().map(|uri| ServerUri { port: self.second_stun, ..uri.clone() }).collect();
+        stun.extend(second);
+        let text = |uris: Vec<ServerUri>| uris.iter().map(ToString::to_string).collect();
+        let stun = IceServer { urls: text(stun), username: None, credential: None, ttl_seconds: None };
         let expires = now_unix + NODE_CREDENTIALS.as_secs();
         let turn = self.settings.credentials.rest.mint(&node.short(), expires).map(|credentials| IceServer {
-            urls: self.turn.clone(),
+            urls: text(turn),
             username: Some(credentials.username),
             credential: Some(credentials.password),
             ttl_seconds: u32::try_from(NODE_CREDENTIALS.as_secs()).ok(),

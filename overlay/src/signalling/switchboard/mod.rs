@@ -29,8 +29,10 @@ pub use limits::{Rate, SourcePrefix};
 
 /// Gives nodes their STUN and TURN servers, with credentials made for them.
 pub trait IceServers: Send {
-    /// The servers for `node`, which has proved its key. `now_unix` is the wall clock in seconds since 1970.
-    fn for_node(&self, node: NodeId, now_unix: u64) -> Vec<IceServer>;
+    /// The servers for `node`, which has proved its key. `dialled` is the `host:port` by which it reached this server: a
+    /// server that does not know what it is called outside can name itself so. `now_unix` is the wall clock in seconds
+    /// since 1970.
+    fn for_node(&self, node: NodeId, dialled: &str, now_unix: u64) -> Vec<IceServer>;
 }
 
 /// What a switchboard allows. The defaults suit a public server.
@@ -145,7 +147,7 @@ pub struct Stats {
 ///
 /// struct None;
 /// impl IceServers for None {
-///     fn for_node(&self, _: NodeId, _: u64) -> Vec<IceServer> {
+///     fn for_node(&self, _: NodeId, _: &str, _: u64) -> Vec<IceServer> {
 ///         Vec::new()
 ///     }
 /// }
@@ -261,12 +263,12 @@ impl Switchboard {
                 self.close(conn, ErrorReason::ProofExpected, "the first message is `prove`");
             }
             (Err(error), _) => self.error(conn, ErrorReason::Malformed, &error.to_string()),
-            (Ok(ClientMessage::Send { to, payload }), State::Proven { node }) => {
+            (Ok(ClientMessage::Send { to, payload }), State::Proven { node, .. }) => {
                 let deliver = ServerMessage::Deliver { from: *node, payload };
                 self.deliver(now, conn, to, &deliver);
             }
-            (Ok(ClientMessage::Refresh), State::Proven { node }) => {
-                let ice_servers = self.ice_servers.for_node(*node, now_unix);
+            (Ok(ClientMessage::Refresh), State::Proven { node, dialled }) => {
+                let ice_servers = self.ice_servers.for_node(*node, dialled, now_unix);
                 self.answer(conn, &ServerMessage::IceServers { ice_servers });
             }
             (Ok(ClientMessage::Prove(_) | ClientMessage::Unknown), State::Proven { .. }) => {
@@ -354,8 +356,8 @@ impl Switchboard {
             self.stats.bad_proofs += 1;
             return self.close(conn, reason, &detail);
         }
-        self.join(conn, proof.node);
-        let ice_servers = self.ice_servers.for_node(proof.node, now_unix);
+        self.join(conn, proof);
+        let ice_servers = self.ice_servers.for_node(proof.node, &proof.server, now_unix);
         self.answer(conn, &ServerMessage::Welcome { ice_servers });
     }
 
@@ -364,7 +366,8 @@ impl Switchboard {
     }
 
     /// The newer connection of a node is the one that works: the older may be of a network that it has left.
-    fn join(&mut self, conn: ConnId, node: NodeId) {
+    fn join(&mut self, conn: ConnId, proof: &Proof) {
+        let node = proof.node;
         if let Some(&older) = self.nodes.get(&node) {
             self.close(
                 older,
@@ -373,7 +376,8 @@ impl Switchboard {
             );
         }
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        if let State::Unproven { deadline, .. } = std::mem::replace(&mut state.state, State::Proven { node })
+        if let State::Unproven { deadline, .. } =
+            std::mem::replace(&mut state.state, State::Proven { node, dialled: proof.server.clone() })
         {
             self.proof_deadlines.remove(&(deadline, conn));
             self.unproven_by_prefix.remove(state.prefix);
@@ -447,7 +451,7 @@ impl Switchboard {
                 self.proof_deadlines.remove(&(deadline, conn));
                 self.unproven_by_prefix.remove(state.prefix);
             }
-            State::Proven { node } => {
+            State::Proven { node, .. } => {
                 self.nodes.remove(&node);
                 self.events.push_back(Event::Left { conn, node });
             }
@@ -481,5 +485,5 @@ struct Conn {
 
 enum State {
     Unproven { nonce: Nonce, deadline: Instant },
-    Proven { node: NodeId },
+    Proven { node: NodeId, dialled: String },
 }

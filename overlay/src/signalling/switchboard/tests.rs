@@ -10,7 +10,7 @@ const HOST: &str = "example.org:3480";
 struct Minted;
 
 impl IceServers for Minted {
-    fn for_node(&self, node: NodeId, now_unix: u64) -> Vec<IceServer> {
+    fn for_node(&self, node: NodeId, _: &str, now_unix: u64) -> Vec<IceServer> {
         let username = Some(format!("{now_unix}:{node}"));
         vec![IceServer { urls: vec![], username, credential: Some("secret".into()), ttl_seconds: Some(600) }]
     }
@@ -140,7 +140,7 @@ fn nodes_exchange_messages() {
 fn ice_servers_are_made_for_the_node_that_proved_its_key() {
     let mut bench = Bench::new(Config::default());
     let conn = bench.join(&key(1));
-    let ice_servers = Minted.for_node(key(1).id(), UNIX);
+    let ice_servers = Minted.for_node(key(1).id(), "", UNIX);
     assert_eq!(bench.last(conn), &ServerMessage::Welcome { ice_servers: ice_servers.clone() });
     bench.say(conn, &ClientMessage::Refresh);
     assert_eq!(bench.last(conn), &ServerMessage::IceServers { ice_servers });
