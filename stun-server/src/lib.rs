@@ -5,7 +5,11 @@
 //! 1. `shard` (feature `driver`): one thread receives a batch of datagrams, or a frame of a TCP stream, and hands each to
 //!    its `Service`. The TURN relay runs over the same loop.
 //! 2. `server` (feature `driver`): binds the sockets, starts a shard for each core, ends them.
-//! 3. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//! 3. [`Limiter`]: whether a source may ask, in bounded memory.
+//! 4. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//!
+//! TLS and DTLS listeners are to come: they stand where `shard::streams` and the listeners of `shard` stand, and hand the
+//! service what they deciphered, under a five-tuple that says so.
 //!
 //! `settings` is what the binary `stun-server` takes, `program` what all server binaries do alike.
 
@@ -18,6 +22,8 @@ pub mod settings;
 #[cfg(feature = "driver")]
 pub mod shard;
 
+mod limiter;
 mod responder;
 
+pub use limiter::{Limit, Limiter};
 pub use responder::{Counters, MAX_RESPONSE_LEN, Responder};
