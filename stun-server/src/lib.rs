@@ -5,8 +5,9 @@
 //! 1. `shard` (feature `driver`): one thread receives a batch of datagrams, or a frame of a TCP stream, and hands each to
 //!    its `Service`. The TURN relay runs over the same loop.
 //! 2. `server` (feature `driver`): binds the sockets, starts a shard for each core, ends them.
-//! 3. [`Limiter`]: whether a source may ask, in bounded memory.
+//! 3. [`Limiter`]: whether its source may ask, in bounded memory.
 //! 4. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//! 5. [`Discovery`]: the second address and port of a server that lets clients discover what their NAT does (RFC 5780).
 //!
 //! TLS and DTLS listeners are to come: they stand where `shard::streams` and the listeners of `shard` stand, and hand the
 //! service what they deciphered, under a five-tuple that says so.
@@ -22,8 +23,10 @@ pub mod settings;
 #[cfg(feature = "driver")]
 pub mod shard;
 
+mod discovery;
 mod limiter;
 mod responder;
 
+pub use discovery::{AddressPair, Discovery};
 pub use limiter::{Limit, Limiter};
-pub use responder::{Counters, MAX_RESPONSE_LEN, Responder};
+pub use responder::{Counters, MAX_DISCOVERY_RESPONSE_LEN, MAX_RESPONSE_LEN, Responder, Response};

@@ -11,7 +11,7 @@ use thirl_stun_server::{program, settings};
 fn main() -> ExitCode {
     let command = Command::new("stun-server")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("STUN server (RFC 8489): tells clients which address their packets come from");
+        .about("STUN server (RFC 8489, RFC 5780): tells clients which address their packets come from");
     let matches = Flags::augment(command, settings::KEYS).get_matches();
     program::log_to_stderr();
     program::raise_open_files_limit();
@@ -31,6 +31,13 @@ fn run(flags: &Flags) -> Result<(), program::Failure> {
     tracing::info!("{signal}: ending");
     running.shutdown();
     let counters = running.join();
-    tracing::info!("answered {} requests", counters.answered);
+    tracing::info!(
+        answered = counters.answered,
+        redirected = counters.redirected,
+        refused = counters.unknown_attributes + counters.bad_requests,
+        dropped = counters.dropped,
+        limited = counters.limited,
+        "ended"
+    );
     Ok(())
 }

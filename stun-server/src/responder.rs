@@ -1,16 +1,22 @@
-//! What a Binding request is answered with (RFC 8489, sections 6.3.1 and 12).
+//! What a Binding request is answered with (RFC 8489, sections 6.3.1 and 12; RFC 5780, section 6.1).
 
-use thirl_common::net::{ClientAddr, canonical};
+use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, canonical};
 use thirl_common::wire::{
     AttributeType, BufferTooSmall, ChangeRequest, Class, ClassicRequest, ErrorCode, Message, MessageWriter,
     Method, ParseError, Protocol, UnknownAttributes, XorMappedAddress, classify,
 };
 
-/// The longest response, in bytes: header, ERROR-CODE without a phrase, eight UNKNOWN-ATTRIBUTES, FINGERPRINT.
+use crate::discovery::{Asked, Discovery, MAX_PADDING, Vantage};
+
+/// The longest response of a server with one address, in bytes: header, ERROR-CODE without a phrase, eight
+/// UNKNOWN-ATTRIBUTES, FINGERPRINT.
 pub const MAX_RESPONSE_LEN: usize = 20 + 8 + 4 + 2 * UnknownAttributes::MAX + 8;
 
+/// The longest response of all, in bytes: header, four IPv6 addresses, PADDING, FINGERPRINT.
+pub const MAX_DISCOVERY_RESPONSE_LEN: usize = 20 + 4 * 24 + 4 + MAX_PADDING + 8;
+
 /// Comprehension-required attributes that a Binding request may carry. Credentials are not asked for, so those that are
-/// there are passed over. CHANGE-REQUEST, RESPONSE-PORT and PADDING (RFC 5780) need a second address: they draw a 420.
+/// there are passed over.
 const KNOWN: [AttributeType; 5] = [
     AttributeType::USERNAME,
     AttributeType::USERHASH,
@@ -19,8 +25,15 @@ const KNOWN: [AttributeType; 5] = [
     AttributeType::MAPPED_ADDRESS,
 ];
 
+/// With a second address, those of RFC 5780 too; without one, or over a stream, which cannot leave from another address,
+/// they draw a 420.
+const KNOWN_WITH_DISCOVERY: [AttributeType; 8] = {
+    let ([a, b, c, d, e], [f, g, h]) = (KNOWN, Asked::ATTRIBUTES);
+    [a, b, c, d, e, f, g, h]
+};
+
 /// Mandatory attributes that a request of RFC 3489 may carry. RESPONSE-ADDRESS would send the response to somebody who did
-/// not ask, and CHANGE-REQUEST with a flag needs a second address: they draw a 420 (RFC 5389, section 12.2).
+/// not ask: it draws a 420 (RFC 5389, section 12.2), as does CHANGE-REQUEST with a flag if there is no second address.
 const KNOWN_CLASSIC: [AttributeType; 3] =
     [AttributeType::USERNAME, AttributeType::MESSAGE_INTEGRITY, AttributeType::CHANGE_REQUEST];
 
@@ -33,6 +46,8 @@ const KNOWN_CLASSIC: [AttributeType; 3] =
 /// - A response carries FINGERPRINT if the request did. A request with a wrong one is dropped.
 /// - A request of RFC 3489, without the magic cookie, is answered with MAPPED-ADDRESS: as many bytes.
 /// - Indications, responses, other methods and other protocols are dropped.
+///
+/// With two addresses ([`Responder::with_discovery`]) it is a server of RFC 5780: see [`Responder::handle_request`].
 ///
 /// ```
 /// use thirl_common::net::ClientAddr;
@@ -52,7 +67,19 @@ const KNOWN_CLASSIC: [AttributeType; 3] =
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Responder {
+    discovery: Discovery,
     counters: Counters,
+}
+
+/// A response and the way it goes, which is another than the request's if that asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response<'b> {
+    /// The server's address that it leaves from.
+    pub from: ServerAddr,
+    /// The client's, perhaps with another port than the request's.
+    pub to: ClientAddr,
+    /// The message.
+    pub bytes: &'b [u8],
 }
 
 /// What a [`Responder`] did since it was made.
@@ -61,23 +88,38 @@ pub struct Responder {
 pub struct Counters {
     /// Success responses.
     pub answered: u64,
+    /// Of these, sent from another address or to another port than the request's.
+    pub redirected: u64,
     /// 420 responses.
     pub unknown_attributes: u64,
+    /// 400 responses.
+    pub bad_requests: u64,
     /// Dropped: no well-formed Binding request.
     pub dropped: u64,
+    /// Dropped: the source asks too much. A [`Responder`] drops none for that; the server's [`Limiter`](crate::Limiter) does.
+    pub limited: u64,
 }
 
 impl Counters {
     /// Adds what another responder did.
     pub fn add(&mut self, other: &Counters) {
         self.answered += other.answered;
+        self.redirected += other.redirected;
         self.unknown_attributes += other.unknown_attributes;
+        self.bad_requests += other.bad_requests;
         self.dropped += other.dropped;
+        self.limited += other.limited;
     }
 }
 
 impl Responder {
-    /// The response to a datagram or frame, written into `out`, which holds [`MAX_RESPONSE_LEN`] bytes.
+    /// A responder of a server with these addresses.
+    pub fn with_discovery(discovery: Discovery) -> Responder {
+        Responder { discovery, counters: Counters::default() }
+    }
+
+    /// The response to a datagram or frame, written into `out`, which holds [`MAX_RESPONSE_LEN`] bytes: that of a server
+    /// with one address, to whoever asked.
     #[inline]
     pub fn handle_datagram<'b>(
         &mut self,
@@ -85,11 +127,36 @@ impl Responder {
         datagram: &[u8],
         out: &'b mut [u8],
     ) -> Option<&'b [u8]> {
-        let response = self.respond(client, datagram, out);
-        if response.is_none() {
-            self.counters.dropped += 1;
-        }
-        response
+        let answer = answer(datagram, client, None, out);
+        self.count(answer.as_ref());
+        answer.map(|answer| answer.bytes)
+    }
+
+    /// The response to a datagram or frame and the way it is to go, written into `out`, which holds
+    /// [`MAX_DISCOVERY_RESPONSE_LEN`] bytes.
+    ///
+    /// If the address that the request came to is one of the server's four of that family (RFC 5780, section 6.1):
+    ///
+    /// - A success holds MAPPED-ADDRESS, RESPONSE-ORIGIN and OTHER-ADDRESS too: 68 bytes for an IPv4 client.
+    /// - CHANGE-REQUEST is followed, over UDP. That of RFC 3489 too, with SOURCE-ADDRESS and CHANGED-ADDRESS.
+    /// - RESPONSE-PORT is followed, over UDP, to the requester's IP address only and to no port below 1024.
+    /// - PADDING is answered by PADDING, over UDP, but the response is not made longer than the request by it.
+    ///
+    /// Otherwise the response is that of [`Responder::handle_datagram`].
+    #[inline]
+    pub fn handle_request<'b>(
+        &mut self,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        out: &'b mut [u8],
+    ) -> Option<Response<'b>> {
+        let FiveTuple { client, server, .. } = five_tuple;
+        let vantage = self.discovery.vantage(five_tuple);
+        let answer = answer(datagram, client, vantage.as_ref(), out);
+        self.count(answer.as_ref());
+        let Answer { bytes, asked, .. } = answer?;
+        let from = vantage.map_or(server, |vantage| vantage.source(asked.change));
+        Some(Response { from, to: asked.destination(client), bytes })
     }
 
     /// Whether a datagram is for the responder rather than for another user of the same port: any Binding message.
@@ -104,59 +171,107 @@ impl Responder {
         self.counters
     }
 
-    fn respond<'b>(&mut self, client: ClientAddr, datagram: &[u8], out: &'b mut [u8]) -> Option<&'b [u8]> {
-        if classify(datagram) != Protocol::Stun {
-            return None;
+    fn count(&mut self, answer: Option<&Answer<'_>>) {
+        let counters = &mut self.counters;
+        match answer {
+            Some(Answer { kind: Kind::Success, asked, .. }) => {
+                counters.answered += 1;
+                counters.redirected += u64::from(asked.redirects());
+            }
+            Some(Answer { kind: Kind::UnknownAttributes, .. }) => counters.unknown_attributes += 1,
+            Some(Answer { kind: Kind::BadRequest, .. }) => counters.bad_requests += 1,
+            None => counters.dropped += 1,
         }
-        let request = match Message::parse(datagram) {
-            Ok(request) => request,
-            Err(ParseError::NoMagicCookie) => return self.respond_classic(client, datagram, out),
-            Err(_) => return None,
-        };
-        if request.class() != Class::Request || request.method() != Method::BINDING {
-            return None;
-        }
-        let fingerprint = request.check_fingerprint().ok()?;
-        let unknown = request.unknown_attributes(&KNOWN);
-        let response = if unknown.is_empty() {
-            success(&request, client, fingerprint, out)
-        } else {
-            refusal(&request, &unknown, fingerprint, out)
-        };
-        let response = response.ok()?;
-        self.count(&unknown);
-        Some(response)
     }
+}
 
-    fn respond_classic<'b>(
-        &mut self,
-        client: ClientAddr,
-        datagram: &[u8],
-        out: &'b mut [u8],
-    ) -> Option<&'b [u8]> {
-        let request = ClassicRequest::parse(datagram).ok()?;
-        let mut unknown = request.unknown_attributes(&KNOWN_CLASSIC);
-        // Old clients send CHANGE-REQUEST even if nothing is to be changed.
-        if !matches!(request.get(), Ok(None | Some(ChangeRequest { ip: false, port: false }))) {
-            unknown.push(AttributeType::CHANGE_REQUEST);
-        }
-        let response = if unknown.is_empty() {
-            request.success(canonical(client.0), out)
-        } else {
-            request.refusal(&unknown, out)
-        };
-        let response = response.ok()?;
-        self.count(&unknown);
-        Some(response)
-    }
+/// A response before its way is known.
+struct Answer<'b> {
+    kind: Kind,
+    /// What was asked for and is followed.
+    asked: Asked,
+    bytes: &'b [u8],
+}
 
-    fn count(&mut self, unknown: &UnknownAttributes) {
-        if unknown.is_empty() {
-            self.counters.answered += 1;
-        } else {
-            self.counters.unknown_attributes += 1;
-        }
+#[derive(Clone, Copy)]
+enum Kind {
+    Success,
+    UnknownAttributes,
+    BadRequest,
+}
+
+fn answer<'b>(
+    datagram: &[u8],
+    client: ClientAddr,
+    vantage: Option<&Vantage>,
+    out: &'b mut [u8],
+) -> Option<Answer<'b>> {
+    if classify(datagram) != Protocol::Stun {
+        return None;
     }
+    match Message::parse(datagram) {
+        Ok(request) => respond(&request, client, vantage, out),
+        Err(ParseError::NoMagicCookie) => respond_classic(datagram, client, vantage, out),
+        Err(_) => None,
+    }
+}
+
+fn respond<'b>(
+    request: &Message<'_>,
+    client: ClientAddr,
+    vantage: Option<&Vantage>,
+    out: &'b mut [u8],
+) -> Option<Answer<'b>> {
+    if request.class() != Class::Request || request.method() != Method::BINDING {
+        return None;
+    }
+    let fingerprint = request.check_fingerprint().ok()?;
+    let may_ask = vantage.is_some_and(Vantage::can_redirect);
+    let unknown = request.unknown_attributes(if may_ask { &KNOWN_WITH_DISCOVERY } else { &KNOWN });
+    let asked = if may_ask { Asked::read(request) } else { Ok(Asked::default()) };
+    let (kind, written, asked) = match (asked, vantage) {
+        _ if !unknown.is_empty() => {
+            let refused = refusal(request, &ErrorCode::UNKNOWN_ATTRIBUTE, Some(&unknown), fingerprint, out);
+            (Kind::UnknownAttributes, refused, Asked::default())
+        }
+        (Err(_), _) => {
+            let refused = refusal(request, &ErrorCode::BAD_REQUEST, None, fingerprint, out);
+            (Kind::BadRequest, refused, Asked::default())
+        }
+        (Ok(asked), None) => (Kind::Success, success(request, client, fingerprint, out), asked),
+        (Ok(asked), Some(vantage)) => {
+            (Kind::Success, vantage.success(request, client, (&asked, fingerprint), out), asked)
+        }
+    };
+    Some(Answer { kind, asked, bytes: written.ok()? })
+}
+
+fn respond_classic<'b>(
+    datagram: &[u8],
+    client: ClientAddr,
+    vantage: Option<&Vantage>,
+    out: &'b mut [u8],
+) -> Option<Answer<'b>> {
+    let request = ClassicRequest::parse(datagram).ok()?;
+    let mut unknown = request.unknown_attributes(&KNOWN_CLASSIC);
+    // Old clients send CHANGE-REQUEST even if nothing is to be changed.
+    let change = match request.get() {
+        Ok(change) => change.unwrap_or_default(),
+        Err(_) => return None,
+    };
+    if change != ChangeRequest::default() && !vantage.is_some_and(Vantage::can_redirect) {
+        unknown.push(AttributeType::CHANGE_REQUEST);
+    }
+    if !unknown.is_empty() {
+        let bytes = request.refusal(&unknown, out).ok()?;
+        return Some(Answer { kind: Kind::UnknownAttributes, asked: Asked::default(), bytes });
+    }
+    let written = match vantage {
+        Some(vantage) => vantage.classic_success(&request, client, change, out),
+        None => request.success(canonical(client.0), out),
+    };
+    let asked = Asked { change, ..Asked::default() };
+    Some(Answer { kind: Kind::Success, asked, bytes: written.ok()? })
 }
 
 fn success<'b>(
@@ -175,12 +290,16 @@ fn success<'b>(
 
 fn refusal<'b>(
     request: &Message<'_>,
-    unknown: &UnknownAttributes,
+    code: &ErrorCode<'static>,
+    unknown: Option<&UnknownAttributes>,
     fingerprint: bool,
     out: &'b mut [u8],
 ) -> Result<&'b [u8], BufferTooSmall> {
     let mut writer = MessageWriter::new(out, Class::Error, Method::BINDING, request.transaction_id())?;
-    writer.attribute(&ErrorCode::UNKNOWN_ATTRIBUTE.bare())?.attribute(unknown)?;
+    writer.attribute(&code.bare())?;
+    if let Some(unknown) = unknown {
+        writer.attribute(unknown)?;
+    }
     if fingerprint {
         writer.fingerprint()?;
     }

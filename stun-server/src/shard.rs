@@ -112,6 +112,16 @@ pub enum Outcome<'s, P> {
     Nothing,
     /// Answer whoever sent it.
     Reply(&'s [u8]),
+    /// Send a datagram to a client by the listening socket of `from`: not the way that the message came. A message of a
+    /// stream has no such answer.
+    Send {
+        /// Any UDP address that the server listens on; each shard has a socket of its own for each.
+        from: ServerAddr,
+        /// Which client.
+        to: ClientAddr,
+        /// What.
+        datagram: &'s [u8],
+    },
     /// Send a part of it by one of the service's own sockets.
     ToSocket {
         /// Which socket.
@@ -237,7 +247,7 @@ impl<S: Service> Shard<S> {
                 Outcome::ToSocket { socket, to, range } => {
                     io.forward(index, range, &[], 0, Route { socket, to, source: None });
                 }
-                Outcome::Reply(_) | Outcome::Nothing => {}
+                Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Nothing => {}
             }
             return;
         };
@@ -252,6 +262,12 @@ impl<S: Service> Shard<S> {
             Outcome::Reply(reply) => {
                 if let Some(route) = listener.route(server, client) {
                     io.send(route, reply);
+                }
+            }
+            Outcome::Send { from, to, datagram } => {
+                let five_tuple = FiveTuple { transport: Transport::Udp, client: to, server: from };
+                if let Some(route) = route(listeners, &five_tuple) {
+                    io.send(route, datagram);
                 }
             }
             Outcome::ToClient { .. } | Outcome::Nothing => {}

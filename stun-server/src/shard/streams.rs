@@ -288,7 +288,7 @@ impl Connection {
                     Ok(WriteOutcome::Written | WriteOutcome::Queued) => {}
                     Ok(WriteOutcome::Full) | Err(_) => return Err(Lost),
                 },
-                Outcome::ToClient { .. } | Outcome::Nothing => {}
+                Outcome::ToClient { .. } | Outcome::Send { .. } | Outcome::Nothing => {}
             }
         }
         Ok(())
