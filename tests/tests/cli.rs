@@ -39,10 +39,18 @@ impl Drop for ConfigFile {
 #[test]
 fn bad_configuration_is_refused_with_file_line_key_and_hint() {
     for (name, text, expected) in [
-        ("unknown", "realm = \"x\"\nlistning-port = 1\n", [":2:", "listning-port", "did you mean `listening-port`?"]),
+        (
+            "unknown",
+            "realm = \"x\"\nlistning-port = 1\n",
+            [":2:", "listning-port", "did you mean `listening-port`?"],
+        ),
         ("port", "\nlistening-port = \"high\"\n", [":2:", "listening-port", "hint: give a number"]),
         ("range", "min-port = 6000\nmax-port = 5000\n", [":2:", "max-port", "hint:"]),
-        ("peer", "denied-peer-ip = [\n\"10.0.0.0/8\",\n\"10.0.0.0/64\"]\n", [":3:", "denied-peer-ip", "hint:"]),
+        (
+            "peer",
+            "denied-peer-ip = [\n\"10.0.0.0/8\",\n\"10.0.0.0/64\"]\n",
+            [":3:", "denied-peer-ip", "hint:"],
+        ),
         ("user", "user = \"alice\"\n", [":1:", "user", "name:password"]),
         ("syntax", "realm = \n", [":1:", "realm =", "hint:"]),
     ] {
@@ -79,7 +87,8 @@ fn flags_and_environment_are_refused_alike() {
 fn an_occupied_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let arguments = ["serve", "--listening-ip", "127.0.0.1", "--listening-port", &port, "--signalling-port", "0"];
+    let arguments =
+        ["serve", "--listening-ip", "127.0.0.1", "--listening-port", &port, "--signalling-port", "0"];
     let (code, output) = run(harness::thirl(), &arguments, &[]);
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains(&format!("127.0.0.1:{port}")) && output.contains("in use"), "{output}");
@@ -88,7 +97,15 @@ fn an_occupied_port_is_named() {
 fn serve() -> Program {
     let mut command = Command::new(harness::thirl());
     let port = harness::free_udp_port().unwrap().to_string();
-    command.args(["serve", "--listening-ip", "127.0.0.1", "--listening-port", &port, "--signalling-port", "0"]);
+    command.args([
+        "serve",
+        "--listening-ip",
+        "127.0.0.1",
+        "--listening-port",
+        &port,
+        "--signalling-port",
+        "0",
+    ]);
     Program::spawn(command).unwrap().named("serve")
 }
 
@@ -129,16 +146,25 @@ fn help_names_every_setting_alike() {
     let (code, output) = run(harness::thirl(), &["serve", "--help"], &[]);
     assert_eq!(code, Some(0), "{output}");
     for name in [
-        "listening-ip", "listening-port", "relay-ip", "external-ip", "min-port", "max-port", "realm", "user",
-        "static-auth-secret", "allowed-peer-ip", "denied-peer-ip",
+        "listening-ip",
+        "listening-port",
+        "relay-ip",
+        "external-ip",
+        "min-port",
+        "max-port",
+        "realm",
+        "user",
+        "static-auth-secret",
+        "allowed-peer-ip",
+        "denied-peer-ip",
     ] {
         let variable = format!("THIRL_{}", name.to_uppercase().replace('-', "_"));
         assert!(output.contains(&format!("--{name}")) && output.contains(&variable), "{name} in {output}");
     }
 }
 
-#[test]
-fn listen_and_ping_on_one_machine() {
+/// A server, a node that listens at it as the server says to, and the node's ticket.
+fn listening() -> (Program, Program, String) {
     let mut serve = serve();
     let next = serve.wait_for_line("thirl listen --server", LIMIT).unwrap();
     let server = next.split_whitespace().skip_while(|word| *word != "--server").nth(1).unwrap().to_owned();
@@ -146,6 +172,12 @@ fn listen_and_ping_on_one_machine() {
     listen.args(["listen", "--server", &server, "--json"]);
     let mut listen = Program::spawn(listen).unwrap().named("listen");
     let ticket = listen.wait_for_json(LIMIT).unwrap()["ticket"].as_str().unwrap().to_owned();
+    (serve, listen, ticket)
+}
+
+#[test]
+fn listen_and_ping_on_one_machine() {
+    let (_serve, _listen, ticket) = listening();
     let (code, output) = run(harness::thirl(), &["ping", &ticket, "--count", "2"], &[]);
     assert_eq!(code, Some(0), "{output}");
     assert!(output.contains("direct ") && output.contains(" ↔ "), "{output}");
@@ -155,13 +187,7 @@ fn listen_and_ping_on_one_machine() {
 fn a_ticket_that_is_none_and_a_node_that_is_away_are_said_so() {
     let (code, output) = run(harness::thirl(), &["ping", "thirl1junk"], &[]);
     assert_eq!(code, Some(2), "{output}");
-    let mut serve = serve();
-    let next = serve.wait_for_line("thirl listen --server", LIMIT).unwrap();
-    let server = next.split_whitespace().skip_while(|word| *word != "--server").nth(1).unwrap().to_owned();
-    let mut listen = Command::new(harness::thirl());
-    listen.args(["listen", "--server", &server, "--json"]);
-    let mut listen = Program::spawn(listen).unwrap().named("listen");
-    let ticket = listen.wait_for_json(LIMIT).unwrap()["ticket"].as_str().unwrap().to_owned();
+    let (_serve, listen, ticket) = listening();
     drop(listen);
     let (code, output) = run(harness::thirl(), &["ping", &ticket], &[]);
     assert_eq!(code, Some(1), "{output}");

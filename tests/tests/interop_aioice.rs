@@ -121,7 +121,8 @@ fn reflexive_candidates_through_two_nats() {
     let lab = Lab::builder().site(Site::A, Nat::new()).site(Site::B, Nat::new()).build().unwrap();
     let _server = Server::Thirl.start(&lab);
     let stun = format!("{SRV}:3478");
-    let mut ours = ours(&lab, Node::A, "controlling", &["--stun", &format!("stun:{stun}"), "--send", DATAGRAMS]);
+    let mut ours =
+        ours(&lab, Node::A, "controlling", &["--stun", &format!("stun:{stun}"), "--send", DATAGRAMS]);
     let mut theirs = aioice(&lab, Node::B, &python, &["controlled", "--stun", &stun]);
     let said = connect(&mut ours, &mut theirs).unwrap();
     assert_eq!(said.first["path"], "direct");

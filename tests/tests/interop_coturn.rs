@@ -15,8 +15,22 @@ fn start_coturn() -> (Program, u16) {
     let port = harness::free_udp_port().unwrap();
     let mut command = Command::new("turnserver");
     command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout", "--simple-log", "-v"]);
-    command.args(["--listening-ip", LOCALHOST, "--relay-ip", LOCALHOST, "--listening-port", &port.to_string()]);
-    command.args(["--userdb", "/dev/null", "--pidfile", "/dev/null", "--allow-loopback-peers", "--no-rfc5780"]);
+    command.args([
+        "--listening-ip",
+        LOCALHOST,
+        "--relay-ip",
+        LOCALHOST,
+        "--listening-port",
+        &port.to_string(),
+    ]);
+    command.args([
+        "--userdb",
+        "/dev/null",
+        "--pidfile",
+        "/dev/null",
+        "--allow-loopback-peers",
+        "--no-rfc5780",
+    ]);
     command.args(["-a", "-r", "test", "-u", "alice:secret"]);
     let mut server = Program::spawn(command).unwrap().named("coturn");
     server.wait_for_line("UDP listener opened on", LIMIT).unwrap();

@@ -133,5 +133,9 @@ fn a_wrong_password_is_refused() {
     command.args(["-p", &serve.port.to_string(), LOCALHOST]);
     let mut client = Program::spawn(command).unwrap().named("turnutils_uclient");
     let status = client.wait_for_end(LIMIT).unwrap();
-    assert!(!status.success() && client.output().contains("Cannot complete Allocation"), "{}", client.output());
+    assert!(
+        !status.success() && client.output().contains("Cannot complete Allocation"),
+        "{}",
+        client.output()
+    );
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use thirl_tests::harness::{self, Program};
-use thirl_tests::natlab::{Filtering, Firewall, Lab, LabBuilder, Mapping, Nat, Network, Node, SRV, Site, availability};
+use thirl_tests::natlab::{
+    Filtering, Firewall, Lab, LabBuilder, Mapping, Nat, Network, Node, SRV, Site, availability,
+};
 use thirl_tests::requires;
 
 /// Starting, gathering and connecting, with a margin for a busy machine.
