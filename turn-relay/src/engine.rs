@@ -54,15 +54,15 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use thirl_common::auth::NonceKey;
+use thirl_common::auth::{LookupId, NonceKey};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{Class, Message, Method, Protocol, classify_at_relay};
 
 use allocation::{Allocation, Allocations};
-use authenticate::Authenticated;
+use authenticate::{Authenticated, Deferred, Sender};
 use data::TransactionIds;
-use request::{Envelope, Request, Success};
+use request::{Envelope, Offer, Request, Success};
 use table::Hashing;
 
 /// The allocations of one shard.
@@ -72,6 +72,7 @@ use table::Hashing;
 /// - [`handle_peer_datagram`](Engine::handle_peer_datagram): a datagram that came to a relay's socket.
 /// - [`handle_client_gone`](Engine::handle_client_gone): a client's connection was closed.
 /// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
+/// - [`credentials_ready`](Engine::credentials_ready): the answer to [`Action::AwaitCredentials`].
 /// - [`handle_timeout`](Engine::handle_timeout): when [`poll_timeout`](Engine::poll_timeout) has come.
 ///
 /// Data comes back at once as [`Forward`], to be sent before anything else is handed in.
@@ -131,6 +132,7 @@ pub struct Engine {
     deadlines: Deadlines<Timer>,
     rng: StdRng,
     transaction_ids: TransactionIds,
+    deferred: Deferred,
     counters: Counters,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
@@ -166,6 +168,7 @@ impl Engine {
             deadlines: Deadlines::default(),
             transaction_ids: TransactionIds::new(rng.next_u64()),
             rng,
+            deferred: authenticate::no_one_waits(),
             counters: Counters::default(),
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
@@ -203,6 +206,7 @@ impl Engine {
 
     /// The client's connection was closed: its allocation ends.
     pub fn handle_client_gone(&mut self, _now: Instant, five_tuple: FiveTuple) {
+        self.forget_deferred(&five_tuple);
         if let Some((id, _)) = self.allocations.find(&five_tuple) {
             self.end_allocation(id, EndReason::ClientGone);
         }
@@ -211,6 +215,12 @@ impl Engine {
     /// The answer to [`Action::BindRelay`]: the address that peers send to, as they see it.
     pub fn relay_bound(&mut self, relay: RelayId, result: Result<RelayedAddr, BindError>, now: Instant) {
         self.finish_allocate(relay, result, now);
+    }
+
+    /// The answer to [`Action::AwaitCredentials`]: the store knows what it was asked. The requests that waited for it are
+    /// handled once more.
+    pub fn credentials_ready(&mut self, lookup: LookupId, now: Instant, unix_seconds: u64) {
+        self.handle_deferred(lookup, now, unix_seconds);
     }
 
     /// Ends what has expired.
@@ -290,9 +300,8 @@ impl Engine {
             return;
         }
         self.counters.requests += 1;
-        let allocation = self.allocations.find(&request.five_tuple).map(|(_, allocation)| allocation);
-        match authenticate::authenticate(request, &self.config, &self.nonces, allocation) {
-            Ok(user) => {
+        match self.authenticate(request) {
+            Ok(Sender::Known(user)) => {
                 let envelope = request.envelope(Some(user.signing.clone()));
                 match self.dispatch(request, user) {
                     Ok(Some(success)) => self.succeed(&envelope, &success),
@@ -300,19 +309,18 @@ impl Engine {
                     Err(refusal) => self.refuse(&envelope, refusal, None),
                 }
             }
+            Ok(Sender::Later(lookup)) => self.defer(lookup, request),
+            Ok(Sender::Overloaded) => self.counters.dropped.overloaded += 1,
             Err(refusal) => {
-                let nonce = self.nonces.mint(request.five_tuple.client.ip(), request.unix_seconds);
+                let client = request.five_tuple.client.ip();
+                let nonce = self.nonces.mint_with(self.config.features, client, request.unix_seconds);
                 self.refuse(&request.envelope(None), refusal, Some(&nonce));
             }
         }
     }
 
     /// `None`: the response comes later, or none does.
-    fn dispatch(
-        &mut self,
-        request: &Request<'_>,
-        user: Authenticated<'_>,
-    ) -> Result<Option<Success>, Refusal> {
+    fn dispatch(&mut self, request: &Request<'_>, user: Authenticated) -> Result<Option<Success>, Refusal> {
         match request.message.method() {
             Method::ALLOCATE => self.handle_allocate(request, user),
             Method::REFRESH => self.handle_refresh(request, &user).map(Some),
@@ -326,10 +334,10 @@ impl Engine {
     fn allocation_of(
         &mut self,
         request: &Request<'_>,
-        user: &Authenticated<'_>,
+        user: &Authenticated,
     ) -> Result<(AllocationId, &mut Allocation), Refusal> {
         let (id, allocation) = self.allocations.find_mut(&request.five_tuple).ok_or(Refusal::NoAllocation)?;
-        if **allocation.username() != *user.username {
+        if *allocation.username() != user.username {
             return Err(Refusal::OtherUser);
         }
         if allocation.relays.complete() { Ok((id, allocation)) } else { Err(Refusal::NoAllocation) }
@@ -366,9 +374,10 @@ impl Engine {
             Refusal::WrongCredentials { .. } => &mut self.counters.unauthenticated,
             _ => &mut self.counters.refused,
         } += 1;
-        let challenge = nonce.filter(|_| refusal.is_challenge()).map(|nonce| (&*self.config.realm, nonce));
+        let nonce = nonce.filter(|_| refusal.is_challenge());
+        let challenge = nonce.map(|nonce| Offer { config: &self.config, nonce });
         // It fits, unless the realm is longer than the RFC allows.
-        self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
+        self.transmits.extend(envelope.refuse(&refusal, challenge.as_ref()).ok());
         if !refusal.is_routine() {
             Event::Refused { five_tuple: envelope.five_tuple, method: envelope.method, refusal }
                 .queue(&mut self.events, &mut self.counters.dropped);

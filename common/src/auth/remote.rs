@@ -230,6 +230,18 @@ impl<T> Deferred<T> {
         requests
     }
 
+    /// Keeps the requests of which `keep` says so, and forgets the others, as when their sender is gone.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        if self.is_empty() {
+            return;
+        }
+        self.waiting.retain(|_, requests| {
+            requests.retain(&mut keep);
+            !requests.is_empty()
+        });
+        self.len = self.waiting.values().map(Vec::len).sum();
+    }
+
     /// How many requests wait.
     pub fn len(&self) -> usize {
         self.len
@@ -356,5 +368,10 @@ mod tests {
         assert_eq!((deferred.take(LookupId(1)), deferred.len()), (vec!['a', 'c'], 1));
         assert!(deferred.push(LookupId(3), 'e') && !deferred.is_empty());
         assert!(deferred.take(LookupId(9)).is_empty());
+        deferred.retain(|request| *request != 'b');
+        assert_eq!(
+            (deferred.len(), deferred.take(LookupId(2)), deferred.take(LookupId(3))),
+            (1, vec![], vec!['e'])
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rand::RngCore;
 use thirl_common::net::RelayedAddr;
 use thirl_common::wire::{
-    AddressFamily, AttributeType, EvenPort, Lifetime, Message, RequestedAddressFamily, RequestedTransport,
+    AddressFamily, AttributeType, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
     ReservationToken,
 };
 
@@ -18,12 +18,9 @@ use super::reservation::RESERVATION_LIFETIME;
 use super::shared::{Reservation, Seat};
 use super::{Engine, EngineConfig, Timer};
 
-/// Comprehension-required attributes of an Allocate. DONT-FRAGMENT is not among them: the driver cannot set the DF bit,
+/// Comprehension-required attributes of an Allocate's own. DONT-FRAGMENT is not among them: the driver cannot set the DF bit,
 /// and "420" is how a server says so (RFC 8656, section 7.2).
-const KNOWN: [AttributeType; 8] = [
-    AttributeType::USERNAME,
-    AttributeType::REALM,
-    AttributeType::NONCE,
+const KNOWN: [AttributeType; 5] = [
     AttributeType::REQUESTED_TRANSPORT,
     AttributeType::LIFETIME,
     AttributeType::REQUESTED_ADDRESS_FAMILY,
@@ -46,14 +43,12 @@ enum Place {
 
 impl Wish {
     /// The checks of RFC 8656, section 7.2, in its order, as far as they concern the request alone.
-    fn read(message: &Message<'_>, config: &EngineConfig) -> Result<Wish, Refusal> {
+    fn read(request: &Request<'_>, config: &EngineConfig) -> Result<Wish, Refusal> {
+        let message = &request.message;
         if message.require::<RequestedTransport>()? != RequestedTransport::UDP {
             return Err(Refusal::UnsupportedTransport);
         }
-        let unknown = message.unknown_attributes(&KNOWN);
-        if !unknown.is_empty() {
-            return Err(Refusal::UnknownAttributes(unknown));
-        }
+        request.check_known(&KNOWN)?;
         let lifetime = message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
         let even = message.get::<EvenPort>()?;
         let family = message.get::<RequestedAddressFamily>()?;
@@ -89,19 +84,20 @@ impl Engine {
     pub(super) fn handle_allocate(
         &mut self,
         request: &Request<'_>,
-        user: Authenticated<'_>,
+        user: Authenticated,
     ) -> Result<Option<Success>, Refusal> {
         if let Some((_, existing)) = self.allocations.find(&request.five_tuple) {
             let retransmitted = existing.owner.request.transaction == request.message.transaction_id()
-                && &**existing.username() == user.username;
+                && *existing.username() == user.username;
             return match retransmitted {
                 true if existing.relays.complete() => Ok(Some(existing.allocate_success(request.now))),
                 true => Ok(None),
                 false => Err(Refusal::AllocationExists),
             };
         }
-        let wish = Wish::read(&request.message, &self.config)?;
-        let Grant { seat, reserving, family, port } = self.grant(&wish.place, user.username)?;
+        let wish = Wish::read(request, &self.config)?;
+        let lifetime = user.limit(self.config.lifetime(wish.lifetime), request.unix_seconds);
+        let Grant { seat, reserving, family, port } = self.grant(&wish.place, &user.username)?;
         let mut relays = Relays::default();
         relays.set(family, Relay::Binding);
         let id = self.allocations.insert(Allocation {
@@ -114,11 +110,12 @@ impl Engine {
             owner: Box::new(Owner {
                 seat,
                 key: user.signing.key,
+                key_of: user.key_of,
                 request: AllocateRequest {
                     transaction: request.message.transaction_id(),
                     fingerprint: request.fingerprint,
                     algorithm: user.signing.algorithm,
-                    lifetime: self.config.lifetime(wish.lifetime),
+                    lifetime,
                     reservation_token: match port {
                         PortWish::EvenAndReserveNext { token } => Some(token),
                         _ => None,

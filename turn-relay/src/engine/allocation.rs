@@ -7,6 +7,7 @@ use std::time::Instant;
 use thirl_common::net::{FiveTuple, RelayedAddr};
 use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
 
+use super::authenticate::KeyOf;
 use super::channel::Channels;
 use super::counters::Traffic;
 use super::output::{AllocationId, GENERATIONS, RelayId};
@@ -35,6 +36,7 @@ pub(super) struct Allocation {
 pub(super) struct Owner {
     pub(super) seat: Seat,
     pub(super) key: IntegrityKey,
+    pub(super) key_of: KeyOf,
     /// The Allocate request, which is answered when the relay is bound, and again whenever it is retransmitted.
     pub(super) request: AllocateRequest,
     /// The seat of the port that is set aside along with the relay, until it is.

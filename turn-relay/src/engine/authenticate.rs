@@ -1,54 +1,192 @@
-//! The long-term credential mechanism, from the server's side (RFC 8489, section 9.2.4; RFC 8656, section 5).
+//! The long-term credential mechanism, from the server's side (RFC 8489, section 9.2.4; RFC 8656, section 5), and access
+//! tokens (RFC 7635).
+//!
+//! A store that cannot answer at once makes the request wait: its bytes are kept in a bounded table, and handled once more
+//! when the store knows. That is all that is ever kept of a stranger.
 
-use thirl_common::auth::{CredentialQuery, NonceKey};
-use thirl_common::wire::{Nonce, Realm, Username};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use thirl_common::auth::{
+    Claim, Credential, Finding, Identity, KeyAlgorithm, LookupId, SecurityFeatures, chosen_algorithm,
+    userhash,
+};
+use thirl_common::net::FiveTuple;
+use thirl_common::wire::{IntegrityKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm};
+
+use super::Engine;
 use super::allocation::Allocation;
-use super::config::EngineConfig;
+use super::output::Action;
 use super::refusal::Refusal;
 use super::request::{Request, Signing};
 
+/// What this server offers where it offers a choice.
+pub(super) const OFFERED: PasswordAlgorithms<'static> = PasswordAlgorithms::SHA256_AND_MD5;
+
+/// Requests that wait for a store, of all clients together: 384 KB at most.
+const MAX_WAITING: usize = 256;
+
+/// The longest request that is let wait: what Ethernet carries in one piece.
+const MAX_WAITING_LEN: usize = 1500;
+
 /// Who proved to have sent a request.
-pub(super) struct Authenticated<'m> {
-    pub(super) username: &'m str,
+pub(super) struct Authenticated {
+    pub(super) username: Arc<str>,
     pub(super) signing: Signing,
+    pub(super) key_of: KeyOf,
+    /// When the access token ends, in Unix seconds.
+    expires: Option<u64>,
 }
 
-/// Checks who sent a request, in the order of RFC 8489, section 9.2.4. `allocation` is that of the request's five-tuple.
-///
-/// Nothing is kept of a request that fails.
-pub(super) fn authenticate<'m>(
-    request: &Request<'m>,
-    config: &EngineConfig,
-    nonces: &NonceKey,
-    allocation: Option<&Allocation>,
-) -> Result<Authenticated<'m>, Refusal> {
-    let message = &request.message;
-    let algorithm = message.integrity_algorithm().ok_or(Refusal::Challenge)?;
-    let incomplete = Refusal::IncompleteCredentials;
-    let (Ok(Username(username)), Ok(Realm(_)), Ok(Nonce(nonce))) =
-        (message.require(), message.require(), message.require())
-    else {
-        return Err(incomplete);
-    };
-    nonces
-        .check(nonce, request.five_tuple.client.ip(), request.unix_seconds, config.nonce_lifetime.as_secs())
-        .map_err(|_| Refusal::StaleNonce)?;
+/// Where a key is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyOf {
+    /// A password, by this algorithm.
+    Password(KeyAlgorithm),
+    /// An access token, which comes with every request.
+    Token,
+}
 
-    // The key that made the allocation holds as long as it: ephemeral credentials may have expired meanwhile.
-    let kept = allocation
-        .filter(|allocation| &**allocation.username() == username)
-        .map(Allocation::key)
-        .filter(|key| message.verify_integrity(key).is_ok());
-    let key = match kept {
-        Some(key) => Some(key.clone()),
-        None => config.credentials.find(
-            CredentialQuery { username, realm: &config.realm, unix_seconds: request.unix_seconds },
-            &mut |key| message.verify_integrity(key).is_ok(),
-        ),
-    };
-    match key {
-        Some(key) => Ok(Authenticated { username, signing: Signing { key, algorithm } }),
-        None => Err(Refusal::WrongCredentials { username: username.to_owned() }),
+/// What is known of who sent a request.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, for the length of a request")]
+pub(super) enum Sender {
+    Known(Authenticated),
+    /// Nothing until this look-up has ended.
+    Later(LookupId),
+    /// Nothing, and too many look-ups are under way.
+    Overloaded,
+}
+
+/// A request that waits for a look-up.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    five_tuple: FiveTuple,
+    datagram: Box<[u8]>,
+}
+
+/// Requests that wait.
+pub(super) type Deferred = thirl_common::auth::Deferred<Waiting>;
+
+pub(super) fn no_one_waits() -> Deferred {
+    Deferred::new(MAX_WAITING)
+}
+
+impl Authenticated {
+    /// "The lifetime ... MUST be less than or equal to the lifetime of the token" (RFC 7635, section 8), but for the
+    /// clocks' sake not nothing: a token is taken up to 5 s after its end.
+    pub(super) fn limit(&self, lifetime: Duration, unix_seconds: u64) -> Duration {
+        let left = self.expires.map(|expires| expires.saturating_sub(unix_seconds).max(1));
+        left.map_or(lifetime, |seconds| lifetime.min(Duration::from_secs(seconds)))
+    }
+}
+
+impl Engine {
+    /// Checks who sent a request, in the order of RFC 8489, section 9.2.4, but for the nonce, which comes before what takes
+    /// longer.
+    ///
+    /// Nothing is kept of a request that fails.
+    pub(super) fn authenticate(&self, request: &Request<'_>) -> Result<Sender, Refusal> {
+        let Request { message, unix_seconds, five_tuple, .. } = request;
+        let config = &*self.config;
+        let algorithm = message.integrity_algorithm().ok_or(Refusal::Challenge)?;
+        let claim = Claim::read(message, &config.realm, KeyAlgorithm::Md5, *unix_seconds);
+        let (Ok(claim), Ok(Realm(_)), Ok(Nonce(nonce))) = (claim, message.require(), message.require())
+        else {
+            return Err(Refusal::IncompleteCredentials);
+        };
+        self.nonces
+            .check(nonce, five_tuple.client.ip(), *unix_seconds, config.nonce_lifetime.as_secs())
+            .map_err(|_| Refusal::StaleNonce)?;
+        let claim = Claim { algorithm: key_algorithm(message, nonce)?, ..claim };
+
+        let mut proves = |key: &IntegrityKey| message.verify_integrity(key).is_ok();
+        let allocation = self.allocations.find(five_tuple).map(|(_, allocation)| allocation);
+        if let Some(allocation) = allocation.filter(|allocation| is_makers(allocation, &claim))
+            && proves(allocation.key())
+        {
+            return Ok(Sender::Known(Authenticated {
+                username: allocation.username().clone(),
+                signing: Signing { key: allocation.key().clone(), algorithm },
+                key_of: allocation.owner.key_of,
+                expires: None,
+            }));
+        }
+        match config.credentials.authenticate(&claim, &mut proves) {
+            Finding::Found(Credential { username, key, expires }) => Ok(Sender::Known(Authenticated {
+                username: username.into(),
+                signing: Signing { key, algorithm },
+                key_of: match claim.access_token {
+                    Some(_) => KeyOf::Token,
+                    None => KeyOf::Password(claim.algorithm),
+                },
+                expires,
+            })),
+            Finding::Later(lookup) => Ok(Sender::Later(lookup)),
+            Finding::Overloaded => Ok(Sender::Overloaded),
+            _ => Err(Refusal::WrongCredentials { username: name(claim.identity) }),
+        }
+    }
+
+    /// Puts a request aside until its look-up has ended. The client sends it again if there is no room.
+    pub(super) fn defer(&mut self, lookup: LookupId, request: &Request<'_>) {
+        let datagram = request.message.as_bytes();
+        let fits = datagram.len() <= MAX_WAITING_LEN;
+        let waiting = || Waiting { five_tuple: request.five_tuple, datagram: datagram.into() };
+        if fits && self.deferred.push(lookup, waiting()) {
+            self.actions.push_back(Action::AwaitCredentials { lookup });
+        } else {
+            self.counters.dropped.overloaded += 1;
+        }
+    }
+
+    /// Handles what waited for a look-up as if it had just arrived.
+    pub(super) fn handle_deferred(&mut self, lookup: LookupId, now: Instant, unix_seconds: u64) {
+        for Waiting { five_tuple, datagram } in self.deferred.take(lookup) {
+            // A request: there is no data in it.
+            let _ = self.handle_datagram(now, unix_seconds, five_tuple, &datagram);
+        }
+    }
+
+    /// Forgets what a client asked for that is gone.
+    pub(super) fn forget_deferred(&mut self, five_tuple: &FiveTuple) {
+        self.deferred.retain(|waiting| waiting.five_tuple != *five_tuple);
+    }
+}
+
+/// By which algorithm the key of a request is derived, whose nonce is one of ours.
+///
+/// Where the nonce says that there was a choice, the request has to repeat it (RFC 8489, section 9.2.4). Where there was
+/// none, nobody can have taken anything away, and the request may name the algorithm by itself.
+fn key_algorithm(message: &Message<'_>, nonce: &str) -> Result<KeyAlgorithm, Refusal> {
+    if SecurityFeatures::of(nonce).password_algorithms {
+        return chosen_algorithm(message, OFFERED).map_err(|_| Refusal::AlgorithmMismatch);
+    }
+    match message.get::<PasswordAlgorithm<'_>>() {
+        Ok(None) => Ok(KeyAlgorithm::Md5),
+        Ok(Some(choice)) => KeyAlgorithm::of(choice).ok_or(Refusal::AlgorithmMismatch),
+        Err(_) => Err(Refusal::AlgorithmMismatch),
+    }
+}
+
+/// Whether the claim is to be who made the allocation, in the same way. If it is, the key that made the allocation holds
+/// as long as it: ephemeral credentials may have expired meanwhile.
+fn is_makers(allocation: &Allocation, claim: &Claim<'_>) -> bool {
+    let username = &**allocation.username();
+    let same_way =
+        claim.access_token.is_none() && allocation.owner.key_of == KeyOf::Password(claim.algorithm);
+    same_way
+        && match claim.identity {
+            Identity::Username(claimed) => claimed == username,
+            Identity::UserHash(hash) => hash == userhash(username, claim.realm),
+        }
+}
+
+/// For logs.
+fn name(identity: Identity<'_>) -> String {
+    match identity {
+        Identity::Username(username) => username.to_owned(),
+        Identity::UserHash(hash) => {
+            hash.iter().fold("USERHASH ".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thirl_common::auth::{CredentialStore, Credentials, NonceKey};
+use thirl_common::auth::{CredentialStore, Credentials, NonceKey, SecurityFeatures};
 use thirl_common::wire::AddressFamily;
 
 use super::peer_policy::PeerPolicy;
@@ -16,6 +16,13 @@ pub struct EngineConfig {
     pub realm: String,
     /// Whom the relay serves.
     pub credentials: Arc<dyn CredentialStore + Send + Sync>,
+    /// What clients are offered (RFC 8489, section 9.2). Nothing by default: each feature makes a 401 larger, by 28 bytes
+    /// in all, and whoever forges a sender makes the server send them elsewhere. SHA-256 is taken from clients that use it
+    /// by themselves, and USERHASH is if the credentials know it.
+    pub features: SecurityFeatures,
+    /// The name of this server to those that make access tokens for it, which 401s tell the clients (RFC 7635, section
+    /// 6.1); the tokens are taken by `credentials`.
+    pub token_server: Option<String>,
     /// With what nonces are made. `None`: with a key from the engine's seed. Engines of one server must share one, since
     /// a client that comes again from another port may meet another engine.
     pub nonce_key: Option<NonceKey>,
@@ -46,6 +53,8 @@ impl Default for EngineConfig {
         EngineConfig {
             realm: "thirl".to_owned(),
             credentials: Arc::new(Credentials::default()),
+            features: SecurityFeatures::default(),
+            token_server: None,
             nonce_key: None,
             nonce_lifetime: Duration::from_secs(600),
             default_lifetime: Duration::from_secs(600),
@@ -73,6 +82,7 @@ impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineConfig")
             .field("realm", &self.realm)
+            .field("features", &self.features)
             .field("default_lifetime", &self.default_lifetime)
             .field("max_lifetime", &self.max_lifetime)
             .field("total_quota", &self.total_quota)

@@ -13,7 +13,7 @@ pub struct Traffic {
     pub to_client_bytes: u64,
 }
 
-/// Data that was not relayed, by reason.
+/// What was neither relayed nor answered, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
@@ -31,6 +31,8 @@ pub struct Dropped {
     pub no_relay: u64,
     /// Too large for the header that it would need.
     pub oversized: u64,
+    /// Requests whose credentials nobody could look up in time: the store or the engine has no more room.
+    pub overloaded: u64,
     /// Events that nobody fetched in time.
     pub events: u64,
 }
@@ -91,6 +93,7 @@ impl Dropped {
         self.from_peer_not_permitted += other.from_peer_not_permitted;
         self.no_relay += other.no_relay;
         self.oversized += other.oversized;
+        self.overloaded += other.overloaded;
         self.events += other.events;
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use thirl_common::auth::LookupId;
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr};
 use thirl_common::wire::{AddressFamily, ChannelNumber, Method};
 
@@ -31,7 +32,7 @@ pub struct RelayId {
 /// Generations count up to this and begin anew, so that a [`RelayId`] fits 63 bits.
 pub(super) const GENERATIONS: u32 = 1 << 30;
 
-/// What the engine wants done with sockets.
+/// What the engine wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
@@ -45,6 +46,12 @@ pub enum Action {
         five_tuple: FiveTuple,
         /// Which port.
         port: PortWish,
+    },
+    /// Requests wait for this look-up of the credential store: call
+    /// [`Engine::credentials_ready`](super::Engine::credentials_ready) when it has ended. Once for each request.
+    AwaitCredentials {
+        /// Which look-up.
+        lookup: LookupId,
     },
     /// Close a relay's socket.
     ReleaseRelay {

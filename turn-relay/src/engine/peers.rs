@@ -11,18 +11,11 @@ use super::permission::PERMISSION_LIFETIME;
 use super::refusal::Refusal;
 use super::request::{Request, Success};
 
-/// Comprehension-required attributes of a CreatePermission.
-const KNOWN_IN_PERMISSION: [AttributeType; 4] =
-    [AttributeType::USERNAME, AttributeType::REALM, AttributeType::NONCE, AttributeType::XOR_PEER_ADDRESS];
+/// Comprehension-required attributes of a CreatePermission's own.
+const KNOWN_IN_PERMISSION: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS];
 
-/// Comprehension-required attributes of a ChannelBind.
-const KNOWN_IN_BINDING: [AttributeType; 5] = [
-    AttributeType::USERNAME,
-    AttributeType::REALM,
-    AttributeType::NONCE,
-    AttributeType::XOR_PEER_ADDRESS,
-    AttributeType::CHANNEL_NUMBER,
-];
+/// Comprehension-required attributes of a ChannelBind's own.
+const KNOWN_IN_BINDING: [AttributeType; 2] = [AttributeType::XOR_PEER_ADDRESS, AttributeType::CHANNEL_NUMBER];
 
 impl Engine {
     /// Installs a permission for each XOR-PEER-ADDRESS, or none. Ports are not looked at (RFC 8656, section 10.2): the
@@ -30,12 +23,9 @@ impl Engine {
     pub(super) fn handle_create_permission(
         &mut self,
         request: &Request<'_>,
-        user: &Authenticated<'_>,
+        user: &Authenticated,
     ) -> Result<Success, Refusal> {
-        let unknown = request.message.unknown_attributes(&KNOWN_IN_PERMISSION);
-        if !unknown.is_empty() {
-            return Err(Refusal::UnknownAttributes(unknown));
-        }
+        request.check_known(&KNOWN_IN_PERMISSION)?;
         let config = self.config.clone();
         let hashing = self.hashing.clone();
         let (_, allocation) = self.allocation_of(request, user)?;
@@ -65,12 +55,9 @@ impl Engine {
     pub(super) fn handle_channel_bind(
         &mut self,
         request: &Request<'_>,
-        user: &Authenticated<'_>,
+        user: &Authenticated,
     ) -> Result<Success, Refusal> {
-        let unknown = request.message.unknown_attributes(&KNOWN_IN_BINDING);
-        if !unknown.is_empty() {
-            return Err(Refusal::UnknownAttributes(unknown));
-        }
+        request.check_known(&KNOWN_IN_BINDING)?;
         let config = self.config.clone();
         let hashing = self.hashing.clone();
         let now = request.now;

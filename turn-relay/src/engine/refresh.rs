@@ -10,28 +10,22 @@ use super::refusal::Refusal;
 use super::request::{Request, Success};
 use super::{Engine, Timer};
 
-/// Comprehension-required attributes of a Refresh.
-const KNOWN: [AttributeType; 5] = [
-    AttributeType::USERNAME,
-    AttributeType::REALM,
-    AttributeType::NONCE,
-    AttributeType::LIFETIME,
-    AttributeType::REQUESTED_ADDRESS_FAMILY,
-];
+/// Comprehension-required attributes of a Refresh's own.
+const KNOWN: [AttributeType; 2] = [AttributeType::LIFETIME, AttributeType::REQUESTED_ADDRESS_FAMILY];
 
 impl Engine {
     pub(super) fn handle_refresh(
         &mut self,
         request: &Request<'_>,
-        user: &Authenticated<'_>,
+        user: &Authenticated,
     ) -> Result<Success, Refusal> {
-        let unknown = request.message.unknown_attributes(&KNOWN);
-        if !unknown.is_empty() {
-            return Err(Refusal::UnknownAttributes(unknown));
-        }
+        request.check_known(&KNOWN)?;
         let requested = request.message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
         let family = request.message.get::<RequestedAddressFamily>()?;
-        let lifetime = if requested == Some(0) { Duration::ZERO } else { self.config.lifetime(requested) };
+        let lifetime = match requested {
+            Some(0) => Duration::ZERO,
+            _ => user.limit(self.config.lifetime(requested), request.unix_seconds),
+        };
 
         let (id, allocation) = self.allocation_of(request, user)?;
         if let Some(RequestedAddressFamily(family)) = family

@@ -14,12 +14,15 @@ pub enum Refusal {
     /// The first request of every client: it is told realm and nonce.
     #[error("the request carries no credentials yet")]
     Challenge,
-    /// Unknown user, expired credentials or a wrong password.
+    /// Unknown user, expired credentials, a wrong password, or an access token that does not hold.
     #[error("the credentials of {username:?} do not hold")]
     WrongCredentials {
-        /// The USERNAME as it came.
+        /// The USERNAME as it came, or the USERHASH.
         username: String,
     },
+    /// Somebody on the way changed what this server offers, or the client is broken.
+    #[error("the client's password algorithms are not those that it was offered")]
+    AlgorithmMismatch,
     /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE.
     #[error("the client's credentials are incomplete")]
     IncompleteCredentials,
@@ -79,7 +82,8 @@ impl Refusal {
         match self {
             Refusal::Challenge | Refusal::WrongCredentials { .. } => ErrorCode::UNAUTHENTICATED,
             Refusal::StaleNonce => ErrorCode::STALE_NONCE,
-            Refusal::IncompleteCredentials
+            Refusal::AlgorithmMismatch
+            | Refusal::IncompleteCredentials
             | Refusal::Malformed(_)
             | Refusal::Conflicting(_)
             | Refusal::ChannelTaken => ErrorCode::BAD_REQUEST,

@@ -4,14 +4,27 @@ use std::time::{Duration, Instant};
 
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
-    BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, Nonce,
-    Realm, ReservationToken, TransactionId, XorMappedAddress, XorRelayedAddress,
+    AttributeType, BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter,
+    Method, Nonce, Realm, ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress,
+    XorRelayedAddress,
 };
 
+use super::authenticate::OFFERED;
+use super::config::EngineConfig;
 use super::refusal::Refusal;
 
-/// Longer than any response: the longest realm that the RFC allows has 763 bytes.
-const RESPONSE_ROOM: usize = 1024;
+/// Longer than any response: the longest realm that the RFC allows has 763 bytes, and so has the longest server name.
+const RESPONSE_ROOM: usize = 2048;
+
+/// Comprehension-required attributes by which any request may say who it is from.
+const KNOWN: [AttributeType; 6] = [
+    AttributeType::USERNAME,
+    AttributeType::USERHASH,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::PASSWORD_ALGORITHM,
+    AttributeType::ACCESS_TOKEN,
+];
 
 /// A well-formed request, when it came and from whom.
 pub(super) struct Request<'m> {
@@ -48,7 +61,19 @@ pub(super) struct Success {
     pub(super) mapped: Option<ClientAddr>,
 }
 
+/// What a client is told that has to authenticate (RFC 8489, section 9.2.4).
+pub(super) struct Offer<'a> {
+    pub(super) config: &'a EngineConfig,
+    pub(super) nonce: &'a str,
+}
+
 impl Request<'_> {
+    /// Refuses comprehension-required attributes other than `own` and those of credentials.
+    pub(super) fn check_known(&self, own: &[AttributeType]) -> Result<(), Refusal> {
+        let unknown = self.message.unknown_attributes(&[&KNOWN, own].concat());
+        if unknown.is_empty() { Ok(()) } else { Err(Refusal::UnknownAttributes(unknown)) }
+    }
+
     /// The envelope of its responses.
     pub(super) fn envelope(&self, signing: Option<Signing>) -> Envelope {
         Envelope {
@@ -82,19 +107,25 @@ impl Envelope {
         })
     }
 
-    /// An error response, with realm and nonce where there is a challenge. Phrases are for people, and left out.
+    /// An error response, with the challenge if there is one. Phrases are for people, and left out.
     pub(super) fn refuse(
         &self,
         refusal: &Refusal,
-        challenge: Option<(&str, &str)>,
+        challenge: Option<&Offer<'_>>,
     ) -> Result<Transmit, BufferTooSmall> {
         self.respond(Class::Error, |writer| {
             writer.attribute(&refusal.error_code().bare())?;
             if let Refusal::UnknownAttributes(unknown) = refusal {
                 writer.attribute(unknown)?;
             }
-            if let Some((realm, nonce)) = challenge {
-                writer.attribute(&Realm(realm))?.attribute(&Nonce(nonce))?;
+            if let Some(Offer { config, nonce }) = challenge {
+                writer.attribute(&Realm(&config.realm))?.attribute(&Nonce(nonce))?;
+                if config.features.password_algorithms {
+                    writer.attribute(&OFFERED)?;
+                }
+                if let Some(server) = &config.token_server {
+                    writer.attribute(&ThirdPartyAuthorization(server))?;
+                }
             }
             Ok(())
         })

@@ -38,6 +38,8 @@ pub(super) struct Server {
     pub(super) reserved: BTreeMap<u64, u16>,
     pub(super) fast_paths: BTreeSet<RelayId>,
     pub(super) events: Vec<Event>,
+    /// What requests wait for.
+    pub(super) awaited: Vec<LookupId>,
 }
 
 /// A response, or another message of the server's.
@@ -106,6 +108,7 @@ impl Server {
             reserved: BTreeMap::new(),
             fast_paths: BTreeSet::new(),
             events: Vec::new(),
+            awaited: Vec::new(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Server {
                     let result = self.bind(relay, family, five_tuple, port);
                     self.engine.relay_bound(relay, result, self.now);
                 }
+                Action::AwaitCredentials { lookup } => self.awaited.push(lookup),
                 Action::ReleaseRelay { relay } => {
                     assert!(self.sockets.remove(&relay).is_some(), "released once");
                 }

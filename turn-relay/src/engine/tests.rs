@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, by subject.
 
 mod authentication;
+mod credentials;
 mod data;
 mod lifecycle;
 mod model;
