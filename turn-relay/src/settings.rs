@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thirl_common::auth::{Credentials, RestSecrets};
+use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 
 use thirl_stun_server::settings::listen;
@@ -38,11 +38,25 @@ pub const KEYS: &[Key] = &[
     key("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
     key("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
     key("realm", "NAME", "Realm of the credentials; a short one keeps responses small. Default: thirl"),
-    list("user", "NAME:PASSWORD", "A user; may be repeated"),
+    list(
+        "user",
+        "NAME:PASSWORD",
+        "A user; 0x and the key of `turnadmin -k` will do as password; may be repeated",
+    ),
     list(
         "static-auth-secret",
         "SECRET",
         "Secret of REST credentials; the first signs, all are taken. Default: a new one",
+    ),
+    key(
+        "sha256",
+        "BOOLEAN",
+        "Offer clients keys by SHA-256 (RFC 8489), which makes each 401 28 bytes longer. Default: false",
+    ),
+    key(
+        "userhash",
+        "BOOLEAN",
+        "Ask clients to hide usernames (RFC 8489), which makes each 401 16 bytes longer. Default: false",
     ),
     list(
         "allowed-peer-ip",
@@ -82,6 +96,8 @@ pub struct Settings {
     pub realm: String,
     /// Users and secrets; neither: [`Settings::ensure_credentials`] makes a secret.
     pub credentials: Credentials,
+    /// Whether SHA-256 is offered, and usernames are to be hidden.
+    pub features: SecurityFeatures,
     /// Peers to allow.
     pub allowed_peers: Vec<IpRange>,
     /// Peers to deny.
@@ -110,11 +126,12 @@ impl Settings {
             );
             return Err(values.refuse("max-port", problem));
         }
-        let mut credentials = Credentials::default();
-        for (name, password) in values.all("user", parse::user)? {
-            credentials.users.insert(name, password);
-        }
-        credentials.rest = RestSecrets::new(values.all("static-auth-secret", parse::text)?);
+        let realm = values.one("realm", realm)?.unwrap_or_else(|| "thirl".to_owned());
+        let features = SecurityFeatures {
+            password_algorithms: values.one("sha256", parse::boolean)?.unwrap_or(false),
+            username_anonymity: values.one("userhash", parse::boolean)?.unwrap_or(false),
+        };
+        let credentials = credentials(values, &realm, features)?;
         let quota = parse::number(1, 10_000_000);
         Ok(Settings {
             listening_ips: values.all("listening-ip", parse::ip)?,
@@ -122,8 +139,9 @@ impl Settings {
             relay_ips: values.all("relay-ip", parse::ip)?,
             external_ips: values.all("external-ip", external_ip)?,
             relay_ports: min..=max,
-            realm: values.one("realm", realm)?.unwrap_or_else(|| "thirl".to_owned()),
+            realm,
             credentials,
+            features,
             allowed_peers: values.all("allowed-peer-ip", ip_range)?,
             denied_peers: values.all("denied-peer-ip", ip_range)?,
             user_quota: values.one("user-quota", &quota)?.map(count),
@@ -176,6 +194,11 @@ impl Settings {
             engine: EngineConfig {
                 realm: self.realm.clone(),
                 credentials: Arc::new(self.credentials.clone()),
+                features: SecurityFeatures {
+                    // Nobody can tell from a hash when REST credentials expire.
+                    username_anonymity: self.features.username_anonymity && self.credentials.rest.is_empty(),
+                    ..self.features
+                },
                 nonce_lifetime: self.nonce_lifetime,
                 max_lifetime: self.max_lifetime,
                 total_quota: self.total_quota,
@@ -185,6 +208,34 @@ impl Settings {
             },
         }
     }
+}
+
+/// Users and secrets, as far as clients who take what `features` offer can be served with them.
+fn credentials(values: &Values, realm: &str, features: SecurityFeatures) -> Result<Credentials, ConfigError> {
+    let mut credentials = Credentials::default();
+    // Clients take the strongest that is offered.
+    let wanted = if features.password_algorithms { KeyAlgorithm::Sha256 } else { KeyAlgorithm::Md5 };
+    for (name, password) in values.all("user", parse::user)? {
+        let secret = UserSecret::from_setting(&password);
+        if matches!(&secret, UserSecret::Key(key) if key.algorithm() != wanted) {
+            let problem = Problem::new(
+                format!("{name:?} has a key that no client will use: sha256 decides which they do"),
+                "give 64 digits with sha256 = true and 32 without, or the password, which serves for both",
+            );
+            return Err(values.refuse("user", problem));
+        }
+        credentials.users.insert_secret(name, secret);
+    }
+    credentials.users.index_userhashes(realm);
+    credentials.rest = RestSecrets::new(values.all("static-auth-secret", parse::text)?);
+    if features.username_anonymity && (credentials.users.is_empty() || !credentials.rest.is_empty()) {
+        let problem = Problem::new(
+            "usernames cannot be hidden that tell when credentials expire",
+            "leave userhash out, or give users and no static-auth-secret",
+        );
+        return Err(values.refuse("userhash", problem));
+    }
+    Ok(credentials)
 }
 
 /// Numbers are bounded where they are parsed.
@@ -266,6 +317,37 @@ mod tests {
     }
 
     #[test]
+    fn users_have_passwords_or_the_key_that_clients_use() {
+        let (md5, sha256) = (format!("bob:0x{}", "ab".repeat(16)), format!("bob:0x{}", "ab".repeat(32)));
+        for (user, offered, taken) in [
+            ("bob:0xab", "true", true),
+            ("bob:0xab", "false", true),
+            (&md5, "false", true),
+            (&md5, "true", false),
+            (&sha256, "true", true),
+            (&sha256, "false", false),
+        ] {
+            let settings = settings(&[("user", user), ("sha256", offered)]);
+            assert_eq!(settings.is_ok(), taken, "{user} {offered}");
+            if let Err(error) = settings {
+                assert!(!error.to_string().contains("abab"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn usernames_are_hidden_unless_they_say_something() {
+        let users = [("user", "alice:secret"), ("userhash", "true")];
+        assert!(settings(&users).unwrap().config().engine.features.username_anonymity);
+        let with_secret = [users[0], users[1], ("static-auth-secret", "north")];
+        assert!(settings(&with_secret).is_err());
+        // A server that hands out credentials itself makes a secret later.
+        let mut later = settings(&users).unwrap();
+        later.ensure_secret([1; 16]).unwrap();
+        assert!(!later.config().engine.features.username_anonymity);
+    }
+
+    #[test]
     fn what_contradicts_itself_is_refused() {
         let error = settings(&[("min-port", "6000"), ("max-port", "5000")]).unwrap_err().to_string();
         assert!(error.starts_with("environment variable THIRL_MAX_PORT: max-port:"), "{error}");
@@ -275,6 +357,8 @@ mod tests {
             ("total-quota", "0"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
+            ("sha256", "yes"),
+            ("userhash", "true"),
         ] {
             assert!(settings(&[(key, value)]).is_err(), "{key}={value}");
         }
