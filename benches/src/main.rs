@@ -1,8 +1,8 @@
 //! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
 //!
-//! `cargo xtask bench relay` and `cargo xtask bench codec` run them. Reading order: `relay` (what is compared), `load`
-//! (the clients and peers), `server` (the processes under load and what they cost); apart from these, `codec` (the wire
-//! beside other crates).
+//! `cargo xtask bench relay`, `stun` and `codec` run them. Reading order: `relay` (what is compared), `load` (the clients
+//! and peers), `server` (the processes under load and what they cost); `stun` (the same for Binding requests, with its own
+//! load); apart from these, `codec` (the wire beside other crates).
 //!
 //! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
 //! ratios is what counts. All traffic stays on loopback and ends by itself.
@@ -11,6 +11,7 @@ mod codec;
 mod load;
 mod relay;
 mod server;
+mod stun;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ struct Arguments {
 enum Bench {
     /// CPU per relayed packet, beside Debian's coturn.
     Relay(relay::Options),
+    /// Binding responses per CPU second, beside Debian's coturn and, where it is installed, stuntman.
+    Stun(stun::Options),
     /// Instructions, time and allocations of reading and writing messages, beside other crates.
     Codec(codec::Options),
 }
@@ -35,6 +38,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Relay(options) => relay::run(&options),
+        Bench::Stun(options) => stun::run(&options),
         Bench::Codec(options) => codec::run(&options),
     };
     match outcome {

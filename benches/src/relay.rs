@@ -114,7 +114,7 @@ fn print(figure: &Figure, json: bool) -> Result<(), BenchError> {
 }
 
 /// The load keeps off the server's core. Without `taskset` the servers would not have started either.
-fn pin_to_the_other_core() {
+pub(crate) fn pin_to_the_other_core() {
     let this = std::process::id().to_string();
     let pinned = std::process::Command::new("taskset").args(["-cp", "1", &this]).output();
     if !pinned.is_ok_and(|output| output.status.success()) {

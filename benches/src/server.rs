@@ -19,16 +19,37 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Our relay.
     Thirl,
+    /// coturn as a relay.
     Coturn,
+    /// Our STUN server.
+    StunServer,
+    /// coturn as a STUN server.
+    CoturnStun,
+    /// stuntman, where it is installed.
+    Stuntman,
 }
 
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Thirl => "turn-relay",
-            Kind::Coturn => "coturn",
+            Kind::Coturn | Kind::CoturnStun => "coturn",
+            Kind::StunServer => "stun-server",
+            Kind::Stuntman => "stuntman",
         }
+    }
+
+    /// Whether its program is in `PATH`.
+    pub(crate) fn is_installed(self) -> bool {
+        let program = match self {
+            Kind::Thirl | Kind::StunServer => return our_binary(self.name()).is_ok(),
+            Kind::Coturn | Kind::CoturnStun => "turnserver",
+            Kind::Stuntman => "stunserver",
+        };
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .any(|directory| directory.join(program).is_file())
     }
 
     fn command(self, port: u16) -> Result<Command, BenchError> {
@@ -36,7 +57,7 @@ impl Kind {
         command.args(["-c", SERVER_CORE]);
         match self {
             Kind::Thirl => command
-                .arg(our_binary()?)
+                .arg(our_binary(self.name())?)
                 .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
                 .args(["--user", "bench:bench", "--realm", "bench", "--relay-threads", "1"])
                 .args(["--allowed-peer-ip", "127.0.0.1"]),
@@ -55,6 +76,22 @@ impl Kind {
                 .args(["--listening-port", &port.to_string(), "--relay-threads", "1"])
                 .args(["-a", "-u", "bench:bench", "-r", "bench", "--allow-loopback-peers", "--no-rfc5780"])
                 .args(["--pidfile", "/dev/null", "--userdb", "/dev/null"]),
+            // The limiter is on, and so generous that it stops nothing.
+            Kind::StunServer => command
+                .arg(our_binary(self.name())?)
+                .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
+                .args(["--rate-limit", "10000000"]),
+            // As short as its responses get.
+            Kind::CoturnStun => command
+                .args(["turnserver", "-n", "--log-file", "stdout", "--simple-log", "--no-cli"])
+                .args(["--no-tls", "--no-dtls", "--stun-only", "--relay-threads", "1"])
+                .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
+                .args(["--no-software-attribute", "--no-rfc5780", "--no-stun-backward-compatibility"])
+                .args(["--response-origin-only-with-rfc5780", "--pidfile", "/dev/null"])
+                .args(["--userdb", "/dev/null"]),
+            Kind::Stuntman => command
+                .args(["stunserver", "--primaryinterface", "127.0.0.1"])
+                .args(["--primaryport", &port.to_string()]),
         };
         Ok(command)
     }
@@ -149,15 +186,15 @@ fn free_port() -> Result<u16, BenchError> {
     Ok(probe.local_addr().context("looking for a free port")?.port())
 }
 
-/// `turn-relay` of the same build as this program.
-fn our_binary() -> Result<PathBuf, BenchError> {
+/// A program of the same build as this one.
+fn our_binary(name: &str) -> Result<PathBuf, BenchError> {
     let this = std::env::current_exe().context("finding this program")?;
-    let path = this.parent().unwrap_or(Path::new(".")).join("turn-relay");
+    let path = this.parent().unwrap_or(Path::new(".")).join(name);
     match path.exists() {
         true => Ok(path),
         false => Err(BenchError::Server {
-            server: "turn-relay".to_owned(),
-            what: format!("{} is missing: cargo build --release -p thirl-turn-relay", path.display()),
+            server: name.to_owned(),
+            what: format!("{} is missing: cargo build --release -p thirl-{name}", path.display()),
         }),
     }
 }
