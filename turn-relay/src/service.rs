@@ -1,10 +1,12 @@
 //! The relay as what a shard serves: the engine, and the sockets of its relays.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use thirl_common::auth::LookupId;
 use thirl_common::io::{ShardIo, SocketId};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
@@ -13,6 +15,9 @@ use thirl_stun_server::{MAX_RESPONSE_LEN, Responder};
 
 use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId};
 use crate::ports::{BoundRelay, Ports};
+
+/// How long requests wait until their credential store is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One shard's share of a relay.
 pub(crate) struct RelayService {
@@ -23,6 +28,9 @@ pub(crate) struct RelayService {
     reply: [u8; MAX_RESPONSE_LEN],
     /// The socket of each relay, by [`RelayId::slot`].
     sockets: Vec<Option<SocketId>>,
+    /// The look-ups that requests wait for.
+    awaited: BTreeSet<LookupId>,
+    ask_again: Option<Instant>,
     ports: Arc<Ports>,
     rng: StdRng,
 }
@@ -35,6 +43,8 @@ impl RelayService {
             responder: Responder::default(),
             reply: [0; MAX_RESPONSE_LEN],
             sockets: Vec::new(),
+            awaited: BTreeSet::new(),
+            ask_again: None,
             ports,
             rng,
         }
@@ -70,6 +80,11 @@ impl RelayService {
             Action::ReleaseRelay { relay } => {
                 let socket = self.sockets.get_mut(relay.slot()).and_then(Option::take);
                 drop(socket.and_then(|socket| io.remove(socket)));
+            }
+            // Who looks them up need not know of shards: the engine will say so if the store does not know yet.
+            Action::AwaitCredentials { lookup } => {
+                self.awaited.insert(lookup);
+                self.ask_again.get_or_insert(clock.now + ASK_AGAIN);
             }
             Action::ReleaseReserved { token } => drop(self.ports.take_reserved(token)),
             // Fast paths are not asked for (`EngineConfig::fast_path`).
@@ -135,10 +150,16 @@ impl Service for RelayService {
 
     fn handle_timeout(&mut self, clock: Clock) {
         self.engine.handle_timeout(clock.now);
+        if self.ask_again.is_some_and(|at| at <= clock.now) {
+            self.ask_again = None;
+            for lookup in std::mem::take(&mut self.awaited) {
+                self.engine.credentials_ready(lookup, clock.now, clock.unix_seconds);
+            }
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.engine.poll_timeout()
+        [self.engine.poll_timeout(), self.ask_again].into_iter().flatten().min()
     }
 
     fn work(&mut self, clock: Clock, io: &mut ShardIo) {

@@ -2,13 +2,14 @@
 #![cfg(feature = "driver")]
 #![expect(clippy::unwrap_used, reason = "what a helper of a test cannot do, the test cannot")]
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thirl_common::auth::{Credentials, LongTermKey};
+use thirl_common::auth::{Credentials, LongTermKey, RemoteLimits, RemoteUser, RemoteUsers};
 use thirl_common::net::Transport;
 use thirl_common::wire::*;
 use thirl_turn_relay::server::{Config, ExternalIp, Running, Server};
@@ -178,6 +179,29 @@ fn receive_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 
 const WAYS: [(Transport, bool); 4] =
     [(Transport::Udp, true), (Transport::Udp, false), (Transport::Tcp, true), (Transport::Tcp, false)];
+
+#[test]
+fn a_store_may_answer_later() {
+    let users = Arc::new(RemoteUsers::new(RemoteLimits::default()));
+    let running = start(|config| config.engine.credentials = users.clone());
+    for (transport, ipv4) in WAYS {
+        users.forget();
+        let mut client = Client::connect(&running, transport, ipv4);
+        let allocated = std::thread::spawn(move || client.allocate(AddressFamily::Ipv4));
+        let lookup = Cell::new(None);
+        eventually("the store is asked", || {
+            let next = users.poll_lookup();
+            let asked = next.is_some();
+            lookup.set(next);
+            asked
+        });
+        let id = lookup.take().unwrap().id;
+        let keys = vec![LongTermKey::new("alice", "thirl", "secret")];
+        users.answer(id, Some(RemoteUser { username: "alice".into(), keys }), u64::MAX);
+        // Over TCP, nobody sends the request again.
+        assert_eq!(allocated.join().unwrap().unwrap().ip(), LOOPBACK_V4);
+    }
+}
 
 #[test]
 fn relays_over_both_transports_and_families() {
