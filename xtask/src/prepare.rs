@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 8] = [
+const PROGRAMS: [(&str, &str, &str); 9] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str, &str); 8] = [
     ("ping", "iputils-ping", "judges the NAT lab"),
     ("turnserver", "coturn", "is the TURN server that our ICE agent is tested against"),
     ("turnutils_uclient", "coturn", "is the TURN client that our relay is tested against"),
+    ("stun", "stun-client", "is the STUN client that our STUN server is tested against"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
 ];
 const APT_LIMIT: Duration = Duration::from_secs(300);
