@@ -168,6 +168,22 @@ fn padding_never_makes_the_response_longer_than_the_request() {
 }
 
 #[test]
+fn the_longest_response_fits_and_ipv6_has_a_pair_of_its_own() {
+    let request = request(|writer| {
+        writer.attribute(&ChangeRequest { ip: true, port: false }).unwrap();
+        writer.attribute(&Padding(&[0; 3000])).unwrap().fingerprint().unwrap();
+    });
+    let client = ClientAddr(addr("[2001:db8::7]:40000"));
+    let server = ServerAddr(addr("[2001:db8::1]:3478"));
+    let mut responder = Responder::with_discovery(discovery(["2001:db8::1", "2001:db8::2"], [3478, 3479]));
+    let mut out = [0; MAX_DISCOVERY_RESPONSE_LEN];
+    let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+    let response = responder.handle_request(five_tuple, &request, &mut out).unwrap();
+    assert_eq!((response.from.0, response.to), (addr("[2001:db8::2]:3478"), client));
+    assert_eq!(response.bytes.len(), MAX_DISCOVERY_RESPONSE_LEN);
+}
+
+#[test]
 fn padding_is_ignored_beside_response_port() {
     let both = request(|writer| {
         writer.attribute(&ResponsePort(5000)).unwrap().attribute(&Padding(&[0; 1500])).unwrap();
@@ -291,4 +307,28 @@ fn the_limiter_stops_a_source_and_says_so() {
     let passed = counters.answered - 1;
     assert!((20..=20 + PATIENCE.as_secs()).contains(&passed), "{counters:?}");
     assert_eq!(counters.limited, 100 - passed, "{counters:?}");
+}
+
+#[test]
+fn a_redirected_response_costs_as_much_as_eight() {
+    let limit = Limit { per_second: 1, burst: 20 };
+    let (running, [port, _]) = start(1, ["127.0.0.1", "127.0.0.2"], Some(limit));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let redirected = request(|writer| {
+        writer.attribute(&ChangeRequest { ip: true, port: true }).unwrap();
+    });
+    for _ in 0..5 {
+        client.send_to(&redirected, ("127.0.0.1", port)).unwrap();
+    }
+    // Another address's request waits behind them.
+    let other = UdpSocket::bind(("127.0.0.3", 0)).unwrap();
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    other.send_to(&request(|_| {}), ("127.0.0.1", port)).unwrap();
+    other.recv(&mut [0; 200]).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let got = (0..5).filter(|_| client.recv(&mut [0; 200]).is_ok()).count();
+    // A third only if some four seconds have passed.
+    assert!((2..=3).contains(&got), "{got}");
+    running.shutdown();
+    assert!(running.join().limited >= 2);
 }
