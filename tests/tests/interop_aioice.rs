@@ -3,7 +3,7 @@
 //! In the kernel lab, since aioice offers no loopback addresses.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -130,7 +130,7 @@ fn reflexive_candidates_through_two_nats() {
 }
 
 /// Both ends behind symmetric NATs and restricted to relayed candidates of `server`.
-fn relayed(server: Server, role: &str, transport: &str, python: &PathBuf) {
+fn relayed(server: Server, role: &str, transport: &str, python: &Path) {
     let lab = Lab::builder().site(Site::A, Nat::symmetric()).site(Site::B, Nat::symmetric()).build().unwrap();
     let _server = server.start(&lab);
     let uri = format!("turn:{SRV}?transport={transport}");

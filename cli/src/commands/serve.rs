@@ -101,6 +101,7 @@ fn start_second_stun(settings: &Settings, port: u16) -> Result<thirl_stun_server
     let listen = thirl_stun_server::settings::listen(&settings.listening_ips, port);
     let config = thirl_stun_server::server::Config {
         listen: Listen { tcp: Vec::new(), shards: Some(NonZeroUsize::MIN), ..listen },
+        ..thirl_stun_server::server::Config::default()
     };
     thirl_stun_server::server::Server::start(&config).map_err(|error| Failure::Failed(error.to_string()))
 }
