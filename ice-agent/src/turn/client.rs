@@ -42,7 +42,7 @@ pub struct TurnClientConfig {
     pub local: SocketAddr,
     /// The user.
     pub username: String,
-    /// The user's password, prepared.
+    /// The user's password, as a person wrote it: it is prepared here (OpaqueString; RFC 8265, section 4.2).
     pub password: String,
     /// The family of the relayed transport address; `None` leaves it to the server, which takes IPv4.
     pub family: Option<AddressFamily>,
@@ -165,8 +165,7 @@ pub struct TurnClient {
 impl TurnClient {
     /// A client that has not sent anything yet.
     pub fn new(config: TurnClientConfig, seed: [u8; 32]) -> TurnClient {
-        let exchange =
-            Exchange::new(config.transport, config.username.clone(), config.password.clone(), seed);
+        let exchange = Exchange::new(config.transport, &config.username, &config.password, seed);
         TurnClient {
             config,
             exchange,

@@ -20,6 +20,14 @@ pub enum TurnError {
         "the TURN server refuses the credentials: check username, password, and whether they have expired"
     )]
     CredentialsRefused,
+    /// The server's offer of stronger credentials was removed on the way, or it offers less than before.
+    #[error(
+        "somebody between here and the TURN server weakens the credentials: take another network, or TLS to the server"
+    )]
+    BidDown,
+    /// The server takes no password algorithm that is known here.
+    #[error("the TURN server takes no password algorithm that is known here (MD5, SHA-256)")]
+    NoCommonAlgorithm,
     /// The server wants the client to go elsewhere (300).
     #[error("the TURN server asks to use {to} instead")]
     TryAlternate {

@@ -1,23 +1,25 @@
 //! Requests under way: how they are built, authenticated, repeated, and matched with their answers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use thirl_common::auth::LongTermKey;
+use thirl_common::auth::{Challenge, ChallengeError, LongTermKey, opaque_string};
 use thirl_common::net::Transport;
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::wire::{
     AddressFamily, AlternateServer, BufferTooSmall, ChannelNumber, Class, ErrorCode, IntegrityAlgorithm,
-    IntegrityKey, Lifetime, Message, MessageWriter, Method, Nonce, Realm, RequestedAddressFamily,
-    RequestedTransport, TransactionId, Username, XorPeerAddress,
+    IntegrityKey, Lifetime, Message, MessageWriter, Method, RequestedAddressFamily, RequestedTransport,
+    TransactionId, XorPeerAddress,
 };
 
 use super::error::TurnError;
 
-/// Room for any request: USERNAME 508, REALM and NONCE 763 each, and the small ones.
+/// Room for any request: USERNAME 508, REALM and NONCE 763 each, and the small ones. A server that offers so many
+/// password algorithms that they do not fit is not answered.
 const MAX_REQUEST: usize = 2400;
 
 /// How often one request may be sent anew because its nonce was stale or a challenge came.
@@ -76,12 +78,19 @@ pub(super) enum Outcome<'a> {
     Failure(TurnError),
 }
 
-/// What a challenge told us.
+/// What a challenge told us, and the key that follows from it.
 #[derive(Debug)]
 struct Authentication {
-    realm: String,
-    nonce: String,
+    challenge: Challenge,
     key: IntegrityKey,
+}
+
+impl Authentication {
+    /// Whether the server sent this: the integrity is asked for that our requests bear, so that nobody on the way can talk
+    /// us into the weaker one (RFC 8489, section 9.2.5).
+    fn proves(&self, message: &Message<'_>) -> bool {
+        message.verify_integrity_as(self.challenge.integrity(), &self.key).is_ok()
+    }
 }
 
 #[derive(Debug)]
@@ -105,11 +114,11 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(transport: Transport, username: String, password: String, seed: [u8; 32]) -> Exchange {
+    pub(super) fn new(transport: Transport, username: &str, password: &str, seed: [u8; 32]) -> Exchange {
         Exchange {
             transport,
-            username,
-            password,
+            username: prepared(username).into_owned(),
+            password: prepared(password).into_owned(),
             rng: StdRng::from_seed(seed),
             authentication: None,
             pending: BTreeMap::new(),
@@ -163,10 +172,7 @@ impl Exchange {
         if pending.asked.method() != message.method() {
             return None;
         }
-        let proved = match &self.authentication {
-            Some(authentication) => message.verify_integrity(&authentication.key).is_ok(),
-            None => false,
-        };
+        let proved = self.authentication.as_ref().is_some_and(|known| known.proves(message));
         // What carries an integrity that does not verify is forged. A success must carry one if our request did.
         if !proved && (message.integrity_algorithm().is_some() && self.authentication.is_some()) {
             return None;
@@ -210,28 +216,38 @@ impl Exchange {
         }
     }
 
-    /// Learns realm and nonce. An authenticated request that draws 401 again had the wrong credentials, unless its
-    /// realm or nonce were those of an earlier challenge (RFC 8489, section 9.2.5).
+    /// Learns realm, nonce and algorithm. An authenticated request that draws 401 again had the wrong credentials, unless
+    /// the realm has changed since (RFC 8489, section 9.2.5).
     fn take_challenge(
         &mut self,
         message: &Message<'_>,
         code: u16,
         pending: &Pending,
     ) -> Result<(), TurnError> {
-        let malformed =
-            |_| TurnError::ServerMisbehaved { what: "a challenge with a malformed REALM or NONCE" };
-        let realm = message.get::<Realm<'_>>().map_err(malformed)?.map(|realm| realm.0);
-        let nonce = message.get::<Nonce<'_>>().map_err(malformed)?.map(|nonce| nonce.0);
-        let known = self.authentication.as_ref();
-        let (Some(realm), Some(nonce)) = (realm.or(known.map(|known| known.realm.as_str())), nonce) else {
-            return Err(TurnError::ServerMisbehaved { what: "a challenge without REALM or NONCE" });
-        };
-        let same_realm = known.is_some_and(|known| known.realm == realm);
+        let challenge = Challenge::read(message)?;
+        let known = self.authentication.as_ref().map(|known| &known.challenge);
+        let same_realm = known.is_some_and(|known| known.realm == challenge.realm);
         if pending.challenges >= MAX_CHALLENGES || (code == 401 && pending.authenticated && same_realm) {
             return Err(TurnError::CredentialsRefused);
         }
-        let key = LongTermKey::new(&self.username, realm, &self.password).integrity_key();
-        self.authentication = Some(Authentication { realm: realm.to_owned(), nonce: nonce.to_owned(), key });
+        // A challenge is not signed. The server's own would offer no less than before.
+        let offers_less = known.is_some_and(|known| {
+            known.integrity() == IntegrityAlgorithm::Sha256
+                && challenge.integrity() == IntegrityAlgorithm::Sha1
+                || known.algorithm > challenge.algorithm
+        });
+        if offers_less {
+            return Err(TurnError::BidDown);
+        }
+        let Challenge { algorithm, realm, .. } = &challenge;
+        // The realm is the server's, as it hashes it.
+        let key = LongTermKey::with_algorithm(*algorithm, &self.username, realm, &self.password);
+        self.authentication = Some(Authentication { key: key.integrity_key(), challenge });
+        if self.write(pending.asked, message.transaction_id()).is_err() {
+            self.authentication = None;
+            let what = "a challenge that, with the username, is too long to be answered";
+            return Err(TurnError::ServerMisbehaved { what });
+        }
         Ok(())
     }
 
@@ -252,12 +268,27 @@ impl Exchange {
         let mut writer = MessageWriter::new(&mut buffer, Class::Request, asked.method(), id)?;
         asked.write(&mut writer)?;
         if let Some(authentication) = &self.authentication {
-            writer
-                .attribute(&Username(&self.username))?
-                .attribute(&Realm(&authentication.realm))?
-                .attribute(&Nonce(&authentication.nonce))?
-                .integrity(IntegrityAlgorithm::Sha1, &authentication.key)?;
+            let Authentication { challenge, key } = authentication;
+            challenge.answer(&mut writer, &self.username)?;
+            writer.integrity(challenge.integrity(), key)?;
         }
         Ok(writer.finish().to_vec())
     }
+}
+
+impl From<ChallengeError> for TurnError {
+    fn from(error: ChallengeError) -> TurnError {
+        match error {
+            ChallengeError::BidDown => TurnError::BidDown,
+            ChallengeError::NoCommonAlgorithm => TurnError::NoCommonAlgorithm,
+            _ => {
+                TurnError::ServerMisbehaved { what: "a challenge with a missing or malformed REALM or NONCE" }
+            }
+        }
+    }
+}
+
+/// What RFC 8489 hashes; text that may not stand in a password is left as it is, as browsers and coturn do.
+fn prepared(text: &str) -> Cow<'_, str> {
+    opaque_string(text).unwrap_or(Cow::Borrowed(text))
 }

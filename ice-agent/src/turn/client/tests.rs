@@ -1,9 +1,10 @@
 //! The client against a scripted server.
 
 use super::*;
-use thirl_common::auth::LongTermKey;
+use thirl_common::auth::{KeyAlgorithm, LongTermKey, userhash};
 use thirl_common::wire::{
-    ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, Realm, RequestedTransport, Username,
+    AttributeType, ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, PasswordAlgorithm, PasswordAlgorithms,
+    Realm, RequestedTransport, UserHash, Username,
 };
 
 const PEER: &str = "198.51.100.20:4000";
@@ -239,4 +240,132 @@ fn a_server_that_restarted_is_noticed_and_closing_gives_back() {
     client.handle_input(now, &gone);
     assert_eq!(client.poll_event(), Some(TurnEvent::Lost { reason: TurnError::AllocationMismatch }));
     assert_eq!(client.send(now, peer, b"x"), Err(SendError::NoAllocation));
+}
+
+/// A nonce that says that password algorithms are offered and usernames are to be hidden.
+const TELLING: &str = "obMatJos2AAADn1";
+
+fn offering(request: &[u8], code: ErrorCode<'_>, nonce: &str, offered: &[u8]) -> Vec<u8> {
+    response(request, Class::Error, None, |writer| {
+        writer.attribute(&code).unwrap().attribute(&Realm("thirl")).unwrap();
+        writer.attribute(&Nonce(nonce)).unwrap().raw(AttributeType::PASSWORD_ALGORITHMS, offered).unwrap();
+    })
+}
+
+fn sha256_key() -> IntegrityKey {
+    LongTermKey::with_algorithm(KeyAlgorithm::Sha256, "alice", "thirl", "secret").integrity_key()
+}
+
+fn granted_as(request: &[u8], algorithm: IntegrityAlgorithm, key: &IntegrityKey) -> Vec<u8> {
+    response(request, Class::Success, None, |writer| {
+        writer.attribute(&XorRelayedAddress("203.0.113.10:50000".parse().unwrap())).unwrap();
+        writer.attribute(&XorMappedAddress("198.51.100.10:1234".parse().unwrap())).unwrap();
+        writer.integrity(algorithm, key).unwrap();
+    })
+}
+
+/// What the client does about a first challenge.
+fn challenged(challenge: impl FnOnce(&[u8]) -> Vec<u8>) -> TurnClient {
+    let now = origin();
+    let mut client = TurnClient::new(config(Transport::Udp), [1; 32]);
+    client.start(now);
+    let first = client.poll_transmit().unwrap();
+    client.handle_input(now, &challenge(&first));
+    client
+}
+
+#[test]
+fn the_stronger_key_is_used_where_it_is_offered_and_asked_for_in_the_answer() {
+    let now = origin();
+    let both = PasswordAlgorithms::SHA256_AND_MD5;
+    let mut client =
+        challenged(|first| offering(first, ErrorCode::UNAUTHENTICATED, TELLING, both.as_bytes()));
+    let request = client.poll_transmit().unwrap();
+    let message = Message::parse(&request).unwrap();
+    assert_eq!(message.verify_integrity(&sha256_key()), Ok(IntegrityAlgorithm::Sha256));
+    assert_eq!(message.require::<UserHash>().unwrap().0, userhash("alice", "thirl"));
+    assert_eq!(message.get::<Username<'_>>(), Ok(None));
+    assert_eq!(message.require::<PasswordAlgorithms<'_>>(), Ok(both));
+    assert_eq!(message.require::<PasswordAlgorithm<'_>>(), Ok(PasswordAlgorithm::SHA256));
+    for (algorithm, key) in [
+        (IntegrityAlgorithm::Sha1, sha256_key()),
+        (IntegrityAlgorithm::Sha1, key()),
+        (IntegrityAlgorithm::Sha256, key()),
+    ] {
+        client.handle_input(now, &granted_as(&request, algorithm, &key));
+        assert!(!client.is_allocated(), "{algorithm:?}");
+    }
+    client.handle_input(now, &granted_as(&request, IntegrityAlgorithm::Sha256, &sha256_key()));
+    assert!(client.is_allocated());
+}
+
+#[test]
+fn an_offer_that_was_taken_away_is_not_answered() {
+    let failed = |mut client: TurnClient| {
+        assert_eq!(client.poll_transmit(), None);
+        client.poll_event()
+    };
+    let reason = TurnError::BidDown;
+    let removed = challenged(|first| challenge(first, ErrorCode::UNAUTHENTICATED, TELLING));
+    assert_eq!(failed(removed), Some(TurnEvent::Failed { reason: reason.clone() }));
+    // Later, by a nonce that says nothing, or by an offer that is another.
+    let both = PasswordAlgorithms::SHA256_AND_MD5.as_bytes();
+    for later in [
+        |request: &[u8]| challenge(request, ErrorCode::STALE_NONCE, "n2"),
+        |request: &[u8]| offering(request, ErrorCode::STALE_NONCE, "n2", &[0, 1, 0, 0]),
+    ] {
+        let mut client = challenged(|first| offering(first, ErrorCode::UNAUTHENTICATED, TELLING, both));
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(origin(), &later(&request));
+        assert_eq!(failed(client), Some(TurnEvent::Failed { reason: reason.clone() }));
+    }
+}
+
+#[test]
+fn offers_that_cannot_be_taken_say_why() {
+    let offer = |offered: &[u8]| {
+        challenged(|first| offering(first, ErrorCode::UNAUTHENTICATED, TELLING, offered)).poll_event()
+    };
+    let unknown = offer(&[0, 9, 0, 0]);
+    assert_eq!(unknown, Some(TurnEvent::Failed { reason: TurnError::NoCommonAlgorithm }));
+    assert_eq!(offer(&[&[0, 1, 0, 0][..], &[0, 9, 0, 0].repeat(80)].concat()), None);
+    assert!(matches!(
+        offer(&[0, 9, 0]),
+        Some(TurnEvent::Failed { reason: TurnError::ServerMisbehaved { .. } })
+    ));
+    let mut longest = vec![0; 60_000];
+    longest[..4].copy_from_slice(&[0, 1, 0, 0]);
+    longest.chunks_exact_mut(4).skip(1).for_each(|entry| entry[1] = 9);
+    let mut client = challenged(|first| {
+        let first = Message::parse(first).unwrap();
+        let mut buffer = vec![0; 65_000];
+        let mut writer =
+            MessageWriter::new(&mut buffer, Class::Error, first.method(), first.transaction_id()).unwrap();
+        writer.attribute(&ErrorCode::UNAUTHENTICATED).unwrap().attribute(&Realm("thirl")).unwrap();
+        writer.attribute(&Nonce(TELLING)).unwrap();
+        writer.raw(AttributeType::PASSWORD_ALGORITHMS, &longest).unwrap();
+        writer.finish().to_vec()
+    });
+    assert!(matches!(
+        client.poll_event(),
+        Some(TurnEvent::Failed { reason: TurnError::ServerMisbehaved { .. } })
+    ));
+    assert_eq!((client.poll_transmit(), client.poll_timeout()), (None, None));
+}
+
+#[test]
+fn names_and_passwords_are_prepared_if_they_can_be() {
+    for (written, hashed) in [("a\u{3000}e\u{301}", "a \u{E9}"), ("soft\u{AD}hyphen", "soft\u{AD}hyphen")] {
+        let config =
+            TurnClientConfig { username: written.into(), password: written.into(), ..config(Transport::Udp) };
+        let mut client = TurnClient::new(config, [1; 32]);
+        client.start(origin());
+        let first = client.poll_transmit().unwrap();
+        client.handle_input(origin(), &challenge(&first, ErrorCode::UNAUTHENTICATED, "n1"));
+        let request = client.poll_transmit().unwrap();
+        let message = Message::parse(&request).unwrap();
+        assert_eq!(message.require::<Username<'_>>().unwrap().0, hashed);
+        let key = LongTermKey::new(hashed, "thirl", hashed).integrity_key();
+        assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha1));
+    }
 }
