@@ -1,8 +1,8 @@
-//! `thirl nat`: what the network does to packets on their way out.
+//! `thirl nat`: what the network does to packets on their way out, and who will reach this machine.
 
 use serde::Serialize;
 use thirl_common::uri::ServerUri;
-use thirl_ice_agent::nat::{Diagnosis, diagnose};
+use thirl_ice_agent::nat::{Event, Options, Report, diagnose};
 
 use super::{print_json, print_line};
 use crate::error::Failure;
@@ -11,15 +11,35 @@ use crate::resolve::{server_uri, udp_addresses};
 /// Asked if no server is named: two operators, since it takes two addresses to tell what the mapping depends on.
 const PUBLIC_SERVERS: [&str; 2] = ["stun:stun.cloudflare.com:3478", "stun:stun.l.google.com:19302"];
 
-/// The version of the JSON that is printed.
+/// The version of the JSON that is printed: `docs/nat-json.md`.
 const JSON_VERSION: u32 = 1;
 
+/// Columns where the terminal does not say (COLUMNS).
+const WIDTH: usize = 80;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  a server answered over UDP, and the report says what was found
+  1  no server answered over UDP (there is a report all the same), or nothing could be asked
+  2  the command line is wrong
+
+The text uses no colour. It is broken into lines of $COLUMNS, or 80, columns.";
+
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     /// A STUN server, as `stun:HOST[:PORT]` or HOST; may be repeated. Two addresses are needed to tell what the mapping
-    /// depends on, or one server with two (RFC 5780). Default: two public ones.
+    /// depends on, or one server with two (RFC 5780), which filtering needs. Default: two public ones.
     #[arg(long = "server", value_name = "URI", value_parser = server_uri)]
     servers: Vec<ServerUri>,
+    /// Test hairpinning too: whether hosts behind the NAT reach each other by its external address. Some firewalls take
+    /// the packets for an attack.
+    #[arg(long)]
+    hairpin: bool,
+    /// Search for the time after which the NAT forgets a silent mapping. Takes up to ten minutes; standard error says
+    /// what is waited for.
+    #[arg(long)]
+    lifetime: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -28,7 +48,8 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Output<'a> {
     version: u32,
-    udp: &'a Diagnosis,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -37,10 +58,23 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         servers => servers,
     };
     let addresses = udp_addresses(&servers).await?;
-    let diagnosis = diagnose(&addresses).await.map_err(|error| Failure::of("diagnosis", error))?;
+    let options = Options { hairpin: arguments.hairpin, lifetime: arguments.lifetime };
+    let report = diagnose(&addresses, options, tell).await;
+    let report = report.map_err(|error| Failure::of("diagnosis", error))?;
     match arguments.json {
-        true => print_json(&Output { version: JSON_VERSION, udp: &diagnosis })?,
-        false => print_line(diagnosis.to_string().trim_end())?,
+        true => print_json(&Output { version: JSON_VERSION, report: &report })?,
+        false => print_line(report.to_text(columns()).trim_end())?,
     }
-    if diagnosis.is_reachable() { Ok(()) } else { Err(Failure::Reported) }
+    if report.is_reachable() { Ok(()) } else { Err(Failure::Reported) }
+}
+
+/// Progress, on standard error.
+fn tell(event: Event) {
+    if let Event::Waiting { at_most } = event {
+        eprintln!("thirl: waiting for mappings to expire, {} s at the most", at_most.as_secs());
+    }
+}
+
+fn columns() -> usize {
+    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
 }

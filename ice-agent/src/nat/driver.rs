@@ -1,14 +1,29 @@
-//! Runs the mapping test on real sockets, both families at once.
+//! Runs the diagnosis on real sockets, both families at once.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::TryRngCore;
-use tokio::net::UdpSocket;
+use socket2::{Domain, Protocol, Socket, Type};
+use thirl_common::net::{Transmit, Transport};
+use thirl_common::wire::{FrameLen, frame_len};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::mapping::MappingTest;
-use super::report::{Diagnosis, FamilyReport, MappingReport};
+use super::diagnosis::{Diagnosis, Event, Options};
+use super::probe::{Action, SocketId};
+use super::report::{FamilyReport, Report};
+
+/// What arrives and is not taken is dropped, as a kernel would.
+const QUEUE: usize = 256;
+
+/// An answer is not longer: bytes.
+const MAX_FRAME: usize = 2048;
 
 /// The diagnosis could not begin: this machine's fault, not the network's.
 #[derive(Debug, thiserror::Error)]
@@ -19,52 +34,223 @@ pub enum DiagnoseError {
     Random(#[from] rand::rand_core::OsError),
 }
 
-/// Asks `servers`, each in its own family, from a fresh port. Takes some two seconds if one does not answer.
-pub async fn diagnose(servers: &[SocketAddr]) -> Result<Diagnosis, DiagnoseError> {
-    let mut seed = [0; 32];
-    rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
+/// Asks `servers`, each in its own family. Takes some three seconds, with [`Options::lifetime`] minutes; `progress` is
+/// told what is waited for.
+pub async fn diagnose(
+    servers: &[SocketAddr],
+    options: Options,
+    progress: impl Fn(Event),
+) -> Result<Report, DiagnoseError> {
+    let mut seeds = [[0; 32]; 2];
+    seeds.iter_mut().try_for_each(|seed| rand::rngs::OsRng.try_fill_bytes(seed))?;
     let of_family =
         |ipv4: bool| servers.iter().copied().filter(|addr| addr.is_ipv4() == ipv4).collect::<Vec<_>>();
     let (ipv4, ipv6) = (of_family(true), of_family(false));
-    let (ipv4, ipv6) = tokio::join!(family(&ipv4, seed), family(&ipv6, seed));
-    Ok(Diagnosis { ipv4, ipv6 })
+    let (ipv4, ipv6) = tokio::join!(
+        family(&ipv4, options, seeds[0], &progress),
+        family(&ipv6, options, seeds[1], &progress)
+    );
+    Ok(Report::new(ipv4, ipv6))
 }
 
-async fn family(servers: &[SocketAddr], seed: [u8; 32]) -> FamilyReport {
+async fn family(
+    servers: &[SocketAddr],
+    options: Options,
+    seed: [u8; 32],
+    progress: &impl Fn(Event),
+) -> FamilyReport {
     let Some(first) = servers.first() else {
-        return FamilyReport::Unavailable { reason: "no server with an address of this family".to_owned() };
+        return FamilyReport::unavailable("no server with an address of this family");
     };
-    match run(*first, servers, seed).await {
-        Ok(report) => FamilyReport::Tested(report),
-        Err(error) => FamilyReport::Unavailable { reason: format!("not available on this machine: {error}") },
+    let local_ip = match thirl_common::io::local_address_towards(*first) {
+        Ok(local_ip) => local_ip,
+        Err(error) => return FamilyReport::unavailable(&format!("not available on this machine: {error}")),
+    };
+    let mut diagnosis = Diagnosis::new(now(), servers, options, seed);
+    let mut sockets = Sockets::new(local_ip);
+    while !diagnosis.is_over() {
+        while let Some(action) = diagnosis.poll_action() {
+            match action {
+                Action::Bind { socket, transport } => {
+                    let bound = sockets.bind(socket, transport).map_err(|error| error.to_string());
+                    diagnosis.socket_bound(now(), socket, bound);
+                }
+                Action::Close { socket } => sockets.close(socket),
+            }
+        }
+        while let Some(transmit) = diagnosis.poll_transmit() {
+            sockets.send(transmit).await;
+        }
+        while let Some(event) = diagnosis.poll_event() {
+            progress(event);
+        }
+        let Some(deadline) = diagnosis.poll_timeout() else { continue };
+        tokio::select! {
+            Some(arrival) = sockets.arrivals.recv() => handle(&mut diagnosis, arrival),
+            () = tokio::time::sleep_until(deadline.into()) => diagnosis.handle_timeout(now()),
+        }
+    }
+    diagnosis.report()
+}
+
+fn handle(diagnosis: &mut Diagnosis, arrival: Arrival) {
+    let Arrival { transport, local, from, what } = arrival;
+    match what {
+        What::Bytes(bytes) => diagnosis.handle_datagram(now(), transport, local, from, &bytes),
+        What::Connected => diagnosis.stream_connected(now(), local, from),
+        What::Failed(reason) => diagnosis.stream_failed(now(), local, from, &reason),
     }
 }
 
-async fn run(first: SocketAddr, servers: &[SocketAddr], seed: [u8; 32]) -> io::Result<MappingReport> {
-    let local_ip = thirl_common::io::local_address_towards(first)?;
-    let any = match local_ip {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    let local = SocketAddr::new(local_ip, socket.local_addr()?.port());
-    let mut test = MappingTest::new(now(), local, servers, seed);
-    let mut buffer = [0; 2048];
-    loop {
-        while let Some(transmit) = test.poll_transmit() {
+/// What came, where to and from whom.
+struct Arrival {
+    transport: Transport,
+    local: SocketAddr,
+    from: SocketAddr,
+    what: What,
+}
+
+enum What {
+    Bytes(Vec<u8>),
+    Connected,
+    Failed(String),
+}
+
+struct Sockets {
+    local_ip: IpAddr,
+    open: BTreeMap<SocketId, Open>,
+    /// They end with this.
+    tasks: JoinSet<()>,
+    sender: mpsc::Sender<Arrival>,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+struct Open {
+    local: SocketAddr,
+    kind: Kind,
+    tasks: Vec<AbortHandle>,
+}
+
+enum Kind {
+    Udp(Arc<UdpSocket>),
+    /// Holds the port.
+    Tcp {
+        _reserved: Socket,
+    },
+}
+
+impl Sockets {
+    fn new(local_ip: IpAddr) -> Sockets {
+        let (sender, arrivals) = mpsc::channel(QUEUE);
+        Sockets { local_ip, open: BTreeMap::new(), tasks: JoinSet::new(), sender, arrivals }
+    }
+
+    /// The address that packets leave from: servers on other routes are answered from other addresses all the same.
+    fn bind(&mut self, id: SocketId, transport: Transport) -> io::Result<SocketAddr> {
+        let any = SocketAddr::new(unspecified(self.local_ip), 0);
+        let (port, kind, tasks) = if transport.is_reliable() {
+            let reserved = Socket::new(Domain::for_address(any), Type::STREAM, Some(Protocol::TCP))?;
+            reserved.set_reuse_address(true)?;
+            reserved.bind(&any.into())?;
+            let port = reserved.local_addr()?.as_socket().map_or(0, |addr| addr.port());
+            (port, Kind::Tcp { _reserved: reserved }, Vec::new())
+        } else {
+            let socket = std::net::UdpSocket::bind(any)?;
+            socket.set_nonblocking(true)?;
+            let socket = Arc::new(UdpSocket::from_std(socket)?);
+            let port = socket.local_addr()?.port();
+            let local = SocketAddr::new(self.local_ip, port);
+            let task = self.tasks.spawn(receive(Arc::clone(&socket), local, self.sender.clone()));
+            (port, Kind::Udp(socket), vec![task])
+        };
+        let local = SocketAddr::new(self.local_ip, port);
+        self.open.insert(id, Open { local, kind, tasks });
+        Ok(local)
+    }
+
+    fn close(&mut self, id: SocketId) {
+        let Some(open) = self.open.remove(&id) else { return };
+        open.tasks.iter().for_each(AbortHandle::abort);
+    }
+
+    async fn send(&mut self, transmit: Transmit) {
+        let reliable = transmit.transport.is_reliable();
+        let ours = |open: &&mut Open| {
+            open.local == transmit.from && matches!(open.kind, Kind::Tcp { .. }) == reliable
+        };
+        let Some(open) = self.open.values_mut().find(ours) else { return };
+        match &open.kind {
             // A server that cannot be reached counts as one that does not answer.
-            socket.send_to(&transmit.payload, transmit.to).await.ok();
-        }
-        let Some(deadline) = test.poll_timeout() else { return Ok(test.report()) };
-        tokio::select! {
-            received = socket.recv_from(&mut buffer) => {
-                // An ICMP error of one destination surfaces here; the others may still answer.
-                if let Ok((len, from)) = received {
-                    test.handle_datagram(now(), from, &buffer[..len]);
-                }
+            Kind::Udp(socket) => {
+                socket.send_to(&transmit.payload, transmit.to).await.ok();
             }
-            () = tokio::time::sleep_until(deadline.into()) => test.handle_timeout(now()),
+            Kind::Tcp { .. } => open.tasks.push(self.tasks.spawn(exchange(transmit, self.sender.clone()))),
         }
+    }
+}
+
+async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
+    let mut buffer = [0; MAX_FRAME];
+    loop {
+        // An ICMP error of one destination surfaces here; the others may still answer.
+        let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let what = What::Bytes(buffer[..len].to_vec());
+        if arrivals.send(Arrival { transport: Transport::Udp, local, from, what }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One request over a connection of its own.
+async fn exchange(transmit: Transmit, arrivals: mpsc::Sender<Arrival>) {
+    let Transmit { transport, from: local, to: from, payload } = transmit;
+    let arrival = |what| Arrival { transport, local, from, what };
+    let answer = async {
+        let mut stream = connect(local, from).await?;
+        arrivals.send(arrival(What::Connected)).await.ok();
+        stream.write_all(&payload).await?;
+        read_frame(&mut stream).await.map(|frame| (frame, stream))
+    };
+    match answer.await {
+        Ok((frame, stream)) => {
+            arrivals.send(arrival(What::Bytes(frame))).await.ok();
+            // Open until the test is over: a closed connection's port may be mapped anew.
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+        Err(error) => {
+            arrivals.send(arrival(What::Failed(error.to_string()))).await.ok();
+        }
+    }
+}
+
+async fn connect(local: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::new(unspecified(local.ip()), local.port()))?;
+    socket.connect(to).await
+}
+
+async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::new();
+    loop {
+        if let FrameLen::Complete { frame, .. } = frame_len(&buffer).map_err(io::Error::other)? {
+            buffer.truncate(frame);
+            return Ok(buffer);
+        }
+        if buffer.len() > MAX_FRAME {
+            return Err(io::Error::other("the answer is no STUN message"));
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

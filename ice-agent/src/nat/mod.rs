@@ -1,15 +1,37 @@
-//! NAT diagnosis: what the network does to packets on their way out.
+//! NAT diagnosis: what the network does to packets, and who will reach whom.
 //!
-//! 1. [`MappingTest`]: the sans-IO machine that asks STUN servers from one socket.
-//! 2. [`Mapping`], [`MappingReport`]: what it found.
-//! 3. `driver` (feature `driver`): [`diagnose`] runs a test for each address family on fresh sockets.
+//! 1. [`Diagnosis`]: the sans-IO machine for one address family. It runs, in this order, `servers` (who answers and can
+//!    be believed), `filtering`, `mapping`, `allocation`, and on demand `hairpin` and `lifetime`; beside them the mapping
+//!    test over TCP. They share the requests of `probe` and the results of `findings`.
+//! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
+//! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
+//! 4. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
 
+mod allocation;
+mod behaviour;
+mod diagnosis;
 #[cfg(feature = "driver")]
 mod driver;
+mod filtering;
+mod findings;
+mod hairpin;
+mod lifetime;
 mod mapping;
+mod probe;
 mod report;
+mod servers;
+mod verdict;
+mod words;
 
+pub use allocation::AllocationReport;
+pub use behaviour::{Confidence, Filtering, Mapping, Pooling, PortAllocation, classic_name, direct_path};
+pub use diagnosis::{Diagnosis, Event, Options};
 #[cfg(feature = "driver")]
 pub use driver::{DiagnoseError, diagnose};
-pub use mapping::MappingTest;
-pub use report::{Answer, Diagnosis, FamilyReport, Mapping, MappingReport};
+pub use findings::Answer;
+pub use hairpin::HairpinReport;
+pub use lifetime::LifetimeReport;
+pub use probe::{Action, SocketId};
+pub use report::{Families, FamilyReport, LayersReport, Report, TcpFailure, TcpReport, UdpReport};
+pub use servers::{FaultyServer, ServerFault};
+pub use verdict::{Peer, Reach, Verdict};

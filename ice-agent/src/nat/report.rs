@@ -1,292 +1,288 @@
-//! What a diagnosis found, as data and in words.
+//! What a diagnosis found, as data. The JSON that `thirl nat --json` prints is this: `docs/nat-json.md`.
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-/// Mapping behaviour in the terms of RFC 4787, section 4.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Mapping {
-    /// Endpoint-independent: one external port whatever the destination ("cone").
-    #[serde(rename = "EIM")]
-    EndpointIndependent,
-    /// Address-dependent: another external port for each destination address.
-    #[serde(rename = "ADM")]
-    AddressDependent,
-    /// Address- and port-dependent: another external port for each destination ("symmetric").
-    #[serde(rename = "APDM")]
-    AddressAndPortDependent,
-}
+use super::allocation::AllocationReport;
+use super::behaviour::{Confidence, Filtering, Mapping};
+use super::filtering;
+use super::findings::{Answer, Findings, Scope};
+use super::hairpin::HairpinReport;
+use super::lifetime::LifetimeReport;
+use super::mapping::{Conclusion, MappingTest, conclude};
+use super::servers::FaultyServer;
+use super::verdict::Verdict;
 
-impl Mapping {
-    /// Whether the external port depends on the destination, which makes a direct path hard to find.
-    pub fn depends_on_destination(self) -> bool {
-        self != Mapping::EndpointIndependent
-    }
-}
-
-impl fmt::Display for Mapping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mapping::EndpointIndependent => "endpoint-independent (EIM, \"cone\")",
-            Mapping::AddressDependent => "address-dependent (ADM)",
-            Mapping::AddressAndPortDependent => "address- and port-dependent (APDM, \"symmetric\")",
-        })
-    }
-}
-
-/// One server's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// Who was asked.
-    pub server: SocketAddr,
-    /// Where the packet seemed to come from: the reflexive transport address.
-    pub reflexive: SocketAddr,
-    /// Round trip in milliseconds, if the first transmission was answered.
-    pub rtt_ms: Option<f64>,
-}
-
-/// What was learnt of the mapping on one socket.
+/// The whole diagnosis.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MappingReport {
-    /// The socket's own address.
-    pub local: SocketAddr,
-    /// The answers, in the order in which they came.
+pub struct Report {
+    /// What it means for connecting.
+    pub verdict: Verdict,
+    /// What happens to UDP.
+    pub udp: Families<UdpReport>,
+    /// What happens to TCP.
+    pub tcp: Families<TcpReport>,
+}
+
+/// The same for both address families.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Families<T> {
+    /// IPv4.
+    pub ipv4: T,
+    /// IPv6.
+    pub ipv6: T,
+}
+
+impl Report {
+    /// Puts the reports of both families together.
+    pub fn new(ipv4: FamilyReport, ipv6: FamilyReport) -> Report {
+        let udp = Families { ipv4: ipv4.udp, ipv6: ipv6.udp };
+        let tcp = Families { ipv4: ipv4.tcp, ipv6: ipv6.tcp };
+        Report { verdict: Verdict::new(&udp, &tcp), udp, tcp }
+    }
+
+    /// Whether any server answered over UDP.
+    pub fn is_reachable(&self) -> bool {
+        self.udp.ipv4.reachable || self.udp.ipv6.reachable
+    }
+}
+
+/// What was found for one family.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FamilyReport {
+    /// Over UDP.
+    pub udp: UdpReport,
+    /// Over TCP.
+    pub tcp: TcpReport,
+}
+
+/// What happens to UDP of one family. What is `None` could not be told, and a reason stands beside it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UdpReport {
+    /// Where the packets left this machine; `None` if it has no address of the family or no server was asked.
+    pub local: Option<SocketAddr>,
+    /// Whether anybody answered.
+    pub reachable: bool,
+    /// What each destination saw of one socket.
     pub answers: Vec<Answer>,
     /// Who did not answer.
     pub silent: Vec<SocketAddr>,
-    /// Whether there is address translation at all; `None` if nobody answered.
+    /// Servers whose answers are not used.
+    pub faulty: Vec<FaultyServer>,
+    /// Whether there is address translation at all.
     pub translated: Option<bool>,
-    /// The behaviour, or `None` where it could not be told.
+    /// The mapping behaviour.
     pub mapping: Option<Mapping>,
     /// Whether the mapping depends on the destination; known in more cases than the behaviour itself.
+    pub mapping_depends_on_destination: Option<bool>,
+    /// How sure that is.
+    pub mapping_confidence: Option<Confidence>,
+    /// Why `mapping` is `None`, or what it rests on.
+    pub reason: String,
+    /// The filtering behaviour.
+    pub filtering: Option<Filtering>,
+    /// How sure that is.
+    pub filtering_confidence: Option<Confidence>,
+    /// Why `filtering` is `None`, or what it rests on.
+    pub filtering_reason: String,
+    /// How ports and addresses are chosen; `None` if nobody answered.
+    pub allocation: Option<AllocationReport>,
+    /// The layers of NAT.
+    pub layers: LayersReport,
+    /// Hairpinning; `None` unless it was asked for.
+    pub hairpin: Option<HairpinReport>,
+    /// The lifetime of mappings; `None` unless it was asked for.
+    pub lifetime: Option<LifetimeReport>,
+}
+
+/// How many NATs there are on the way, as far as addresses tell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayersReport {
+    /// So many or more.
+    pub at_least: Option<usize>,
+    /// Whether one of them is the provider's (CGNAT).
+    pub carrier_grade: Option<bool>,
+    /// What it rests on.
+    pub reason: String,
+}
+
+/// What happens to TCP of one family.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TcpReport {
+    /// The port that all connections left from.
+    pub local: Option<SocketAddr>,
+    /// Whether a connection got out to any server's port.
+    pub reachable: bool,
+    /// What each destination saw.
+    pub answers: Vec<Answer>,
+    /// Whom no STUN answer came from, and why.
+    pub failed: Vec<TcpFailure>,
+    /// The mapping behaviour.
+    pub mapping: Option<Mapping>,
+    /// Whether the mapping depends on the destination.
     pub mapping_depends_on_destination: Option<bool>,
     /// Why `mapping` is `None`, or what it rests on.
     pub reason: String,
 }
 
-impl MappingReport {
-    /// Concludes from the answers.
-    pub(super) fn new(local: SocketAddr, answers: Vec<Answer>, silent: Vec<SocketAddr>) -> MappingReport {
-        let translated = answers.first().map(|_| answers.iter().any(|answer| answer.reflexive != local));
-        let (mapping, depends, reason) = conclude(&answers, &silent);
-        MappingReport {
-            local,
-            answers,
-            silent,
-            translated,
-            mapping,
-            mapping_depends_on_destination: mapping.map(Mapping::depends_on_destination).or(depends),
-            reason,
-        }
-    }
-
-    /// Whether nobody answered.
-    pub fn is_blocked(&self) -> bool {
-        self.answers.is_empty() && !self.silent.is_empty()
-    }
-}
-
-/// Compares what different destinations saw of one socket.
-fn conclude(answers: &[Answer], silent: &[SocketAddr]) -> (Option<Mapping>, Option<bool>, String) {
-    let pairs = || answers.iter().enumerate().flat_map(|(n, a)| answers[n + 1..].iter().map(move |b| (a, b)));
-    let across_ips = || pairs().filter(|(a, b)| a.server.ip() != b.server.ip());
-    let across_ports = || pairs().filter(|(a, b)| a.server.ip() == b.server.ip());
-    let differ = |(a, b): (&Answer, &Answer)| a.reflexive != b.reflexive;
-    if answers.is_empty() {
-        let reason = match silent.len() {
-            0 => "no server was asked".to_owned(),
-            count => format!("none of {count} servers answered: UDP is blocked here, or they are down"),
-        };
-        return (None, None, reason);
-    }
-    if across_ports().any(differ) {
-        let reason = "two ports of one server saw different addresses".to_owned();
-        return (Some(Mapping::AddressAndPortDependent), Some(true), reason);
-    }
-    if across_ips().any(differ) {
-        return match across_ports().next() {
-            Some(_) => {
-                let reason =
-                    "two servers saw different addresses, two ports of one server the same".to_owned();
-                (Some(Mapping::AddressDependent), Some(true), reason)
-            }
-            None => {
-                let reason = "two servers saw different addresses; whether the port counts as well can only be told \
-                              with a server that answers on two ports (RFC 5780)";
-                (None, Some(true), reason.to_owned())
-            }
-        };
-    }
-    if across_ips().next().is_some() {
-        let reason = format!("{} destinations saw the same address", answers.len());
-        return (Some(Mapping::EndpointIndependent), Some(false), reason);
-    }
-    let reason = "only one server address answered: it takes two to tell whether the mapping depends on the \
-                  destination; name another with --server";
-    (None, None, reason.to_owned())
-}
-
-impl fmt::Display for MappingReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  local address       {}", self.local)?;
-        for answer in &self.answers {
-            write!(f, "  reflexive address   {}  (seen by {}", answer.reflexive, answer.server)?;
-            match answer.rtt_ms {
-                Some(rtt) => writeln!(f, ", {rtt:.1} ms)")?,
-                None => writeln!(f, ")")?,
-            }
-        }
-        for server in &self.silent {
-            writeln!(f, "  no answer from      {server}")?;
-        }
-        let verdict = match (self.mapping, self.mapping_depends_on_destination, self.translated) {
-            (_, _, Some(false)) => "none: no address translation".to_owned(),
-            (Some(mapping), _, _) => mapping.to_string(),
-            (None, Some(true), _) => "depends on the destination (ADM or APDM)".to_owned(),
-            _ => "unknown".to_owned(),
-        };
-        writeln!(f, "  mapping             {verdict}")?;
-        write!(f, "                      {}", self.reason)
-    }
-}
-
-/// The report on one address family.
+/// A server that did not answer over TCP.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum FamilyReport {
-    /// The test ran.
-    Tested(MappingReport),
-    /// It could not run.
-    Unavailable {
-        /// Why.
-        reason: String,
-    },
+pub struct TcpFailure {
+    /// The server.
+    pub server: SocketAddr,
+    /// What happened.
+    pub reason: String,
+}
+
+/// What the machine hands over.
+pub(super) struct Conclusions<'a> {
+    pub(super) found: &'a Findings,
+    pub(super) failure: Option<&'a str>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) silent: Vec<SocketAddr>,
+    pub(super) mapping: Conclusion,
+    pub(super) filtering: Option<filtering::Verdict>,
+    pub(super) allocation: Option<AllocationReport>,
+    pub(super) hairpin: Option<HairpinReport>,
+    pub(super) lifetime: Option<LifetimeReport>,
+    pub(super) streams: &'a MappingTest,
 }
 
 impl FamilyReport {
-    /// The report, if the test ran.
-    pub fn tested(&self) -> Option<&MappingReport> {
-        match self {
-            FamilyReport::Tested(report) => Some(report),
-            FamilyReport::Unavailable { .. } => None,
-        }
-    }
-}
-
-/// The whole diagnosis.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Diagnosis {
-    /// UDP over IPv4.
-    pub ipv4: FamilyReport,
-    /// UDP over IPv6.
-    pub ipv6: FamilyReport,
-}
-
-impl Diagnosis {
-    /// Whether any server answered.
-    pub fn is_reachable(&self) -> bool {
-        [&self.ipv4, &self.ipv6]
-            .iter()
-            .any(|family| family.tested().is_some_and(|report| !report.answers.is_empty()))
+    pub(super) fn new(conclusions: Conclusions<'_>) -> FamilyReport {
+        let tcp = TcpReport::new(conclusions.streams);
+        FamilyReport { udp: UdpReport::new(conclusions), tcp }
     }
 
-    /// What it means for connecting, in words.
-    pub fn verdict(&self) -> String {
-        let families = [("IPv4", &self.ipv4), ("IPv6", &self.ipv6)];
-        let said = families.iter().filter_map(|(name, family)| Some((name, family.tested()?)));
-        let lines: Vec<_> =
-            said.map(|(name, report)| format!("{name}: {}", family_verdict(report))).collect();
-        match lines.is_empty() {
-            true => "Nothing could be measured: no server address is reachable from here.".to_owned(),
-            false => lines.join("\n"),
-        }
-    }
-}
-
-fn family_verdict(report: &MappingReport) -> &'static str {
-    if report.is_blocked() {
-        return "no answer over UDP. Paths will need a relay over TCP, unless the servers are down.";
-    }
-    match (report.translated, report.mapping_depends_on_destination) {
-        (Some(false), _) => "no address translation. Only a firewall can be in the way of direct paths.",
-        (_, Some(false)) => {
-            "the mapping does not depend on the destination. Direct paths work with most peers, all but those whose \
-             own mapping depends on the destination and which filter by port."
-        }
-        (_, Some(true)) => {
-            "the mapping depends on the destination. Direct paths work only with peers that are reachable from \
-             anywhere or filter by address alone; others need a relay."
-        }
-        _ => "there is address translation; whether direct paths work cannot be told yet.",
-    }
-}
-
-impl fmt::Display for Diagnosis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.verdict())?;
-        for (name, family) in [("IPv4", &self.ipv4), ("IPv6", &self.ipv6)] {
-            match family {
-                FamilyReport::Tested(report) => write!(f, "\nUDP over {name}\n{report}\n")?,
-                FamilyReport::Unavailable { reason } => write!(f, "\nUDP over {name}: {reason}\n")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(answers: &[(&str, &str)]) -> MappingReport {
-        let answer = |(server, reflexive): &(&str, &str)| Answer {
-            server: server.parse().unwrap(),
-            reflexive: reflexive.parse().unwrap(),
-            rtt_ms: None,
+    /// Nothing could be measured.
+    pub fn unavailable(reason: &str) -> FamilyReport {
+        let udp = UdpReport {
+            local: None,
+            reachable: false,
+            answers: Vec::new(),
+            silent: Vec::new(),
+            faulty: Vec::new(),
+            translated: None,
+            mapping: None,
+            mapping_depends_on_destination: None,
+            mapping_confidence: None,
+            reason: reason.to_owned(),
+            filtering: None,
+            filtering_confidence: None,
+            filtering_reason: reason.to_owned(),
+            allocation: None,
+            layers: LayersReport { at_least: None, carrier_grade: None, reason: reason.to_owned() },
+            hairpin: None,
+            lifetime: None,
         };
-        MappingReport::new("192.168.1.2:5000".parse().unwrap(), answers.iter().map(answer).collect(), vec![])
+        let tcp = TcpReport {
+            local: None,
+            reachable: false,
+            answers: Vec::new(),
+            failed: Vec::new(),
+            mapping: None,
+            mapping_depends_on_destination: None,
+            reason: reason.to_owned(),
+        };
+        FamilyReport { udp, tcp }
     }
+}
 
-    #[test]
-    fn conclusions() {
-        let same = "198.51.100.10:5000";
-        let other = "198.51.100.10:5001";
-        for (answers, mapping, depends) in [
-            (&[][..], None, None),
-            (&[("203.0.113.10:1", same)], None, None),
-            (&[("203.0.113.10:1", same), ("203.0.113.10:2", same)], None, None),
-            (
-                &[("203.0.113.10:1", same), ("203.0.113.11:1", same)],
-                Some(Mapping::EndpointIndependent),
-                Some(false),
-            ),
-            (&[("203.0.113.10:1", same), ("203.0.113.11:1", other)], None, Some(true)),
-            (
-                &[("203.0.113.10:1", same), ("203.0.113.10:2", same), ("203.0.113.11:1", other)],
-                Some(Mapping::AddressDependent),
-                Some(true),
-            ),
-            (
-                &[("203.0.113.10:1", same), ("203.0.113.10:2", other)],
-                Some(Mapping::AddressAndPortDependent),
-                Some(true),
-            ),
-        ] {
-            let report = report(answers);
-            assert_eq!(
-                (report.mapping, report.mapping_depends_on_destination),
-                (mapping, depends),
-                "{answers:?}"
-            );
+impl UdpReport {
+    fn new(conclusions: Conclusions<'_>) -> UdpReport {
+        let Conclusions { found, failure, mut answers, silent, mapping, filtering, .. } = conclusions;
+        if answers.is_empty() {
+            answers = found.sound.iter().map(Answer::of).collect();
+        }
+        let silent: BTreeSet<_> = found.silent.iter().chain(&silent).copied().collect();
+        let reason = match failure {
+            Some(failure) => format!("not available on this machine: {failure}"),
+            None => mapping.reason,
+        };
+        let (filtering, filtering_confidence, filtering_reason) =
+            filtering.unwrap_or_else(|| (None, None, format!("not measurable: {reason}")));
+        let translated = found
+            .observations
+            .first()
+            .map(|_| found.observations.iter().any(|seen| seen.local != seen.reflexive));
+        UdpReport {
+            local: found.local,
+            reachable: !found.observations.is_empty() || !found.faulty.is_empty(),
+            answers,
+            silent: silent.into_iter().collect(),
+            faulty: found.faulty.clone(),
+            translated,
+            mapping: mapping.mapping,
+            mapping_depends_on_destination: mapping.depends,
+            mapping_confidence: mapping.confidence,
+            reason,
+            filtering,
+            filtering_confidence,
+            filtering_reason,
+            allocation: conclusions.allocation,
+            layers: LayersReport::new(found, translated),
+            hairpin: conclusions.hairpin,
+            lifetime: conclusions.lifetime,
         }
     }
 
-    #[test]
-    fn no_translation_is_said_so() {
-        let report = report(&[("203.0.113.10:1", "192.168.1.2:5000")]);
-        assert_eq!(report.translated, Some(false));
-        assert!(report.to_string().contains("no address translation"));
+    /// Whether it is certain that nothing comes back over UDP, though servers were asked.
+    pub fn is_blocked(&self) -> bool {
+        !self.reachable && !self.silent.is_empty()
+    }
+}
+
+impl LayersReport {
+    fn new(found: &Findings, translated: Option<bool>) -> LayersReport {
+        let local = found.observations.first().map(|seen| seen.local.ip());
+        let (Some(local), Some(translated)) = (local, translated) else {
+            return LayersReport {
+                at_least: None,
+                carrier_grade: None,
+                reason: "nobody answered".to_owned(),
+            };
+        };
+        if !translated {
+            let reason = "no address translation".to_owned();
+            return LayersReport { at_least: Some(0), carrier_grade: Some(false), reason };
+        }
+        let seen: BTreeSet<_> = found.observations.iter().map(|seen| seen.reflexive.ip()).collect();
+        let outermost = seen.iter().map(|ip| Scope::of(*ip)).max();
+        let inner: BTreeSet<_> =
+            seen.iter().filter(|ip| Some(Scope::of(**ip)) != outermost && **ip != local).collect();
+        let shared = seen.iter().chain([&local]).find(|ip| Scope::of(**ip) == Scope::Shared);
+        let (carrier_grade, reason) = match shared {
+            Some(ip) => {
+                (Some(true), format!("{ip} is of the range between a provider and its customers (RFC 6598)"))
+            }
+            None => {
+                let reason = "the provider's NAT cannot be seen from here: compare the address that the router has on \
+                              the outside with the reflexive address";
+                (None, reason.to_owned())
+            }
+        };
+        LayersReport { at_least: Some(inner.len() + 1), carrier_grade, reason }
+    }
+}
+
+impl TcpReport {
+    fn new(test: &MappingTest) -> TcpReport {
+        let failed = test.failed.iter().map(|(server, reason)| (*server, reason.clone()));
+        let silent =
+            test.silent.iter().map(|server| (*server, "no connection within three seconds".to_owned()));
+        let failed: Vec<_> =
+            failed.chain(silent).map(|(server, reason)| TcpFailure { server, reason }).collect();
+        let conclusion = conclude(&test.answers, failed.len());
+        TcpReport {
+            local: test.local,
+            reachable: !test.answers.is_empty() || test.accepted,
+            answers: test.answers.clone(),
+            failed,
+            mapping: conclusion.mapping,
+            mapping_depends_on_destination: conclusion.depends,
+            reason: conclusion.reason,
+        }
     }
 }

@@ -1,0 +1,302 @@
+//! The machine that puts the tests in order, for one address family.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use thirl_common::net::{Transmit, Transport, canonical};
+
+use super::allocation::AllocationTest;
+use super::filtering::FilteringTest;
+use super::findings::Findings;
+use super::hairpin::HairpinTest;
+use super::lifetime::LifetimeTest;
+use super::mapping::{MappingTest, conclude};
+use super::probe::{Action, Outcome, ProbeId, Prober, SocketId};
+use super::report::{Conclusions, FamilyReport};
+use super::servers::Discovery;
+
+/// What to measure beside the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Hairpinning, whose packets some firewalls take for an attack.
+    pub hairpin: bool,
+    /// The lifetime of mappings, which takes minutes.
+    pub lifetime: bool,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The search for the lifetime waits, so long at the most.
+    Waiting {
+        /// How long.
+        at_most: Duration,
+    },
+}
+
+/// Diagnoses one address family: asks each server, then looks at the filters, the mapping, the allocation of ports, and
+/// at TCP beside all that.
+///
+/// - in: [`socket_bound`](Self::socket_bound), [`handle_datagram`](Self::handle_datagram),
+///   [`stream_connected`](Self::stream_connected), [`stream_failed`](Self::stream_failed),
+///   [`handle_timeout`](Self::handle_timeout);
+/// - out: [`poll_action`](Self::poll_action), [`poll_transmit`](Self::poll_transmit) and
+///   [`poll_event`](Self::poll_event) until `None`, then [`poll_timeout`](Self::poll_timeout); once
+///   [`is_over`](Self::is_over), [`report`](Self::report).
+///
+/// ```
+/// use std::time::Instant;
+/// use thirl_ice_agent::nat::{Action, Diagnosis, Options};
+///
+/// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
+/// let mut now = Instant::now();
+/// let servers = ["203.0.113.10:3478".parse().unwrap()];
+/// let mut diagnosis = Diagnosis::new(now, &servers, Options::default(), [1; 32]);
+/// let mut port = 5000;
+/// while !diagnosis.is_over() {
+///     while let Some(action) = diagnosis.poll_action() {
+///         if let Action::Bind { socket, .. } = action {
+///             port += 1;
+///             diagnosis.socket_bound(now, socket, Ok(([192, 168, 1, 2], port).into()));
+///         }
+///     }
+///     while diagnosis.poll_transmit().is_some() {} // nobody answers
+///     let Some(deadline) = diagnosis.poll_timeout() else { break };
+///     now = deadline;
+///     diagnosis.handle_timeout(now);
+/// }
+/// assert!(!diagnosis.report().udp.reachable);
+/// ```
+#[derive(Debug)]
+pub struct Diagnosis {
+    prober: Prober,
+    options: Options,
+    found: Findings,
+    phase: Phase,
+    discovery: Discovery,
+    filtering: Option<FilteringTest>,
+    mapping: Option<MappingTest>,
+    allocation: Option<AllocationTest>,
+    hairpin: Option<HairpinTest>,
+    lifetime: Option<LifetimeTest>,
+    streams: MappingTest,
+    event: Option<Event>,
+}
+
+/// What is being measured over UDP. The filters come before the mapping, whose requests open them (RFC 5780, erratum
+/// 7971).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Discovery,
+    Filtering,
+    Mapping,
+    Allocation,
+    Hairpin,
+    Lifetime,
+    Over,
+}
+
+impl Diagnosis {
+    /// Asks `servers`, which must be of one family.
+    pub fn new(now: Instant, servers: &[SocketAddr], options: Options, seed: [u8; 32]) -> Diagnosis {
+        let mut prober = Prober::new(seed);
+        let servers: Vec<_> = servers.iter().copied().map(canonical).collect();
+        let discovery = Discovery::begin(now, &mut prober, &servers);
+        let over_tcp: Vec<_> = servers.iter().map(|server| (*server, None)).collect();
+        let streams = MappingTest::begin(now, &mut prober, Transport::Tcp, &over_tcp);
+        Diagnosis {
+            prober,
+            options,
+            found: Findings::default(),
+            phase: Phase::Discovery,
+            discovery,
+            filtering: None,
+            mapping: None,
+            allocation: None,
+            hairpin: None,
+            lifetime: None,
+            streams,
+            event: None,
+        }
+    }
+
+    /// A socket that [`Action::Bind`] asked for has this address, that from which packets leave; or why there is none.
+    pub fn socket_bound(&mut self, now: Instant, socket: SocketId, bound: Result<SocketAddr, String>) {
+        self.prober.socket_bound(now, socket, bound);
+        self.go_on(now);
+    }
+
+    /// Takes a datagram, or a STUN message from a TCP connection, that came to `local`.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        local: SocketAddr,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) {
+        self.prober.handle_datagram(now, transport, local, from, bytes);
+        self.go_on(now);
+    }
+
+    /// A TCP connection that something was to be sent on stands.
+    pub fn stream_connected(&mut self, now: Instant, local: SocketAddr, to: SocketAddr) {
+        self.prober.stream_connected(local, to);
+        self.go_on(now);
+    }
+
+    /// A TCP connection does not come about, or broke.
+    pub fn stream_failed(&mut self, now: Instant, local: SocketAddr, to: SocketAddr, reason: &str) {
+        self.prober.stream_failed(local, to, reason);
+        self.go_on(now);
+    }
+
+    /// Repeats requests, gives them up, and goes on to the next test.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.prober.handle_timeout(now);
+        if let Some(lifetime) = &mut self.lifetime {
+            lifetime.handle_timeout(now, &mut self.prober);
+        }
+        self.go_on(now);
+    }
+
+    /// A datagram to send from the socket that has this address, or a message to send on a TCP connection from there.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.prober.poll_transmit()
+    }
+
+    /// A socket to bind or to close.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.prober.poll_action()
+    }
+
+    /// What happens, for people who wait.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.event.take()
+    }
+
+    /// When [`Diagnosis::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let lifetime = self.lifetime.as_ref().and_then(LifetimeTest::poll_timeout);
+        [self.prober.poll_timeout(), lifetime].into_iter().flatten().min()
+    }
+
+    /// Whether everything has been measured.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over && self.streams.is_over()
+    }
+
+    /// What was found.
+    pub fn report(&self) -> FamilyReport {
+        let (answers, silent) = match &self.mapping {
+            Some(mapping) => (mapping.answers.clone(), mapping.silent.clone()),
+            None => (Vec::new(), Vec::new()),
+        };
+        let answering = answers.iter().map(|answer| answer.server).collect();
+        let loss = self.prober.loss();
+        let filtering = self.filtering.as_ref().map(|test| test.conclude(&self.found, &answering, loss));
+        let mapping = conclude(&answers, self.found.silent.len());
+        let hairpin = self.hairpin.as_ref().map(|test| {
+            test.report(
+                &self.found,
+                mapping.mapping,
+                filtering.as_ref().and_then(|(filtering, ..)| *filtering),
+            )
+        });
+        FamilyReport::new(Conclusions {
+            found: &self.found,
+            failure: self.discovery.failure.as_deref(),
+            answers,
+            silent,
+            mapping,
+            filtering,
+            allocation: self.allocation.as_ref().map(|test| test.report(&self.found)),
+            hairpin,
+            lifetime: self.lifetime.as_ref().map(LifetimeTest::report),
+            streams: &self.streams,
+        })
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        loop {
+            while let Some((probe, outcome)) = self.prober.poll_outcome() {
+                self.handle_outcome(now, probe, &outcome);
+            }
+            if self.phase == Phase::Over || !self.phase_is_over() {
+                return;
+            }
+            self.begin_next(now);
+        }
+    }
+
+    fn handle_outcome(&mut self, now: Instant, probe: ProbeId, outcome: &Outcome) {
+        let (prober, found) = (&mut self.prober, &mut self.found);
+        self.discovery.handle(prober, found, probe, outcome);
+        self.streams.handle(now, prober, &mut Findings::default(), probe, outcome);
+        if let Some(test) = &mut self.filtering {
+            test.handle(now, prober, found, probe, outcome);
+        }
+        if let Some(test) = &mut self.mapping {
+            test.handle(now, prober, found, probe, outcome);
+        }
+        if let Some(test) = &mut self.allocation {
+            test.handle(now, prober, found, probe, outcome);
+        }
+        if let Some(test) = &mut self.hairpin {
+            test.handle(now, prober, probe, outcome);
+        }
+        if let Some(test) = &mut self.lifetime {
+            let before = test.longest_wait();
+            test.handle(now, prober, probe, outcome);
+            let at_most = test.longest_wait();
+            if at_most != before && !test.is_over() {
+                self.event = Some(Event::Waiting { at_most });
+            }
+        }
+    }
+
+    fn phase_is_over(&self) -> bool {
+        match self.phase {
+            Phase::Discovery => self.discovery.is_over(),
+            Phase::Filtering => self.filtering.as_ref().is_none_or(FilteringTest::is_over),
+            Phase::Mapping => self.mapping.as_ref().is_none_or(MappingTest::is_over),
+            Phase::Allocation => self.allocation.as_ref().is_none_or(AllocationTest::is_over),
+            Phase::Hairpin => self.hairpin.as_ref().is_none_or(HairpinTest::is_over),
+            Phase::Lifetime => self.lifetime.as_ref().is_none_or(LifetimeTest::is_over),
+            Phase::Over => false,
+        }
+    }
+
+    fn begin_next(&mut self, now: Instant) {
+        let (prober, found) = (&mut self.prober, &mut self.found);
+        let Some(outermost) = found.outermost() else {
+            self.phase = Phase::Over;
+            return;
+        };
+        self.phase = match self.phase {
+            Phase::Discovery => {
+                self.filtering = Some(FilteringTest::begin(now, prober, found));
+                Phase::Filtering
+            }
+            Phase::Filtering => {
+                let servers: Vec<_> = found.sound.iter().map(|sound| (sound.from, sound.other)).collect();
+                self.mapping = Some(MappingTest::begin(now, prober, Transport::Udp, &servers));
+                Phase::Mapping
+            }
+            Phase::Mapping => {
+                self.allocation = Some(AllocationTest::begin(now, prober, found));
+                Phase::Allocation
+            }
+            Phase::Allocation => {
+                self.hairpin = self.options.hairpin.then(|| HairpinTest::begin(now, prober, outermost));
+                Phase::Hairpin
+            }
+            Phase::Hairpin => {
+                self.lifetime = self.options.lifetime.then(|| LifetimeTest::begin(now, prober, outermost));
+                Phase::Lifetime
+            }
+            Phase::Lifetime | Phase::Over => Phase::Over,
+        };
+    }
+}

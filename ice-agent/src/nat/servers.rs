@@ -1,0 +1,128 @@
+//! The first question to every server, and which of them can be believed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use serde::Serialize;
+use thirl_common::net::Transport;
+
+use super::findings::{Findings, Observation};
+use super::probe::{Outcome, ProbeId, Prober, Question, Response, SocketId};
+
+/// What is wrong with a server. Nothing that it says is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "fault")]
+#[non_exhaustive]
+pub enum ServerFault {
+    /// OTHER-ADDRESS has the IP address that was asked: every filter would look open.
+    OtherAddressHasSameIp,
+    /// OTHER-ADDRESS is one that no server has.
+    OtherAddressUnusable {
+        /// What it said.
+        other: SocketAddr,
+    },
+    /// RESPONSE-ORIGIN is not where the response came from.
+    ResponseOriginDiffers {
+        /// What it said.
+        origin: SocketAddr,
+    },
+    /// It answered from an address that was neither asked nor asked for.
+    WrongSource {
+        /// Where the answer came from.
+        from: SocketAddr,
+    },
+    /// It answered a CHANGE-REQUEST from the address that was asked, as if there were none.
+    IgnoresChangeRequest,
+}
+
+impl fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerFault::OtherAddressHasSameIp => f.write_str("its OTHER-ADDRESS has its own IP address"),
+            ServerFault::OtherAddressUnusable { other } => write!(f, "its OTHER-ADDRESS is {other}"),
+            ServerFault::ResponseOriginDiffers { origin } => {
+                write!(f, "its RESPONSE-ORIGIN is {origin}, where the response did not come from")
+            }
+            ServerFault::WrongSource { from } => write!(f, "it answered from {from}"),
+            ServerFault::IgnoresChangeRequest => f.write_str("it ignores CHANGE-REQUEST"),
+        }
+    }
+}
+
+/// A server and what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FaultyServer {
+    /// The server.
+    pub server: SocketAddr,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub fault: ServerFault,
+}
+
+/// What is wrong with a response, if anything is.
+pub(super) fn fault(response: &Response) -> Option<ServerFault> {
+    let origin = response.origin.filter(|origin| *origin != response.from);
+    if let Some(origin) = origin {
+        return Some(ServerFault::ResponseOriginDiffers { origin });
+    }
+    let other = response.other?;
+    let ip = other.ip();
+    let nobodys = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || other.port() == 0;
+    if ip == response.from.ip() {
+        Some(ServerFault::OtherAddressHasSameIp)
+    } else if nobodys || ip.is_ipv4() != response.from.is_ipv4() {
+        Some(ServerFault::OtherAddressUnusable { other })
+    } else {
+        None
+    }
+}
+
+/// Asks every server once.
+#[derive(Debug)]
+pub(super) struct Discovery {
+    socket: SocketId,
+    asked: BTreeMap<ProbeId, SocketAddr>,
+    /// Why nothing could be sent.
+    pub(super) failure: Option<String>,
+}
+
+impl Discovery {
+    pub(super) fn begin(now: Instant, prober: &mut Prober, servers: &[SocketAddr]) -> Discovery {
+        let socket = prober.open(Transport::Udp);
+        let asked = servers.iter().map(|server| (prober.ask(now, socket, Question::plain(*server)), *server));
+        Discovery { socket, asked: asked.collect(), failure: None }
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        prober: &mut Prober,
+        found: &mut Findings,
+        probe: ProbeId,
+        outcome: &Outcome,
+    ) {
+        let Some(server) = self.asked.remove(&probe) else { return };
+        found.local = found.local.or(prober.local(self.socket));
+        match outcome {
+            Outcome::Answered(response) => match fault(response) {
+                Some(fault) => found.blame(server, fault),
+                None => {
+                    let local = prober.local(self.socket);
+                    found.observe(Observation::of(local, response));
+                    found.sound.push(*response);
+                }
+            },
+            Outcome::WrongSource(from) => found.blame(server, ServerFault::WrongSource { from: *from }),
+            Outcome::Failed(reason) => self.failure = Some(reason.clone()),
+            Outcome::Refused(_) | Outcome::CameBack(_) | Outcome::Silent { .. } => found.silent.push(server),
+        }
+        if self.asked.is_empty() {
+            prober.close(self.socket);
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.asked.is_empty()
+    }
+}

@@ -1,0 +1,230 @@
+//! What the findings mean for connecting: who gets through, why, and what to change.
+
+use serde::Serialize;
+
+use super::behaviour::{Filtering, Mapping, classic_name, direct_path};
+use super::report::{Families, TcpReport, UdpReport};
+
+/// How two hosts will be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// Directly.
+    Direct,
+    /// Through a relay.
+    Relay,
+    /// That depends on what could not be measured.
+    Unknown,
+}
+
+impl Reach {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reach::Direct => "direct",
+            Reach::Relay => "relay",
+            Reach::Unknown => "unknown",
+        }
+    }
+}
+
+/// One combination of what the other side's NAT may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    /// Its mapping behaviour.
+    pub mapping: Mapping,
+    /// Its filtering behaviour.
+    pub filtering: Filtering,
+    /// How it will be connected with us.
+    pub path: Reach,
+}
+
+/// What it means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Which peers come directly and which do not: a sentence or two.
+    pub summary: String,
+    /// Why that is so, for each family.
+    pub why: Vec<String>,
+    /// What to change; empty if there is nothing to gain.
+    pub advice: Vec<String>,
+    /// All nine kinds of NAT that a peer over IPv4 can be behind; over IPv6 if there is no IPv4.
+    pub peers: Vec<Peer>,
+}
+
+impl Verdict {
+    pub(super) fn new(udp: &Families<UdpReport>, tcp: &Families<TcpReport>) -> Verdict {
+        let ipv4 = udp.ipv4.local.is_some() || udp.ipv6.local.is_none();
+        let (name, main, main_tcp) =
+            if ipv4 { ("IPv4", &udp.ipv4, &tcp.ipv4) } else { ("IPv6", &udp.ipv6, &tcp.ipv6) };
+        let peers = peers(main);
+        let mut summary = summary(name, main, main_tcp, &peers);
+        if ipv4 && udp.ipv6.reachable {
+            summary += match udp.ipv6.filtering {
+                Some(Filtering::EndpointIndependent) => {
+                    " Peers with IPv6 reach you directly, whatever their firewall."
+                }
+                _ if udp.ipv6.translated == Some(false) => {
+                    " Peers with IPv6 and an ordinary firewall reach you directly."
+                }
+                _ => " There is IPv6 as well.",
+            };
+        }
+        let families = [("IPv4", &udp.ipv4), ("IPv6", &udp.ipv6)];
+        let why = families.into_iter().filter(|(_, family)| family.local.is_some());
+        let why = why.map(|(name, family)| format!("{name}: {}", why_so(family))).collect();
+        Verdict { summary, why, advice: advice(main, main_tcp, udp), peers }
+    }
+
+    /// How a peer behind such a NAT will be connected with us.
+    pub fn path(&self, mapping: Mapping, filtering: Filtering) -> Reach {
+        let peer = self.peers.iter().find(|peer| (peer.mapping, peer.filtering) == (mapping, filtering));
+        peer.map_or(Reach::Unknown, |peer| peer.path)
+    }
+}
+
+/// Everything that this side can be by what is known of it.
+fn possible(report: &UdpReport) -> Vec<(Mapping, Filtering)> {
+    let fits = |mapping: &Mapping| match (report.translated, report.mapping) {
+        (Some(false), _) => *mapping == Mapping::EndpointIndependent,
+        (_, Some(known)) => *mapping == known,
+        _ => report
+            .mapping_depends_on_destination
+            .is_none_or(|depends| mapping.depends_on_destination() == depends),
+    };
+    let filterings = |mapping| {
+        let fits = move |filtering: &Filtering| report.filtering.is_none_or(|known| *filtering == known);
+        Filtering::ALL.into_iter().filter(fits).map(move |filtering| (mapping, filtering))
+    };
+    Mapping::ALL.into_iter().filter(fits).flat_map(filterings).collect()
+}
+
+fn peers(report: &UdpReport) -> Vec<Peer> {
+    let possible = possible(report);
+    let path = |peer| {
+        let direct = possible.iter().filter(|this| direct_path(**this, peer)).count();
+        match direct {
+            _ if report.is_blocked() => Reach::Relay,
+            _ if !report.reachable => Reach::Unknown,
+            0 => Reach::Relay,
+            count if count == possible.len() => Reach::Direct,
+            _ => Reach::Unknown,
+        }
+    };
+    let kinds =
+        Mapping::ALL.into_iter().flat_map(|mapping| Filtering::ALL.map(|filtering| (mapping, filtering)));
+    kinds.map(|(mapping, filtering)| Peer { mapping, filtering, path: path((mapping, filtering)) }).collect()
+}
+
+fn summary(name: &str, report: &UdpReport, tcp: &TcpReport, peers: &[Peer]) -> String {
+    if report.local.is_none() && !report.reachable {
+        return "Nothing could be measured: no server can be reached from here.".to_owned();
+    }
+    if !report.reachable {
+        let relay = match tcp.reachable {
+            true => "Every path over it needs a relay over TCP, which gets out.",
+            false => {
+                "TCP to the servers does not get out either: check the servers, or the network is cut off."
+            }
+        };
+        return format!(
+            "No answer over UDP and {name}: it is blocked here, or the servers are down. {relay}"
+        );
+    }
+    let of = |symmetric: bool| {
+        let paths = peers.iter().filter(move |peer| peer.mapping.depends_on_destination() == symmetric);
+        paths.map(|peer| peer.path).collect::<Vec<_>>()
+    };
+    let (cones, symmetric) = (of(false), of(true));
+    format!(
+        "Peers behind cone NATs, like most home routers, or behind none: {}. Peers behind symmetric NATs, like many \
+         company and mobile networks: {}.",
+        in_words(&cones),
+        in_words(&symmetric)
+    )
+}
+
+fn in_words(paths: &[Reach]) -> &'static str {
+    let all = |reach| paths.iter().all(|path| *path == reach);
+    let any = |reach| paths.contains(&reach);
+    match () {
+        () if all(Reach::Direct) => "direct",
+        () if all(Reach::Relay) => "through a relay",
+        () if !any(Reach::Unknown) => "direct with some, through a relay with those that filter strictly",
+        () if !any(Reach::Relay) => {
+            "direct with some at least; what could not be measured decides about the others"
+        }
+        () if !any(Reach::Direct) => "through a relay, perhaps direct with some; that could not be measured",
+        () => "that depends on what could not be measured",
+    }
+}
+
+fn why_so(report: &UdpReport) -> String {
+    if !report.reachable {
+        return report.reason.clone();
+    }
+    let mapping = match (report.translated, report.mapping_depends_on_destination) {
+        (Some(false), _) => "there is no address translation",
+        (_, Some(false)) => {
+            "the external port is the same for every destination, so peers can be told where to send"
+        }
+        (_, Some(true)) => {
+            "the external port changes with the destination, so nobody can be told where to send"
+        }
+        _ => "there is address translation, of a kind that could not be measured",
+    };
+    let filtering = match report.filtering {
+        Some(Filtering::EndpointIndependent) => "anybody's packets are let in",
+        Some(Filtering::AddressDependent) => {
+            "packets are let in from any port of an address that was sent to"
+        }
+        Some(Filtering::AddressAndPortDependent) => "packets are let in only from where packets were sent to",
+        None => "whose packets are let in could not be measured",
+    };
+    format!("{mapping}; {filtering}.")
+}
+
+fn advice(report: &UdpReport, tcp: &TcpReport, udp: &Families<UdpReport>) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mut say = |words: &str| advice.push(words.to_owned());
+    if report.is_blocked() {
+        say("Allow UDP to leave the network, or at least to the relay's port.");
+        if !tcp.reachable {
+            say("Run a relay on a TCP port that gets out, such as 443.");
+        }
+    }
+    if report.layers.carrier_grade == Some(true) {
+        say(
+            "Your provider shares one public address between customers: ask for one of your own, or for IPv6. \
+             Forwarding a port on your own router does not help.",
+        );
+    } else if report.mapping_depends_on_destination == Some(true) {
+        say(
+            "Set the router's NAT to \"full cone\" or \"endpoint-independent\" (games call symmetric NAT \"strict\"), \
+             or forward a UDP port to this machine.",
+        );
+    } else if report.filtering == Some(Filtering::AddressAndPortDependent) {
+        say("To be reached from behind symmetric NATs as well: forward a UDP port to this machine.");
+    }
+    if report.reachable && report.translated == Some(true) && !udp.ipv6.reachable {
+        say(
+            "IPv6 would avoid the address translation: there is none here, or no server with IPv6 was asked.",
+        );
+    }
+    if report.reachable && report.translated != Some(false) && report.mapping_depends_on_destination.is_none()
+    {
+        say("Ask a second server: --server may be repeated.");
+    }
+    advice
+}
+
+/// How people call such a NAT.
+pub(super) fn known_as(report: &UdpReport) -> Option<&'static str> {
+    match (report.translated, report.mapping, report.filtering) {
+        (Some(false), ..) => None,
+        (_, Some(mapping), Some(filtering)) => classic_name(mapping, filtering),
+        (_, Some(Mapping::AddressAndPortDependent), None) => Some("symmetric"),
+        (_, Some(Mapping::EndpointIndependent), None) => Some("cone"),
+        _ => None,
+    }
+}

@@ -1,0 +1,153 @@
+//! The report in words: the verdict first. No colour, so there is nothing to switch off; lines break at a given width.
+
+use std::fmt::Write as _;
+
+use super::behaviour::{Filtering, Mapping};
+use super::report::{Report, TcpReport, UdpReport};
+use super::verdict::known_as;
+
+/// Nothing is readable in fewer columns, and the table needs as many.
+const MIN_WIDTH: usize = 32;
+
+impl Report {
+    /// The report for people, in lines of `width` columns; at least 32 are used.
+    pub fn to_text(&self, width: usize) -> String {
+        let width = width.max(MIN_WIDTH);
+        let mut text = String::new();
+        paragraph(&mut text, width, "", &self.verdict.summary);
+        if !self.verdict.why.is_empty() {
+            text.push_str("\nWhy\n");
+            self.verdict.why.iter().for_each(|why| paragraph(&mut text, width, "- ", why));
+        }
+        if !self.verdict.advice.is_empty() {
+            text.push_str("\nWhat to change\n");
+            self.verdict.advice.iter().for_each(|advice| paragraph(&mut text, width, "- ", advice));
+        }
+        self.table(&mut text);
+        for (name, udp, tcp) in
+            [("IPv4", &self.udp.ipv4, &self.tcp.ipv4), ("IPv6", &self.udp.ipv6, &self.tcp.ipv6)]
+        {
+            _ = write!(text, "\nUDP over {name}\n");
+            udp_words(&mut text, width, udp);
+            _ = write!(text, "\nTCP over {name}\n");
+            tcp_words(&mut text, width, tcp);
+        }
+        text
+    }
+
+    fn table(&self, text: &mut String) {
+        text.push_str("\nYou and a peer, by its NAT\n");
+        let [eif, adf, apdf] = Filtering::ALL.map(Filtering::name);
+        _ = writeln!(text, "  {:5}{eif:8} {adf:8} {apdf}", "");
+        for mapping in Mapping::ALL {
+            let [eif, adf, apdf] =
+                Filtering::ALL.map(|filtering| self.verdict.path(mapping, filtering).name());
+            _ = writeln!(text, "  {:5}{eif:8} {adf:8} {apdf}", mapping.name());
+        }
+    }
+}
+
+fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
+    let mut say = |key: &str, words: &str| entry(text, width, key, words);
+    let Some(local) = report.local else { return say("", &report.reason) };
+    say("local", &local.to_string());
+    for answer in &report.answers {
+        let rtt = answer.rtt_ms.map_or(String::new(), |rtt| format!(" in {rtt:.1} ms"));
+        say("reflexive", &format!("{}, seen by {}{rtt}", answer.reflexive, answer.server));
+    }
+    report.silent.iter().for_each(|server| say("no answer", &format!("from {server}")));
+    for faulty in &report.faulty {
+        say("not used", &format!("{}: {}", faulty.server, faulty.fault));
+    }
+    let sure =
+        |confidence: Option<_>| confidence.map_or(String::new(), |sure| format!(" (confidence: {sure})"));
+    let mapping = match (report.translated, report.mapping, report.mapping_depends_on_destination) {
+        (Some(false), ..) => "none: no address translation".to_owned(),
+        (_, Some(mapping), _) => format!("{mapping}: {}{}", report.reason, sure(report.mapping_confidence)),
+        (_, None, Some(true)) => format!("depends on the destination (ADM or APDM): {}", report.reason),
+        _ => format!("unknown: {}", report.reason),
+    };
+    say("mapping", &mapping);
+    let reason = format!("{}{}", report.filtering_reason, sure(report.filtering_confidence));
+    match report.filtering {
+        Some(filtering) => say("filtering", &format!("{filtering}: {reason}")),
+        None => say("filtering", &format!("unknown: {reason}")),
+    }
+    if let Some(name) = known_as(report) {
+        say("once called", &format!("{name} NAT (RFC 3489)"));
+    }
+    if let Some(allocation) = &report.allocation {
+        let ports = allocation.ports.map_or("unknown".to_owned(), |ports| ports.to_string());
+        let step = allocation.step.map_or(String::new(), |step| format!(" with step {step}"));
+        say("ports", &format!("{ports}{step}: {}", allocation.reason));
+        if allocation.addresses.len() > 1 {
+            let addresses: Vec<_> = allocation.addresses.iter().map(ToString::to_string).collect();
+            say("pooling", &format!("arbitrary: {}", addresses.join(", ")));
+        }
+    }
+    if let Some(at_least) = report.layers.at_least.filter(|at_least| *at_least > 0) {
+        let carrier =
+            if report.layers.carrier_grade == Some(true) { ", one of them the provider's" } else { "" };
+        say("layers", &format!("{at_least} or more{carrier}: {}", report.layers.reason));
+    }
+    if let Some(hairpin) = &report.hairpin {
+        let works = hairpin.works.map_or("unknown", |works| if works { "works" } else { "does not work" });
+        say("hairpinning", &format!("{works}: {}", hairpin.reason));
+    }
+    if let Some(lifetime) = &report.lifetime {
+        let words = match (lifetime.at_least_s, lifetime.at_most_s) {
+            (Some(least), Some(most)) => format!("between {least:.0} and {most:.0} s of silence"),
+            (Some(least), None) => format!("more than {least:.0} s of silence"),
+            _ => "unknown".to_owned(),
+        };
+        say("lifetime", &format!("{words}: {}", lifetime.reason));
+    }
+}
+
+fn tcp_words(text: &mut String, width: usize, report: &TcpReport) {
+    if report.local.is_none() {
+        return entry(text, width, "", &report.reason);
+    }
+    for answer in &report.answers {
+        entry(text, width, "reflexive", &format!("{}, seen by {}", answer.reflexive, answer.server));
+    }
+    for failure in &report.failed {
+        entry(text, width, "no answer", &format!("from {}: {}", failure.server, failure.reason));
+    }
+    if let Some(mapping) = report.mapping {
+        entry(text, width, "mapping", &format!("{mapping}: {}", report.reason));
+    }
+}
+
+/// A key and its value; on a narrow terminal the value begins a line of its own.
+fn entry(text: &mut String, width: usize, key: &str, value: &str) {
+    match key {
+        "" => paragraph(text, width, "  ", value),
+        _ if width < 60 => {
+            _ = writeln!(text, "  {key}");
+            paragraph(text, width, "    ", value);
+        }
+        _ => paragraph(text, width, &format!("  {key:12} "), value),
+    }
+}
+
+/// Breaks `words` into lines; the first begins with `lead`, the others with as many blanks.
+fn paragraph(text: &mut String, width: usize, lead: &str, words: &str) {
+    let indent = lead.chars().count();
+    text.push_str(lead);
+    let mut column = indent;
+    for word in words.split_whitespace() {
+        let len = word.chars().count();
+        if column > indent && column + 1 + len > width {
+            _ = write!(text, "\n{:indent$}", "");
+            column = indent;
+        }
+        if column > indent {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += len;
+    }
+    text.push('\n');
+}
