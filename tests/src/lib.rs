@@ -4,9 +4,11 @@
 //! - [`scripted`]: brings two ICE ends together that speak JSON lines.
 //! - [`harness`]: builds and runs our programs, waits for what they print, and says why a test could not run.
 //! - [`sim`]: a simulated network in virtual time, with the real cores at its ends.
+//! - [`fuzz`]: the bodies of the fuzz targets.
 //!
 //! The tests themselves are `tests/tests/*.rs`; each file is one suite and one row in the table of `cargo xtask test`.
 
+pub mod fuzz;
 pub mod harness;
 pub mod natlab;
 pub mod scripted;

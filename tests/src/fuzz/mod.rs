@@ -1,0 +1,41 @@
+//! The bodies of the fuzz targets: each takes any bytes and asserts what must hold of them.
+//!
+//! `fuzz/` wraps them for libFuzzer; `tests/tests/fuzz_corpus.rs` replays `fuzz/corpus` through them on every run of the
+//! tests. Where a target needs choices besides its input, they are the first bytes of it.
+//!
+//! - [`message`], [`classic`]: the STUN view and writer, every attribute, integrity, fingerprint; RFC 3489.
+//! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
+//! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
+//! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`signalling`]: text from people and peers.
+#![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
+
+mod credentials;
+mod framing;
+mod message;
+mod text;
+
+pub use credentials::{credentials, nonce, prepared, token};
+pub use framing::{channel_data, framing};
+pub use message::{classic, message};
+pub use text::{candidate, session, settings, signalling, ticket, uri};
+
+/// A body of a target.
+pub type Body = fn(&[u8]);
+
+/// Every target: its name, which is that of its corpus, and its body.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("candidate", candidate),
+    ("channel_data", channel_data),
+    ("classic", classic),
+    ("credentials", credentials),
+    ("framing", framing),
+    ("message", message),
+    ("nonce", nonce),
+    ("prepared", prepared),
+    ("session", session),
+    ("settings", settings),
+    ("signalling", signalling),
+    ("ticket", ticket),
+    ("token", token),
+    ("uri", uri),
+];

@@ -1,0 +1,106 @@
+//! Text from people, files and peers.
+
+use std::path::Path;
+
+use thirl_common::config::{ConfigError, Key, Source, Values, parse};
+use thirl_common::net::Transport;
+use thirl_common::uri::ServerUri;
+use thirl_ice_agent::candidate::Candidate;
+use thirl_overlay::Ticket;
+use thirl_overlay::session::SessionMessage;
+use thirl_overlay::signalling::protocol::{ClientMessage, ServerMessage};
+
+/// A URI is printed as one that is read as the same.
+pub fn uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = text.parse::<ServerUri>() else { return };
+    let printed = uri.to_string();
+    assert_eq!(printed.parse().as_ref(), Ok(&uri), "{printed}");
+    assert_eq!(matches!(uri.transport(), Transport::Tls | Transport::Dtls), uri.scheme.is_secure());
+    assert_ne!(uri.port, 0);
+}
+
+/// Longer lines are refused.
+const MAX_CANDIDATE_LINE: usize = 1024;
+
+/// A `candidate:` line is printed as one that is read as the same, and what the strict reader takes the lenient one
+/// reads alike.
+pub fn candidate(data: &[u8]) {
+    let Ok(line) = std::str::from_utf8(data) else { return };
+    let lenient = Candidate::parse(line);
+    if let Ok(strict) = Candidate::parse_strict(line) {
+        assert_eq!(lenient.as_ref(), Ok(&strict));
+    }
+    let Ok(candidate) = lenient else { return };
+    let printed = candidate.to_string();
+    // Printing names the port of a related address that had none, which may take the line beyond what is read.
+    if printed.len() > MAX_CANDIDATE_LINE {
+        return;
+    }
+    assert_eq!(Candidate::parse(&printed), Ok(candidate), "{printed}");
+}
+
+/// A ticket has one spelling.
+pub fn ticket(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(ticket) = text.parse::<Ticket>() {
+        assert_eq!(ticket.to_string(), text.trim());
+    }
+}
+
+/// A session message is written as one that is read as the same.
+pub fn session(data: &[u8]) {
+    let Ok(message) = SessionMessage::decode(data) else { return };
+    let written = message.encode().unwrap();
+    assert_eq!(SessionMessage::decode(&written).as_ref(), Ok(&message));
+}
+
+/// So is a message to or from a signalling server.
+pub fn signalling(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(message) = ClientMessage::from_frame(text) {
+        assert_eq!(ClientMessage::from_frame(message.to_frame().as_str()).as_ref(), Ok(&message));
+    }
+    if let Ok(message) = ServerMessage::from_frame(text) {
+        assert_eq!(ServerMessage::from_frame(message.to_frame().as_str()).as_ref(), Ok(&message));
+    }
+}
+
+const SECRET: &str = "correct-horse-battery-staple";
+
+const KEYS: &[Key] = &[
+    Key { name: "listening-port", value: "PORT", help: "", repeat: false },
+    Key { name: "listening-ip", value: "IP", help: "", repeat: true },
+    Key { name: "max-allocations", value: "NUMBER", help: "", repeat: false },
+    Key { name: "verbose", value: "BOOLEAN", help: "", repeat: false },
+    Key { name: "user", value: "NAME:PASSWORD", help: "", repeat: true },
+];
+
+/// A settings file is read, or refused with a line of it, and no refusal tells a password that stands in the first line.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let file = format!("user = [\"alice:{SECRET}\", \"{SECRET}\"]\n{text}");
+    let lines = file.split('\n').count();
+    let Err(error) = read(&file) else { panic!("a user without a name is taken") };
+    let shown = format!("{error}\n{error:?}");
+    assert!(!shown.contains(SECRET), "a refusal tells a password: {shown}");
+    match &error {
+        ConfigError::Value { at: Source::File { line, .. }, problem, .. } => {
+            assert!((1..=lines).contains(line) && !problem.hint.is_empty(), "{error}");
+        }
+        ConfigError::Syntax { at: Source::File { line, .. }, .. } => {
+            assert!((1..=lines).contains(line), "{error}");
+        }
+        other => panic!("refused for another reason than the text: {other}"),
+    }
+}
+
+fn read(text: &str) -> Result<(), ConfigError> {
+    let values = Values::from_file(KEYS, Path::new("thirl.toml"), text)?;
+    values.one("listening-port", parse::port)?;
+    values.all("listening-ip", parse::ip)?;
+    values.one("max-allocations", parse::number(1, 1000))?;
+    values.one("verbose", parse::boolean)?;
+    values.all("user", parse::user)?;
+    Ok(())
+}
