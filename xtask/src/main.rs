@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask test`, `ci` and `bench`.
+//! The project's own tasks: `cargo xtask test`, `ci`, `bench` and `fuzz`.
 //!
 //! A task is a list of steps, each of which adds rows to one table: `prepare` (what the tests need of the machine) →
-//! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `shell` runs the
-//! commands of all of them.
+//! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `fuzz` stands apart.
+//! `shell` runs the commands of all of them.
 
 mod checks;
+mod fuzz;
 mod prepare;
 mod report;
 mod shell;
@@ -43,6 +44,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz what reads bytes of others, with the corpora in fuzz/corpus (needs nightly and cargo-fuzz)
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test { suite } => test(suite.as_deref()),
         Task::Ci => ci(),
         Task::Bench { arguments } => bench(&arguments),
+        Task::Fuzz(options) => fuzz(&options),
     };
     match done {
         Ok(report) if report.succeeded() => ExitCode::SUCCESS,
@@ -76,6 +80,13 @@ fn ci() -> io::Result<Report> {
     checks::run(&workspace, &mut report);
     prepare::prepare(&workspace, &mut report);
     suites::run(&workspace, None, true, &mut report)?;
+    report.print();
+    Ok(report)
+}
+
+fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
+    let mut report = Report::default();
+    fuzz::run(&Workspace::find()?, options, &mut report)?;
     report.print();
     Ok(report)
 }
