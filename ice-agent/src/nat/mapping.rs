@@ -24,9 +24,9 @@ pub(super) struct MappingTest {
     pub(super) local: Option<SocketAddr>,
     pub(super) answers: Vec<Answer>,
     pub(super) silent: Vec<SocketAddr>,
-    /// Whom no connection could be made to, and why; only over TCP.
+    /// Who gave no answer that can be used, and why.
     pub(super) failed: Vec<(SocketAddr, String)>,
-    /// Whether any connection was accepted, answered or not; only over TCP.
+    /// Whether anybody was there who gave no such answer.
     pub(super) accepted: bool,
 }
 
@@ -127,6 +127,8 @@ impl MappingTest {
     }
 
     fn blame(&mut self, found: &mut Findings, server: SocketAddr, fault: ServerFault) {
+        self.accepted = true;
+        self.failed.push((server, fault.to_string()));
         found.blame(server, fault);
         self.answers.retain(|answer| answer.server != server);
     }

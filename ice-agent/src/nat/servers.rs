@@ -69,7 +69,8 @@ pub(super) fn fault(response: &Response) -> Option<ServerFault> {
     }
     let other = response.other?;
     let ip = other.ip();
-    let nobodys = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || other.port() == 0;
+    let loops = ip.is_loopback() && !response.from.ip().is_loopback();
+    let nobodys = ip.is_unspecified() || loops || ip.is_multicast() || other.port() == 0;
     if ip == response.from.ip() {
         Some(ServerFault::OtherAddressHasSameIp)
     } else if nobodys || ip.is_ipv4() != response.from.is_ipv4() {

@@ -171,7 +171,8 @@ fn why_so(report: &UdpReport) -> String {
         (_, Some(true)) => {
             "the external port changes with the destination, so nobody can be told where to send"
         }
-        _ => "there is address translation, of a kind that could not be measured",
+        (Some(true), None) => "there is address translation, of a kind that could not be measured",
+        (None, None) => "no server that can be believed answered",
     };
     let filtering = match report.filtering {
         Some(Filtering::EndpointIndependent) => "anybody's packets are let in",
