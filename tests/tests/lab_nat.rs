@@ -200,3 +200,40 @@ fn the_lifetime_of_a_mapping() {
     let [least, most] = ["at_least_s", "at_most_s"].map(|key| found["lifetime"][key].as_f64().unwrap());
     assert!((1.0..=2.0).contains(&least) && (2.0..=3.0).contains(&most), "{found}");
 }
+
+/// The fields of the tables of a section of docs/nat-json.md.
+fn documented(section: &str) -> Vec<&'static str> {
+    let text = include_str!("../../docs/nat-json.md");
+    let section = text.split("## ").find(|part| part.starts_with(section)).unwrap();
+    let table =
+        section.lines().skip_while(|line| *line != "|---|---|").take_while(|line| line.starts_with('|'));
+    let fields = table.filter_map(|line| line.split('|').nth(1)).flat_map(|cell| cell.split(", "));
+    fields.filter_map(|field| field.trim().strip_prefix('`')?.strip_suffix('`')).collect()
+}
+
+#[test]
+fn the_json_is_what_is_documented() {
+    requires!(coturn_is_here());
+    let lab = Lab::builder().site(Site::A, Nat::new()).build().unwrap();
+    let _coturn = coturn(&lab, Node::Srv, &both());
+    let said = nat(&lab, &["--server", &server(SRV)]);
+    for (section, at) in [("`udp.ipv4`", "/udp/ipv4"), ("`tcp.ipv4`", "/tcp/ipv4")] {
+        let fields = documented(section);
+        assert!(fields.len() >= 7, "{fields:?}");
+        let family = said.pointer(at).unwrap();
+        for field in &fields {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            assert!(family.pointer(&pointer).is_some(), "{field} is documented, but not in {family}");
+        }
+        for field in family.as_object().unwrap().keys() {
+            let known = fields.iter().any(|known| known.split('.').next() == Some(field));
+            assert!(known, "{field} is not documented");
+        }
+    }
+    assert_eq!(said["verdict"]["peers"].as_array().unwrap().len(), 9, "{said}");
+    for key in ["summary", "why", "advice"] {
+        assert!(!said["verdict"][key].is_null(), "{key}: {said}");
+    }
+    let relayed = said["verdict"]["peers"].as_array().unwrap().iter().filter(|peer| peer["path"] == "relay");
+    assert_eq!(relayed.count(), 6, "all whose mapping depends on the destination: {said}");
+}
