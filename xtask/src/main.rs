@@ -93,6 +93,11 @@ fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
 
 fn bench(arguments: &[String]) -> io::Result<Report> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // The benchmarks start our servers from beside their own program.
+    let servers = ["build", "--release", "-p", "thirl-turn-relay", "-p", "thirl-stun-server"];
+    if !Command::new(&cargo).args(servers).status()?.success() {
+        return Err(io::Error::other("our servers do not build"));
+    }
     Err(Command::new(cargo)
         .args(["run", "--release", "-p", "thirl-bench", "--features", "peers", "--"])
         .args(arguments)
