@@ -88,6 +88,8 @@ fn preserved_ports() {
     assert_eq!(found["allocation"]["ports"], "preserving", "{found}");
     assert_eq!(found["allocation"]["parity_preserved"], true, "{found}");
     assert_eq!(found["allocation"]["pooling"], "paired", "{found}");
+    let port = |address: &Value| address.as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    assert_eq!(port(&found["local"]), port(&found["answers"][0]["reflexive"]), "of one socket: {found}");
     assert_eq!(found["hairpin"]["works"], false, "{found}");
 }
 

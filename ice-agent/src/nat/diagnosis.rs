@@ -206,6 +206,7 @@ impl Diagnosis {
         });
         FamilyReport::new(Conclusions {
             found: &self.found,
+            local: self.mapping.as_ref().and_then(|mapping| mapping.local).or(self.found.local),
             failure: self.discovery.failure.as_deref(),
             answers,
             silent,

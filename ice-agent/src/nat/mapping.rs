@@ -163,6 +163,7 @@ pub(super) fn conclude(answers: &[Answer], silent: usize) -> Conclusion {
             None,
             match silent {
                 0 => "no server was asked that can be believed".to_owned(),
+                1 => "the server did not answer".to_owned(),
                 count => format!("none of {count} servers answered"),
             },
         );

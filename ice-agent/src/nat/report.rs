@@ -139,6 +139,8 @@ pub struct TcpFailure {
 /// What the machine hands over.
 pub(super) struct Conclusions<'a> {
     pub(super) found: &'a Findings,
+    /// Of the socket that the answers came to.
+    pub(super) local: Option<SocketAddr>,
     pub(super) failure: Option<&'a str>,
     pub(super) answers: Vec<Answer>,
     pub(super) silent: Vec<SocketAddr>,
@@ -208,7 +210,7 @@ impl UdpReport {
             .first()
             .map(|_| found.observations.iter().any(|seen| seen.local != seen.reflexive));
         UdpReport {
-            local: found.local,
+            local: conclusions.local,
             reachable: !found.observations.is_empty() || !found.faulty.is_empty(),
             answers,
             silent: silent.into_iter().collect(),
