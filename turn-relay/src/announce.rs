@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use thirl_common::auth::EphemeralCredentials;
-use thirl_common::io::local_address_towards;
+use thirl_common::io::internet_facing_ips;
 use thirl_common::net::Transport;
 use thirl_common::uri::{Host, Scheme, ServerUri};
 
@@ -81,10 +81,7 @@ pub fn configured_ips(settings: &Settings) -> Vec<IpAddr> {
 
 /// The addresses that this host sends from to the internet, or loopback where it cannot.
 fn host_ips() -> Vec<IpAddr> {
-    // Nothing is sent there: any address outside would do.
-    let outside: [SocketAddr; 2] =
-        [(Ipv4Addr::new(9, 9, 9, 9), 9).into(), (Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe), 9).into()];
-    let own: Vec<_> = outside.into_iter().filter_map(|dest| local_address_towards(dest).ok()).collect();
+    let own: Vec<_> = internet_facing_ips().into_iter().flatten().collect();
     if own.is_empty() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { own }
 }
 

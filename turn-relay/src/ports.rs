@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use thirl_common::io::{BindOptions, DatagramSocket, local_address_towards};
+use thirl_common::io::{BindOptions, DatagramSocket, internet_facing_ips};
 use thirl_common::net::{RelayedAddr, ServerAddr};
 use thirl_common::wire::AddressFamily;
 
@@ -61,13 +61,7 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn new(addresses: RelayAddresses) -> Ports {
-        // Nothing is sent there: any address outside would do.
-        let outside: [SocketAddr; 2] = [
-            (Ipv4Addr::new(9, 9, 9, 9), 9).into(),
-            (Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe), 9).into(),
-        ];
-        let default_ips =
-            outside.map(|dest| local_address_towards(dest).ok().filter(|ip| !ip.is_unspecified()));
+        let default_ips = internet_facing_ips();
         Ports { addresses, default_ips, reserved: Mutex::new(HashMap::new()) }
     }
 

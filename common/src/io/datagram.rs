@@ -93,6 +93,14 @@ pub fn local_address_towards(dest: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// The addresses, IPv4 and IPv6, that this host sends to the internet from; `None` for a family without a route there.
+pub fn internet_facing_ips() -> [Option<IpAddr>; 2] {
+    // Nothing is sent there: any address outside would do.
+    let outside: [SocketAddr; 2] =
+        [(Ipv4Addr::new(9, 9, 9, 9), 9).into(), (Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe), 9).into()];
+    outside.map(|dest| local_address_towards(dest).ok().filter(|ip| !ip.is_unspecified()))
+}
+
 /// Asks for a kernel buffer past the system's limit, which root may, or else up to it.
 fn set_buffer(socket: &Socket, forced: c_int, limited: c_int, bytes: usize) -> io::Result<()> {
     let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);

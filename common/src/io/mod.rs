@@ -54,7 +54,7 @@ mod stream;
 mod sys;
 
 pub use batch::{HEADROOM, Received, Route};
-pub use datagram::{BindOptions, DatagramSocket, local_address_towards};
+pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
 pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
 pub use stream::{
