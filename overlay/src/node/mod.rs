@@ -72,7 +72,8 @@ impl Node {
     pub async fn dial(&self, to: NodeId) -> Result<Connection, DialError> {
         let session = SessionId::from_bytes(random()?);
         let link = Link::open(&self.control, session, to).await.ok_or(DialError::SignallingEnded)?;
-        self.connect(link, to, Role::Controlling, None).await
+        let servers = self.ice_servers.borrow().clone();
+        open(link, to, Role::Controlling, None, self.policy, &servers).await
     }
 
     /// Waits for another node's offer; `None` when signalling has ended. Cancel safe.
@@ -90,17 +91,6 @@ impl Node {
     /// What accepts offers apart from the node, in other tasks.
     pub fn acceptor(&self) -> Acceptor {
         Acceptor { policy: self.policy, ice_servers: self.ice_servers.clone() }
-    }
-
-    async fn connect(
-        &self,
-        link: Link,
-        peer: NodeId,
-        role: Role,
-        offer: Option<Body>,
-    ) -> Result<Connection, DialError> {
-        let servers = self.ice_servers.borrow().clone();
-        open(link, peer, role, offer, self.policy, &servers).await
     }
 }
 

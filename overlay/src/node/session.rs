@@ -47,6 +47,8 @@ pub(super) struct Pump {
     link: Link,
     agent: IceAgent,
     role: Role,
+    /// Names our description in what follows it.
+    ufrag: String,
     /// What the peer was told in the description and need not be told again.
     told: Vec<String>,
     outcome: watch::Sender<Outcome>,
@@ -57,7 +59,8 @@ impl Pump {
     pub(super) fn new(link: Link, agent: IceAgent, role: Role) -> (Pump, watch::Receiver<Outcome>, Guard) {
         let (outcome, progress) = watch::channel(Outcome::Waiting);
         let (alive, abandoned) = oneshot::channel();
-        let pump = Pump { link, agent, role, told: Vec::new(), outcome, abandoned };
+        let ufrag = agent.description().ufrag;
+        let pump = Pump { link, agent, role, ufrag, told: Vec::new(), outcome, abandoned };
         (pump, progress, Guard { _alive: alive })
     }
 
@@ -141,14 +144,14 @@ impl Pump {
 
     async fn tell(&mut self, candidate: String) {
         if !self.told.contains(&candidate) {
-            let ufrag = self.agent.description().ufrag;
+            let ufrag = self.ufrag.clone();
             self.link.send(Body::Candidates { ufrag, candidates: vec![candidate] }).await;
         }
     }
 
     async fn tell_the_end(&mut self) {
-        let ufrag = self.agent.description().ufrag;
-        self.link.send(Body::EndOfCandidates { ufrag, nat: self.hint() }).await;
+        let body = Body::EndOfCandidates { ufrag: self.ufrag.clone(), nat: self.hint() };
+        self.link.send(body).await;
     }
 
     fn hint(&self) -> NatHint {
