@@ -2,13 +2,16 @@
 //! other, and nothing of them stays.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use thirl_tests::behaviour::combinations;
 use thirl_tests::harness::{Deadline, Program};
 use thirl_tests::natlab::{
     Filtering, Firewall, Ipv6, Lab, LabBuilder, LabError, Mapping, Nat, Network, Node, PortAllocation, SRV,
@@ -78,11 +81,11 @@ impl Held {
     }
 }
 
-fn combination(mapping: Mapping, filtering: Filtering, names: [&str; 2]) {
+fn combination(mapping: Mapping, filtering: Filtering) {
     let nat = Nat::new().mapping(mapping).filtering(filtering).hairpin(true);
     let probed = Probed::new(Lab::builder().site(Site::A, nat));
     let found = probed.examine(Node::A);
-    assert_eq!([&found["mapping"], &found["filtering"]], names, "{found}");
+    assert_eq!([&found["mapping"], &found["filtering"]], [mapping.name(), filtering.name()], "{found}");
     // With another mapping the client's own datagrams leave from a port that no filter but EIF has heard of.
     let punched = mapping == Mapping::EndpointIndependent || filtering == Filtering::EndpointIndependent;
     assert_eq!(found["hairpin"], if punched { "external" } else { "none" }, "{found}");
@@ -90,26 +93,41 @@ fn combination(mapping: Mapping, filtering: Filtering, names: [&str; 2]) {
     assert_eq!(preserved, mapping == Mapping::EndpointIndependent, "{found}");
 }
 
-macro_rules! combinations {
-    ($($name:ident: $mapping:ident $filtering:ident, $names:expr;)*) => { $(
-        #[test]
-        fn $name() {
-            requires!(availability());
-            combination(Mapping::$mapping, Filtering::$filtering, $names);
+#[test]
+fn each_combination_does_what_its_name_says() {
+    requires!(availability());
+    // All at once: a lab is cheap, and most of the time it waits.
+    thread::scope(|scope| {
+        for (mapping, filtering) in combinations() {
+            scope.spawn(move || combination(mapping, filtering));
         }
-    )* };
+    });
 }
 
-combinations! {
-    eim_eif: EndpointIndependent EndpointIndependent, ["EIM", "EIF"];
-    eim_adf: EndpointIndependent AddressDependent, ["EIM", "ADF"];
-    eim_apdf: EndpointIndependent AddressAndPortDependent, ["EIM", "APDF"];
-    adm_eif: AddressDependent EndpointIndependent, ["ADM", "EIF"];
-    adm_adf: AddressDependent AddressDependent, ["ADM", "ADF"];
-    adm_apdf: AddressDependent AddressAndPortDependent, ["ADM", "APDF"];
-    apdm_eif: AddressAndPortDependent EndpointIndependent, ["APDM", "EIF"];
-    apdm_adf: AddressAndPortDependent AddressDependent, ["APDM", "ADF"];
-    apdm_apdf: AddressAndPortDependent AddressAndPortDependent, ["APDM", "APDF"];
+#[test]
+fn several_external_addresses() {
+    requires!(availability());
+    for mapping in [Mapping::EndpointIndependent, Mapping::AddressAndPortDependent] {
+        let nat = Nat::new().mapping(mapping).filtering(Filtering::AddressDependent).addresses(3);
+        let probed = Probed::new(Lab::builder().site(Site::A, nat));
+        let found = probed.examine(Node::A);
+        assert_eq!([&found["mapping"], &found["filtering"]], [mapping.name(), "ADF"], "{found}");
+        let seen: BTreeSet<_> = (0..40).map(|_| probed.ask(Node::A, 1)[0].unwrap().ip()).collect();
+        let expected = [10, 11, 12].map(|host| IpAddr::from([198, 51, 100, host]));
+        assert_eq!(seen, expected.into());
+    }
+}
+
+#[test]
+fn rate_of_the_line() {
+    requires!(availability());
+    let probed = Probed::new(Lab::builder().site(Site::A, Network::behind(Nat::new()).rate_kbit(256)));
+    // 9 packets of 1042 bytes after a burst of 4 KiB: 160 ms at least, which no fast line takes.
+    let ping = ["-q", "-c13", "-l13", "-i0.002", "-s1000", "-W5", "203.0.113.10"];
+    let output = probed.lab.command(Node::A, "ping").args(ping).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let longest: f64 = text.rsplit('/').nth(1).unwrap().parse().unwrap();
+    assert!(longest > 100.0, "{text}");
 }
 
 #[test]

@@ -35,8 +35,9 @@ use std::ffi::OsStr;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
+pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use availability::{Unavailable, availability};
-pub use spec::{Filtering, Firewall, Ipv6, Mapping, Nat, Network, Node, PortAllocation, Site};
+pub use spec::{Firewall, Ipv6, Nat, Network, Node, Site};
 
 use process::ProcessTree;
 use topology::Topology;

@@ -21,13 +21,16 @@ impl Lab {
     /// # Errors
     /// [`LabError::Spec`] if `nat` is no NAT of this lab.
     pub fn set_public_address(&mut self, nat: Node, address: Ipv4Addr) -> Result<(), LabError> {
-        let uplink = self.topology.uplink(nat);
-        let Some(old) = self.topology.external.insert(nat, address) else {
-            self.topology.external.remove(&nat);
+        if !self.topology.external.contains_key(&nat) {
             return Err(not_a_nat(nat));
-        };
-        let routes =
-            ip_batch(&[format!("route del {old}/32"), format!("route add {address}/32 via {}", uplink.own)]);
+        }
+        let old = self.topology.externals(nat);
+        self.topology.external.insert(nat, address);
+        let uplink = self.topology.uplink(nat);
+        let gone = old.iter().map(|old| format!("route del {old}/32"));
+        let new = self.topology.externals(nat).into_iter();
+        let new = new.map(|new| format!("route add {new}/32 via {}", uplink.own));
+        let routes = ip_batch(&gone.chain(new).collect::<Vec<_>>());
         self.tree.run(&on_node(uplink.router, &routes))?;
         self.reboot_nat(nat)
     }
@@ -66,10 +69,7 @@ impl Lab {
     /// Flows are stopped while conntrack is emptied: under traffic it learns the old mappings again within
     /// milliseconds.
     fn fresh_ruleset(&self, nat: Node) -> Result<String, LabError> {
-        let (Some(network), Some(&external)) = (self.topology.network(nat), self.topology.external.get(&nat))
-        else {
-            return Err(not_a_nat(nat));
-        };
+        let network = self.topology.network(nat).ok_or_else(|| not_a_nat(nat))?;
         Ok(format!(
             "nft 'add table inet off; add chain inet off inbound {{ type filter hook prerouting priority -400; policy drop; }}'
 conntrack -F
@@ -77,7 +77,7 @@ nft -f - <<'NFT'
 {}table inet off {{}}
 delete table inet off
 NFT",
-            ruleset(network, external)
+            ruleset(network, &self.topology.externals(nat))
         ))
     }
 }

@@ -6,7 +6,9 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use super::spec::{Filtering, Firewall, Ipv6, Mapping, Nat, Network, PortAllocation};
+use crate::behaviour::{Filtering, Mapping, PortAllocation};
+
+use super::spec::{Firewall, Ipv6, Nat, Network};
 
 /// Ports of [`PortAllocation::Sequential`]: the first, and after how many it begins again.
 const SEQUENTIAL: (u16, u16) = (20_000, 2_000);
@@ -14,8 +16,8 @@ const SEQUENTIAL: (u16, u16) = (20_000, 2_000);
 /// Stands before each rule about outbound UDP: nft takes the type of a port from the protocol named in the rule.
 const UDP_OUT: &str = "oifname \"wan\" meta l4proto udp";
 
-/// The whole ruleset of a NAT router with the external address `external`; it replaces an earlier one.
-pub(super) fn ruleset(network: &Network, external: Ipv4Addr) -> String {
+/// The whole ruleset of a NAT router with these external addresses, of which there is one at least; it replaces an earlier one.
+pub(super) fn ruleset(network: &Network, external: &[Ipv4Addr]) -> String {
     let nat = nat_table(&network.nat, external);
     let forward = forward_table(network, external);
     format!(
@@ -23,40 +25,41 @@ pub(super) fn ruleset(network: &Network, external: Ipv4Addr) -> String {
     )
 }
 
-fn nat_table(nat: &Nat, external: Ipv4Addr) -> String {
+fn nat_table(nat: &Nat, external: &[Ipv4Addr]) -> String {
     let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", nat.udp_timeout.as_secs());
+    let all = set_of(external);
+    let let_in = |known: &str| {
+        format!(
+            "iifname \"wan\" ip daddr {all} meta l4proto udp {known}dnat ip to ip daddr . udp dport map @internal"
+        )
+    };
     let inbound = match nat.filtering {
-        Filtering::EndpointIndependent => {
-            format!("iifname \"wan\" ip daddr {external} meta l4proto udp dnat ip to udp dport map @internal")
-        }
-        Filtering::AddressDependent => {
-            format!(
-                "iifname \"wan\" ip daddr {external} udp dport . ip saddr @peers dnat ip to udp dport map @internal"
-            )
-        }
+        Filtering::EndpointIndependent => let_in(""),
+        Filtering::AddressDependent => let_in("ip daddr . udp dport . ip saddr @peers "),
         Filtering::AddressAndPortDependent => String::new(),
     };
+    let first = external.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
     let outbound = outbound_rules(nat, external);
     let udp = UDP_OUT;
     format!(
         r#"table ip nat {{
- map by_source      {{ type ipv4_addr . inet_service : inet_service; {set} }}
- map by_destination {{ type ipv4_addr . inet_service . ipv4_addr : inet_service; {set} }}
- map internal       {{ type inet_service : ipv4_addr . inet_service; {set} }}
- set peers          {{ type inet_service . ipv4_addr; {set} }}
+ map by_source      {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; {set} }}
+ map by_destination {{ type ipv4_addr . inet_service . ipv4_addr : ipv4_addr . inet_service; {set} }}
+ map internal       {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; {set} }}
+ set peers          {{ type ipv4_addr . inet_service . ipv4_addr; {set} }}
  set used           {{ type inet_service; {set} }}
  chain pre {{ type nat hook prerouting priority -100;
   {inbound}
  }}
  chain post {{ type nat hook postrouting priority 100;
-{outbound}  oifname "wan" snat ip to {external}
+{outbound}  oifname "wan" snat ip to {first}
  }}
  chain learn {{ type filter hook postrouting priority 110;
-  {udp} ct direction original update @by_source {{ ct original ip saddr . ct original proto-src : udp sport }}
-  {udp} ct direction original update @by_destination {{ ct original ip saddr . ct original proto-src . ip daddr : udp sport }}
-  {udp} ct direction original update @internal {{ udp sport : ct original ip saddr . ct original proto-src }}
-  {udp} ct direction reply update @internal {{ udp sport : ct reply ip saddr . ct reply proto-src }}
-  {udp} update @peers {{ udp sport . ip daddr }}
+  {udp} ct direction original update @by_source {{ ct original ip saddr . ct original proto-src : ip saddr . udp sport }}
+  {udp} ct direction original update @by_destination {{ ct original ip saddr . ct original proto-src . ip daddr : ip saddr . udp sport }}
+  {udp} ct direction original update @internal {{ ip saddr . udp sport : ct original ip saddr . ct original proto-src }}
+  {udp} ct direction reply update @internal {{ ip saddr . udp sport : ct reply ip saddr . ct reply proto-src }}
+  {udp} update @peers {{ ip saddr . udp sport . ip daddr }}
   {udp} update @used {{ udp sport }}
  }}
 }}
@@ -64,34 +67,53 @@ fn nat_table(nat: &Nat, external: Ipv4Addr) -> String {
     )
 }
 
-/// Which port a UDP flow gets: that of the mapping it belongs to, else a new one.
-fn outbound_rules(nat: &Nat, external: Ipv4Addr) -> String {
+/// Which address and port a UDP flow gets: that of the mapping it belongs to, else a new one.
+fn outbound_rules(nat: &Nat, external: &[Ipv4Addr]) -> String {
     let udp = UDP_OUT;
     let known = match nat.mapping {
         Mapping::EndpointIndependent => {
-            format!("  {udp} snat ip to {external} : ip saddr . udp sport map @by_source\n")
+            format!("  {udp} snat ip to ip saddr . udp sport map @by_source\n")
         }
         Mapping::AddressDependent => {
-            format!("  {udp} snat ip to {external} : ip saddr . udp sport . ip daddr map @by_destination\n")
+            format!("  {udp} snat ip to ip saddr . udp sport . ip daddr map @by_destination\n")
         }
         Mapping::AddressAndPortDependent => String::new(),
     };
-    let random = format!("snat ip to {external}:1024-65535 fully-random");
+    let address = any_of(external);
+    let random = format!("snat ip to {address}:1024-65535 fully-random");
     let new = match nat.port_allocation() {
         // Source NAT alone would give one port to two clients with different destinations: not unique, so no EIM.
         PortAllocation::Preserving => {
-            format!("  {udp} udp sport @used {random}\n  {udp} snat ip to {external}\n")
+            format!("  {udp} udp sport @used {random}\n  {udp} snat ip to {address}\n")
         }
         PortAllocation::Random => format!("  {udp} {random}\n"),
         PortAllocation::Sequential => {
             format!(
-                "  {udp} snat ip to {external} : numgen inc mod {} map {{ {} }}\n",
+                "  {udp} snat ip to {address} : numgen inc mod {} map {{ {} }}\n",
                 SEQUENTIAL.1,
                 sequence()
             )
         }
     };
     known + &new
+}
+
+/// As an nftables expression: one of these, chosen anew for each flow.
+fn any_of(addresses: &[Ipv4Addr]) -> String {
+    match addresses {
+        [only] => only.to_string(),
+        several => {
+            let numbered = several.iter().enumerate().map(|(n, address)| format!("{n} : {address}"));
+            let numbered = numbered.collect::<Vec<_>>().join(", ");
+            format!("numgen random mod {} map {{ {numbered} }}", several.len())
+        }
+    }
+}
+
+/// As an nftables set.
+fn set_of(addresses: &[Ipv4Addr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    format!("{{ {} }}", addresses.join(", "))
 }
 
 /// `numgen` used as a port directly comes out byte-swapped; through a map it does not.
@@ -103,13 +125,13 @@ fn sequence() -> String {
     })
 }
 
-fn forward_table(network: &Network, external: Ipv4Addr) -> String {
+fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
     let mut rules = Vec::new();
     if network.loss_per_mille > 0 {
         rules.push(format!("numgen random mod 1000 < {} drop", network.loss_per_mille));
     }
     if !network.nat.hairpin {
-        rules.push(format!("iifname != \"wan\" ip daddr {external} drop"));
+        rules.push(format!("iifname != \"wan\" ip daddr {} drop", set_of(external)));
     }
     match network.firewall {
         Firewall::Open => {}

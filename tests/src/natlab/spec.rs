@@ -3,38 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// NAT mapping behaviour (RFC 4787, section 4.1): on what the choice of the external port depends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mapping {
-    /// EIM: on the internal endpoint only.
-    EndpointIndependent,
-    /// ADM: on the destination's address too.
-    AddressDependent,
-    /// APDM: on the destination's address and port too.
-    AddressAndPortDependent,
-}
-
-/// NAT filtering behaviour (RFC 4787, section 5): who may answer through a mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Filtering {
-    /// EIF: anyone.
-    EndpointIndependent,
-    /// ADF: any port of an address that was sent to.
-    AddressDependent,
-    /// APDF: only an endpoint that was sent to.
-    AddressAndPortDependent,
-}
-
-/// How a new mapping gets its port (RFC 4787, section 4.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortAllocation {
-    /// The internal port, while no other client has it.
-    Preserving,
-    /// Any port from 1024 on.
-    Random,
-    /// 20000, 20001, … in order of asking.
-    Sequential,
-}
+use crate::behaviour::{Filtering, Mapping, PortAllocation};
 
 /// What a site's firewall lets out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +107,7 @@ pub struct Nat {
     pub(super) filtering: Filtering,
     pub(super) allocation: Option<PortAllocation>,
     pub(super) hairpin: bool,
+    pub(super) addresses: u8,
     pub(super) udp_timeout: Duration,
 }
 
@@ -150,6 +120,7 @@ impl Nat {
             filtering: Filtering::AddressAndPortDependent,
             allocation: None,
             hairpin: false,
+            addresses: 1,
             udp_timeout: Duration::from_secs(120),
         }
     }
@@ -188,6 +159,14 @@ impl Nat {
         self
     }
 
+    /// How many external addresses there are, one after another. Each new UDP mapping gets any of them: "arbitrary"
+    /// pooling (RFC 4787, section 4.1). TCP uses the first.
+    #[must_use]
+    pub fn addresses(mut self, addresses: u8) -> Self {
+        self.addresses = addresses;
+        self
+    }
+
     /// How long an idle UDP mapping lasts (RFC 4787, section 4.3), in whole seconds.
     #[must_use]
     pub fn udp_timeout(mut self, timeout: Duration) -> Self {
@@ -209,6 +188,9 @@ impl Nat {
                 "{:?} mapping cannot preserve ports: choose Random or Sequential",
                 self.mapping
             ));
+        }
+        if !(1..=8).contains(&self.addresses) {
+            return Err(format!("{} external addresses: 1 to 8 are possible", self.addresses));
         }
         if self.udp_timeout < Duration::from_secs(1) {
             return Err(format!("a UDP timeout of {:?} is less than a second", self.udp_timeout));
@@ -232,6 +214,7 @@ pub struct Network {
     pub(super) ipv6: Ipv6,
     pub(super) loss_per_mille: u16,
     pub(super) mtu: Option<u16>,
+    pub(super) rate_kbit: Option<u32>,
     pub(super) behind_cgn: bool,
 }
 
@@ -245,6 +228,7 @@ impl Network {
             ipv6: Ipv6::None,
             loss_per_mille: 0,
             mtu: None,
+            rate_kbit: None,
             behind_cgn: false,
         }
     }
@@ -284,6 +268,13 @@ impl Network {
         self
     }
 
+    /// The rate of the line between the NAT and the internet, each way, in kbit/s; unset, as fast as the machine.
+    #[must_use]
+    pub fn rate_kbit(mut self, rate: u32) -> Self {
+        self.rate_kbit = Some(rate);
+        self
+    }
+
     /// Puts a carrier-grade NAT (100.64.0.0/10, RFC 6598) between this site and the internet. IPv4 only.
     #[must_use]
     pub fn behind_cgn(mut self) -> Self {
@@ -301,6 +292,9 @@ impl Network {
         }
         if self.mtu.is_some_and(|mtu| mtu < 1280) && self.ipv6 != Ipv6::None {
             return Err("IPv6 needs an MTU of 1280 bytes (RFC 8200, section 5)".into());
+        }
+        if self.rate_kbit == Some(0) {
+            return Err("a line of 0 kbit/s carries nothing".into());
         }
         if self.behind_cgn && self.ipv6 != Ipv6::None {
             return Err("the carrier-grade NAT of the lab carries no IPv6".into());

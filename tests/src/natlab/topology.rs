@@ -27,7 +27,7 @@ pub(super) struct Topology {
     pub(super) sites: BTreeMap<Site, Network>,
     /// Present if a site is behind it.
     pub(super) cgn: Option<Network>,
-    /// The external address of each NAT.
+    /// The first external address of each NAT.
     pub(super) external: BTreeMap<Node, Ipv4Addr>,
     /// Site and LAN address of each client.
     pub(super) clients: BTreeMap<Node, (Site, Ipv4Addr)>,
@@ -75,6 +75,13 @@ impl Topology {
             Node::Cgn => self.cgn.as_ref(),
             _ => self.sites.iter().find(|(site, _)| site.nat() == nat).map(|(_, network)| network),
         }
+    }
+
+    /// The external addresses of a NAT.
+    pub(super) fn externals(&self, nat: Node) -> Vec<Ipv4Addr> {
+        let Some(&first) = self.external.get(&nat) else { return Vec::new() };
+        let count = self.network(nat).map_or(1, |network| network.nat.addresses);
+        (0..count.into()).map(|n| Ipv4Addr::from_bits(first.to_bits() + n)).collect()
     }
 
     /// The router towards which a NAT's line goes, and the addresses of the line's two ends.
@@ -135,7 +142,9 @@ impl Topology {
             "addr add 2001:db8:53::1/64 dev to-srv nodad".to_owned(),
         ];
         ip.extend(self.downlinks(Node::Inet));
-        NodeScript::router(Node::Inet, ip, String::new())
+        let mut script = NodeScript::router(Node::Inet, ip, String::new());
+        script.shell += &self.downlink_rates(Node::Inet);
+        script
     }
 
     fn nat(&self, node: Node) -> NodeScript {
@@ -158,26 +167,37 @@ impl Topology {
             ip.push(format!("addr add {}/64 dev wan nodad", transfer_v6(node, 2)));
             ip.push(format!("route add default via {}", transfer_v6(node, 1)));
         }
-        let external = self.external.get(&node).copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let mut script = NodeScript::router(node, ip, ruleset(network, external));
+        let mut script = NodeScript::router(node, ip, ruleset(network, &self.externals(node)));
         let timeout = network.nat.udp_timeout.as_secs();
         for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-            script.sysctls += &format!("\necho {timeout} >/proc/sys/net/netfilter/{name}");
+            script.shell += &format!("\necho {timeout} >/proc/sys/net/netfilter/{name}");
         }
+        script.shell += &network.rate_kbit.map_or(String::new(), |rate| limit("wan", rate));
+        script.shell += &self.downlink_rates(node);
         script
+    }
+
+    /// Limits the lines of the NATs behind `router` on its side.
+    fn downlink_rates(&self, router: Node) -> String {
+        let behind = self.external.keys().filter(|nat| self.uplink(**nat).router == router);
+        let rate = |nat: &Node| Some(limit(&format!("to-{nat}"), self.network(*nat)?.rate_kbit?));
+        behind.filter_map(rate).collect()
     }
 
     /// What `router` says to the lines of the NATs behind it.
     fn downlinks(&self, router: Node) -> Vec<String> {
         let mut ip = Vec::new();
-        for (&nat, external) in &self.external {
+        for &nat in self.external.keys() {
             let uplink = self.uplink(nat);
             if uplink.router != router {
                 continue;
             }
             ip.push(format!("addr add {}/30 dev to-{nat}", uplink.gateway));
             ip.push(format!("link set to-{nat} up"));
-            ip.push(format!("route add {external}/32 via {}", uplink.own));
+            let own = uplink.own;
+            ip.extend(
+                self.externals(nat).iter().map(|external| format!("route add {external}/32 via {own}")),
+            );
             let Some(network) = self.network(nat) else { continue };
             if let Some(mtu) = network.mtu {
                 ip.push(format!("link set to-{nat} mtu {mtu}"));
@@ -208,14 +228,14 @@ impl Topology {
 
     fn client(&self, node: Node) -> NodeScript {
         let mut ip = vec!["link set eth0 up".to_owned()];
-        let mut sysctls = COMMON_SYSCTLS.to_owned();
+        let mut shell = COMMON_SYSCTLS.to_owned();
         if let Some(&(site, address)) = self.clients.get(&node) {
             ip.extend(client_addresses(site, address, self.has_ipv6(site)));
             if !self.has_ipv6(site) {
-                sysctls = NO_IPV6.to_owned();
+                shell = NO_IPV6.to_owned();
             }
         }
-        NodeScript { node, sysctls, ip, ruleset: String::new() }
+        NodeScript { node, shell, ip, ruleset: String::new() }
     }
 
     pub(super) fn has_ipv6(&self, site: Site) -> bool {
@@ -265,7 +285,12 @@ fn srv() -> NodeScript {
     ip.extend([SRV, SRV_ALTERNATE].map(|address| format!("addr add {address}/24 dev wan")));
     ip.extend([SRV_V6, SRV_ALTERNATE_V6].map(|address| format!("addr add {address}/64 dev wan nodad")));
     ip.extend(["203.0.113.1", "2001:db8:53::1"].map(|router| format!("route add default via {router}")));
-    NodeScript { node: Node::Srv, sysctls: COMMON_SYSCTLS.into(), ip, ruleset: String::new() }
+    NodeScript { node: Node::Srv, shell: COMMON_SYSCTLS.into(), ip, ruleset: String::new() }
+}
+
+/// A queue of 200 ms, as routers have.
+fn limit(interface: &str, rate_kbit: u32) -> String {
+    format!("\ntc qdisc add dev {interface} root tbf rate {rate_kbit}kbit burst 4k latency 200ms")
 }
 
 /// Numbers of the NATs: they are in every address that belongs to one.
@@ -285,14 +310,15 @@ fn transfer_v6(nat: Node, host: u16) -> Ipv6Addr {
 /// What is done on one node.
 struct NodeScript {
     node: Node,
-    sysctls: String,
+    /// Shell commands before all else: sysctls and rates.
+    shell: String,
     ip: Vec<String>,
     ruleset: String,
 }
 
 impl NodeScript {
     fn router(node: Node, ip: Vec<String>, ruleset: String) -> Self {
-        Self { node, sysctls: format!("{COMMON_SYSCTLS}\n{ROUTER_SYSCTLS}"), ip, ruleset }
+        Self { node, shell: format!("{COMMON_SYSCTLS}\n{ROUTER_SYSCTLS}"), ip, ruleset }
     }
 }
 
@@ -302,7 +328,7 @@ impl fmt::Display for NodeScript {
             "" => String::new(),
             ruleset => format!("nft -f - <<'NFT'\n{ruleset}NFT\n"),
         };
-        let body = format!("{}\nip link set lo up\n{}{nft}", self.sysctls, ip_batch(&self.ip));
+        let body = format!("{}\nip link set lo up\n{}{nft}", self.shell, ip_batch(&self.ip));
         f.write_str(&on_node(self.node, &body))
     }
 }

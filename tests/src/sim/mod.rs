@@ -13,7 +13,8 @@ mod network;
 mod pair;
 mod server;
 
-pub use nat::{Filtering, Mapping, Nat, NatSpec, PortAllocation};
+pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
+pub use nat::{Nat, NatSpec};
 pub use network::{HostId, Link, Network, Packet};
 pub use pair::{Pair, Peer, PeerSpec, Side};
 pub use server::Server;

@@ -7,37 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::network::Packet;
-
-/// What a mapping depends on (RFC 4787, section 4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mapping {
-    /// EIM: on the internal address and port only.
-    EndpointIndependent,
-    /// ADM: and on the destination's address.
-    AddressDependent,
-    /// APDM: and on the destination's address and port. "Symmetric".
-    AddressAndPortDependent,
-}
-
-/// Whose packets are let in (RFC 4787, section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Filtering {
-    /// EIF: everyone's, once there is a mapping.
-    EndpointIndependent,
-    /// ADF: those from an address that was sent to.
-    AddressDependent,
-    /// APDF: those from an address and port that was sent to.
-    AddressAndPortDependent,
-}
-
-/// Which external port a new mapping gets (RFC 4787, section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PortAllocation {
-    /// The internal one, if it is free.
-    Preserving,
-    /// Any.
-    Random,
-}
+use crate::behaviour::{Filtering, Mapping, PortAllocation};
 
 /// What a NAT does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
