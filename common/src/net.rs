@@ -115,6 +115,26 @@ pub struct Transmit {
     pub payload: Vec<u8>,
 }
 
+/// What a host behind a 1:1 NAT is called outside: coturn's `external-ip`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternalIp {
+    /// What others send to.
+    pub external: IpAddr,
+    /// Which local address that is; `None`: all of the same family.
+    pub local: Option<IpAddr>,
+}
+
+impl ExternalIp {
+    /// What a local address is outside: what names it, else what stands for all of its family, else itself.
+    pub fn outside(all: &[ExternalIp], local: IpAddr) -> IpAddr {
+        let exact = all.iter().find(|external| external.local == Some(local));
+        let any = |external: &&ExternalIp| {
+            external.local.is_none() && external.external.is_ipv4() == local.is_ipv4()
+        };
+        exact.or_else(|| all.iter().find(any)).map_or(local, |it| it.external)
+    }
+}
+
 /// `::ffff:a.b.c.d` as `a.b.c.d`; any other address unchanged.
 ///
 /// A dual-stack socket reports IPv4 senders in the mapped form; every comparison in Thirl is on the canonical one.
@@ -132,6 +152,19 @@ mod tests {
         assert_eq!(canonical(mapped), "192.0.2.1:5".parse().unwrap());
         let v6: SocketAddr = "[2001:db8::1]:5".parse().unwrap();
         assert_eq!(canonical(v6), v6);
+    }
+
+    #[test]
+    fn local_addresses_have_names_outside() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let all = [
+            ExternalIp { external: ip("203.0.113.1"), local: Some(ip("192.0.2.1")) },
+            ExternalIp { external: ip("203.0.113.9"), local: None },
+        ];
+        let outside = |text: &str| ExternalIp::outside(&all, ip(text));
+        assert_eq!(outside("192.0.2.1"), ip("203.0.113.1"));
+        assert_eq!(outside("192.0.2.2"), ip("203.0.113.9"));
+        assert_eq!(outside("2001:db8::1"), ip("2001:db8::1"));
     }
 
     #[test]

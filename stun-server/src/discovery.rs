@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transport, canonical};
+use thirl_common::net::{ClientAddr, ExternalIp, FiveTuple, ServerAddr, Transport, canonical};
 use thirl_common::wire::{
     AttributeError, AttributeType, BufferTooSmall, ChangeRequest, ChangedAddress, Class, ClassicRequest,
     MappedAddress, Message, MessageWriter, Method, OtherAddress, Padding, ResponseOrigin, ResponsePort,
@@ -23,31 +23,40 @@ const FIRST_USER_PORT: u16 = 1024;
 /// Two addresses of a family and two ports: four sockets (RFC 5780, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPair {
-    ips: [IpAddr; 2],
+    /// As they are bound here.
+    local: [IpAddr; 2],
+    /// As clients know them: behind a 1:1 NAT the NAT's (`external-ip`).
+    public: [IpAddr; 2],
     ports: [u16; 2],
 }
 
 impl AddressPair {
-    /// `None` unless the addresses are two of one family, none of them a wildcard, and the ports two.
-    pub fn new(ips: [IpAddr; 2], ports: [u16; 2]) -> Option<AddressPair> {
-        let [a, b] = ips;
-        let known = !ips.iter().any(IpAddr::is_unspecified) && !ports.contains(&0);
-        let apart = a != b && a.is_ipv4() == b.is_ipv4() && ports[0] != ports[1];
-        (known && apart).then_some(AddressPair { ips, ports })
+    /// `None` unless the addresses are two of one family, here and outside, none of them a wildcard, and the ports two.
+    pub fn new(local: [IpAddr; 2], external: &[ExternalIp], ports: [u16; 2]) -> Option<AddressPair> {
+        let public = local.map(|ip| ExternalIp::outside(external, ip));
+        let known = !local.iter().any(IpAddr::is_unspecified) && !ports.contains(&0) && ports[0] != ports[1];
+        let apart = |[a, b]: [IpAddr; 2]| a != b && a.is_ipv4() == b.is_ipv4();
+        (known && apart(local) && apart(public)).then_some(AddressPair { local, public, ports })
     }
 
-    /// The four.
+    /// The four, as they are bound here.
     pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        let AddressPair { ips, ports } = *self;
-        ips.into_iter().flat_map(move |ip| ports.map(|port| SocketAddr::new(ip, port)))
+        let AddressPair { local, ports, .. } = *self;
+        local.into_iter().flat_map(move |ip| ports.map(|port| SocketAddr::new(ip, port)))
     }
 
     #[inline]
     fn vantage(&self, server: SocketAddr, can_redirect: bool) -> Option<Vantage> {
-        let ([a, b], [p, q]) = (self.ips, self.ports);
-        let other_ip = if server.ip() == a { b } else { (server.ip() == b).then_some(a)? };
+        let ([a, b], [p, q]) = (self.local, self.ports);
+        let [public_a, public_b] = self.public;
+        let ips = match server.ip() {
+            ip if ip == a => [(a, public_a), (b, public_b)],
+            ip if ip == b => [(b, public_b), (a, public_a)],
+            _ => return None,
+        };
         let other_port = if server.port() == p { q } else { (server.port() == q).then_some(p)? };
-        Some(Vantage { own: server, other: SocketAddr::new(other_ip, other_port), can_redirect })
+        let [own, other] = ips.map(|(local, public)| Ip { local, public });
+        Some(Vantage { ips: [own, other], ports: [server.port(), other_port], can_redirect })
     }
 }
 
@@ -61,18 +70,17 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Pairs the first two addresses of each family that are not the same, and no wildcards.
-    pub fn between(ips: &[IpAddr], ports: [u16; 2]) -> Discovery {
+    /// Pairs the first two addresses of each family that are not the same, here or outside, and no wildcards.
+    pub fn between(ips: &[IpAddr], external: &[ExternalIp], ports: [u16; 2]) -> Discovery {
         let pair = |ipv4: bool| {
             let mut of_family = ips.iter().filter(|ip| ip.is_ipv4() == ipv4);
             let first = *of_family.next()?;
-            let second = *of_family.find(|ip| **ip != first)?;
-            AddressPair::new([first, second], ports)
+            of_family.find_map(|second| AddressPair::new([first, *second], external, ports))
         };
         Discovery { ipv4: pair(true), ipv6: pair(false) }
     }
 
-    /// All addresses to listen on, by UDP.
+    /// All addresses to listen on.
     pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         [self.ipv4, self.ipv6].into_iter().flatten().flat_map(|pair| pair.addrs())
     }
@@ -93,9 +101,17 @@ impl Discovery {
 /// The address that a request came to, and the one with both IP and port changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vantage {
-    own: SocketAddr,
-    other: SocketAddr,
+    /// The one that was asked, and the other.
+    ips: [Ip; 2],
+    ports: [u16; 2],
     can_redirect: bool,
+}
+
+/// An address here and outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ip {
+    local: IpAddr,
+    public: IpAddr,
 }
 
 impl Vantage {
@@ -104,11 +120,25 @@ impl Vantage {
         self.can_redirect
     }
 
-    /// Where a response leaves from (RFC 5780, section 6.1, table 1).
+    /// Where a response leaves from (RFC 5780, section 6.1, table 1), as that is bound here.
     pub(crate) fn source(&self, change: ChangeRequest) -> ServerAddr {
-        let ip = if change.ip { self.other.ip() } else { self.own.ip() };
-        let port = if change.port { self.other.port() } else { self.own.port() };
-        ServerAddr(SocketAddr::new(ip, port))
+        ServerAddr(self.addr(change, |ip| ip.local))
+    }
+
+    /// The same, as the client sees it.
+    fn origin(&self, change: ChangeRequest) -> SocketAddr {
+        self.addr(change, |ip| ip.public)
+    }
+
+    /// OTHER-ADDRESS.
+    fn opposite(&self) -> SocketAddr {
+        self.origin(ChangeRequest { ip: true, port: true })
+    }
+
+    fn addr(&self, change: ChangeRequest, seen: impl Fn(Ip) -> IpAddr) -> SocketAddr {
+        let ([own, other], [own_port, other_port]) = (self.ips, self.ports);
+        let ip = seen(if change.ip { other } else { own });
+        SocketAddr::new(ip, if change.port { other_port } else { own_port })
     }
 
     /// A success with all that RFC 5780, section 6.1, asks for. PADDING fills it up to the request's length at the most,
@@ -125,8 +155,8 @@ impl Vantage {
         let client = canonical(client.0);
         let mut writer = MessageWriter::new(out, Class::Success, Method::BINDING, request.transaction_id())?;
         writer.attribute(&XorMappedAddress(client))?.attribute(&MappedAddress(client))?;
-        writer.attribute(&ResponseOrigin(self.source(asked.change).0))?;
-        writer.attribute(&OtherAddress(self.other))?;
+        writer.attribute(&ResponseOrigin(self.origin(asked.change)))?;
+        writer.attribute(&OtherAddress(self.opposite()))?;
         if asked.padding {
             let ending = if fingerprint { FINGERPRINT_LEN } else { 0 };
             let room = request.as_bytes().len().checked_sub(writer.len() + ATTRIBUTE_HEADER_LEN + ending);
@@ -151,7 +181,8 @@ impl Vantage {
         let id = TransactionId([0; 12]);
         let mut writer = MessageWriter::new(out, Class::Success, Method::BINDING, id)?;
         writer.attribute(&MappedAddress(canonical(client.0)))?;
-        writer.attribute(&SourceAddress(self.source(change).0))?.attribute(&ChangedAddress(self.other))?;
+        writer.attribute(&SourceAddress(self.origin(change)))?;
+        writer.attribute(&ChangedAddress(self.opposite()))?;
         let len = writer.finish().len();
         // Where RFC 8489 has its cookie, the id of RFC 3489 begins; no attribute here is XOR-ed with it.
         out.get_mut(4..20).ok_or(BufferTooSmall)?.copy_from_slice(&request.transaction_id());
@@ -224,7 +255,7 @@ mod tests {
     #[test]
     fn pairs_the_first_two_of_each_family() {
         let all = ips(&["192.0.2.1", "2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::2"]);
-        let discovery = Discovery::between(&all, [3478, 3479]);
+        let discovery = Discovery::between(&all, &[], [3478, 3479]);
         let addrs: Vec<_> = discovery.addrs().map(|addr| addr.to_string()).collect();
         let expected = [
             "192.0.2.1:3478",
@@ -249,22 +280,22 @@ mod tests {
             (&["192.0.2.1", "192.0.2.2"], [1, 1]),
             (&["192.0.2.1", "192.0.2.2"], [0, 1]),
         ] {
-            assert!(Discovery::between(&ips(texts), ports).is_empty(), "{texts:?} {ports:?}");
+            assert!(Discovery::between(&ips(texts), &[], ports).is_empty(), "{texts:?} {ports:?}");
         }
     }
 
     #[test]
     fn every_address_has_its_opposite_and_a_strange_one_none() {
-        let discovery = Discovery::between(&ips(&["192.0.2.1", "192.0.2.2"]), [1, 2]);
+        let discovery = Discovery::between(&ips(&["192.0.2.1", "192.0.2.2"]), &[], [1, 2]);
         for (own, other) in [
             ("192.0.2.1:1", "192.0.2.2:2"),
             ("192.0.2.1:2", "192.0.2.2:1"),
             ("192.0.2.2:1", "192.0.2.1:2"),
             ("192.0.2.2:2", "192.0.2.1:1"),
         ] {
-            let (own, other) = (own.parse().unwrap(), other.parse().unwrap());
+            let (own, other): (SocketAddr, SocketAddr) = (own.parse().unwrap(), other.parse().unwrap());
             let vantage = discovery.vantage(to(own)).unwrap();
-            assert_eq!(vantage, Vantage { own, other, can_redirect: true });
+            assert_eq!(vantage.opposite(), other);
             assert_eq!(vantage.source(ChangeRequest::default()).0, own);
             assert_eq!(vantage.source(ChangeRequest { ip: true, port: true }).0, other);
             let ip = vantage.source(ChangeRequest { ip: true, port: false }).0;
@@ -275,5 +306,24 @@ mod tests {
         for strange in ["192.0.2.3:1", "192.0.2.1:3", "[2001:db8::1]:1"] {
             assert_eq!(discovery.vantage(to(strange.parse().unwrap())), None);
         }
+    }
+
+    #[test]
+    fn behind_a_nat_clients_are_told_its_addresses_and_sockets_their_own() {
+        let external = |public: &str, local: &str| ExternalIp {
+            external: public.parse().unwrap(),
+            local: Some(local.parse().unwrap()),
+        };
+        let all = [external("203.0.113.1", "10.0.0.1"), external("203.0.113.2", "10.0.0.2")];
+        let discovery = Discovery::between(&ips(&["10.0.0.1", "10.0.0.2"]), &all, [1, 2]);
+        let vantage = discovery.vantage(to("10.0.0.1:1".parse().unwrap())).unwrap();
+        let both = ChangeRequest { ip: true, port: true };
+        assert_eq!(vantage.source(both).0.to_string(), "10.0.0.2:2");
+        assert_eq!(vantage.origin(both).to_string(), "203.0.113.2:2");
+        assert_eq!(vantage.origin(ChangeRequest::default()).to_string(), "203.0.113.1:1");
+        assert_eq!(vantage.opposite().to_string(), "203.0.113.2:2");
+        // Clients do not know the two apart.
+        let one_name = [ExternalIp { external: all[0].external, local: None }];
+        assert!(Discovery::between(&ips(&["10.0.0.1", "10.0.0.2"]), &one_name, [1, 2]).is_empty());
     }
 }

@@ -5,15 +5,18 @@
 //! 1. `shard` (feature `driver`): one thread receives a batch of datagrams, or a frame of a TCP stream, and hands each to
 //!    its `Service`. The TURN relay runs over the same loop.
 //! 2. `server` (feature `driver`): binds the sockets, starts a shard for each core, ends them.
-//! 3. [`Limiter`]: whether its source may ask, in bounded memory.
-//! 4. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
-//! 5. [`Discovery`]: the second address and port of a server that lets clients discover what their NAT does (RFC 5780).
+//! 3. `binding` (feature `driver`): what of it is about Binding, for this server and for the relay.
+//! 4. [`Limiter`]: whether its source may ask, in bounded memory.
+//! 5. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
+//! 6. [`Discovery`]: the second address and port of a server that lets clients discover what their NAT does (RFC 5780).
 //!
 //! TLS and DTLS listeners are to come: they stand where `shard::streams` and the listeners of `shard` stand, and hand the
 //! service what they deciphered, under a five-tuple that says so.
 //!
 //! `settings` is what the binary `stun-server` takes, `program` what all server binaries do alike.
 
+#[cfg(feature = "driver")]
+pub mod binding;
 #[cfg(feature = "driver")]
 pub mod program;
 #[cfg(feature = "driver")]

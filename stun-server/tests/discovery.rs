@@ -12,6 +12,7 @@ use thirl_common::wire::{
     AttributeType, ChangeRequest, Class, ErrorCode, MappedAddress, Message, MessageWriter, Method,
     OtherAddress, Padding, ResponseOrigin, ResponsePort, TransactionId, UnknownAttributes, XorMappedAddress,
 };
+use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::server::{Config, Running, Server, StartError};
 use thirl_stun_server::{Discovery, Limit, MAX_DISCOVERY_RESPONSE_LEN, Responder};
 
@@ -26,7 +27,7 @@ const ALL_CHANGES: [ChangeRequest; 4] = [
 
 fn discovery(ips: [&str; 2], ports: [u16; 2]) -> Discovery {
     let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-    Discovery::between(&ips, ports)
+    Discovery::between(&ips, &[], ports)
 }
 
 fn request(write: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
@@ -239,7 +240,8 @@ fn start(shards: usize, ips: [&str; 2], limit: Option<Limit>) -> (Running, [u16;
     loop {
         let probes = [0, 1].map(|_| UdpSocket::bind((ips[0], 0)).unwrap());
         let ports = probes.map(|probe| probe.local_addr().unwrap().port());
-        let mut config = Config { discovery: discovery(ips, ports), limit, ..Config::default() };
+        let binding = BindingConfig { discovery: discovery(ips, ports), limit };
+        let mut config = Config { binding, ..Config::default() };
         (config.listen.udp, config.listen.tcp) = (Vec::new(), Vec::new());
         config.listen.shards = NonZeroUsize::new(shards);
         match Server::start(&config) {

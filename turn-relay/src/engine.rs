@@ -58,6 +58,7 @@ use thirl_common::auth::{LookupId, NonceKey};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{Class, Message, Method, Protocol, classify_at_relay};
+use thirl_stun_server::Limiter;
 
 use allocation::{Allocation, Allocations};
 use authenticate::{Authenticated, Deferred, Sender};
@@ -133,6 +134,7 @@ pub struct Engine {
     rng: StdRng,
     transaction_ids: TransactionIds,
     deferred: Deferred,
+    limiter: Option<Limiter>,
     counters: Counters,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
@@ -159,7 +161,13 @@ impl Engine {
         let mut nonce_key = [0; 32];
         rng.fill_bytes(&mut nonce_key);
         let hashing = Hashing::with_seed(rng.next_u64(), foldhash::SharedSeed::global_random());
+        let limiter = config.stranger_limit.map(|limit| {
+            let mut seed = [0; 16];
+            rng.fill_bytes(&mut seed);
+            Limiter::new(limit, seed)
+        });
         Engine {
+            limiter,
             nonces: config.nonce_key.clone().unwrap_or_else(|| NonceKey::new(&nonce_key)),
             config,
             shared,
@@ -221,6 +229,11 @@ impl Engine {
     /// handled once more.
     pub fn credentials_ready(&mut self, lookup: LookupId, now: Instant, unix_seconds: u64) {
         self.handle_deferred(lookup, now, unix_seconds);
+    }
+
+    /// What counts the requests of strangers, for others whom the same strangers ask: Binding requests are counted too.
+    pub fn limiter_mut(&mut self) -> Option<&mut Limiter> {
+        self.limiter.as_mut()
     }
 
     /// Ends what has expired.
@@ -313,6 +326,10 @@ impl Engine {
             Ok(Sender::Overloaded) => self.counters.dropped.overloaded += 1,
             Err(refusal) => {
                 let client = request.five_tuple.client.ip();
+                if self.limiter.as_mut().is_some_and(|limiter| !limiter.admit(request.now, client, 1)) {
+                    self.counters.dropped.limited += 1;
+                    return;
+                }
                 let nonce = self.nonces.mint_with(self.config.features, client, request.unix_seconds);
                 self.refuse(&request.envelope(None), refusal, Some(&nonce));
             }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rand::Rng;
 use rand::rngs::StdRng;
 use thirl_common::io::{BindOptions, DatagramSocket, internet_facing_ips};
-use thirl_common::net::{RelayedAddr, ServerAddr};
+use thirl_common::net::{ExternalIp, RelayedAddr, ServerAddr};
 use thirl_common::wire::AddressFamily;
 
 use crate::engine::{BindError, PortWish};
@@ -34,15 +34,6 @@ impl Default for RelayAddresses {
     fn default() -> Self {
         RelayAddresses { ips: Vec::new(), external: Vec::new(), ports: 49152..=65535 }
     }
-}
-
-/// One `external-ip`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExternalIp {
-    /// What peers send to.
-    pub external: IpAddr,
-    /// Which local address that is; `None`: all of the same family.
-    pub local: Option<IpAddr>,
 }
 
 /// A relay's socket.
@@ -117,7 +108,10 @@ impl Ports {
     fn bind_port(&self, ip: IpAddr, port: u16) -> io::Result<BoundRelay> {
         let local = SocketAddr::new(ip, port);
         let socket = BindOptions::default().bind(local)?;
-        Ok(BoundRelay { socket, relayed: RelayedAddr(SocketAddr::new(self.outside(ip), port)) })
+        Ok(BoundRelay {
+            socket,
+            relayed: RelayedAddr(SocketAddr::new(ExternalIp::outside(&self.addresses.external, ip), port)),
+        })
     }
 
     fn local_ip(&self, server: ServerAddr, family: AddressFamily, rng: &mut StdRng) -> Option<IpAddr> {
@@ -139,14 +133,6 @@ impl Ports {
             AddressFamily::Ipv4 => self.default_ips[0],
             AddressFamily::Ipv6 => self.default_ips[1],
         }
-    }
-
-    /// What a local address is outside.
-    fn outside(&self, ip: IpAddr) -> IpAddr {
-        let same_family = |external: &&ExternalIp| external.external.is_ipv4() == ip.is_ipv4();
-        let candidates = || self.addresses.external.iter().filter(same_family);
-        let exact = candidates().find(|external| external.local == Some(ip));
-        exact.or_else(|| candidates().find(|external| external.local.is_none())).map_or(ip, |it| it.external)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, BoundRelay>> {
@@ -215,24 +201,18 @@ mod tests {
     }
 
     #[test]
-    fn addresses_here_and_outside() {
+    fn addresses_to_relay_from() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         let ports = Ports::new(RelayAddresses {
             ips: vec![ip("192.0.2.1"), ip("192.0.2.2")],
-            external: vec![
-                ExternalIp { external: ip("203.0.113.1"), local: Some(ip("192.0.2.1")) },
-                ExternalIp { external: ip("203.0.113.9"), local: None },
-            ],
             ports: 50000..=50009,
+            ..RelayAddresses::default()
         });
         let mut local = |addr| ports.local_ip(server(addr), AddressFamily::Ipv4, &mut rng).unwrap();
         assert_eq!(local("192.0.2.2:3478"), ip("192.0.2.2"), "where the client arrived, if that may relay");
         let seen: BTreeSet<_> = (0..50).map(|_| local("198.51.100.1:3478")).collect();
         assert_eq!(seen.len(), 2, "any of them otherwise");
-        assert_eq!(ports.outside(ip("192.0.2.1")), ip("203.0.113.1"));
-        assert_eq!(ports.outside(ip("192.0.2.2")), ip("203.0.113.9"));
-        assert_eq!(ports.outside(ip("2001:db8::1")), ip("2001:db8::1"));
         let local = |addr, family| ports.local_ip(server(addr), family, &mut StdRng::seed_from_u64(1));
         assert_eq!(local("[2001:db8::1]:3478", AddressFamily::Ipv6), Some(ip("2001:db8::1")));
         assert_eq!(local("127.0.0.1:3478", AddressFamily::Ipv6), Some(ip("::1")));

@@ -7,13 +7,15 @@ use rand::rngs::{OsRng, StdRng};
 use rand::{RngCore, SeedableRng, TryRngCore};
 use thirl_common::auth::NonceKey;
 use thirl_common::net::Transport;
+use thirl_stun_server::binding::{Binding, BindingConfig};
 use thirl_stun_server::shard;
 
 use crate::engine::{Counters, DENIED_BY_DEFAULT, Engine, EngineConfig, PeerPolicy, Shared};
 use crate::ports::Ports;
 use crate::service::RelayService;
 
-pub use crate::ports::{ExternalIp, RelayAddresses};
+pub use crate::ports::RelayAddresses;
+pub use thirl_common::net::ExternalIp;
 pub use thirl_stun_server::shard::{Listen, StartError};
 
 /// What a relay is told.
@@ -23,8 +25,10 @@ pub struct Config {
     pub listen: Listen,
     /// Where peers find its clients.
     pub relay: RelayAddresses,
-    /// Whom it serves, and how. [`Server::start`] adds what it knows of the server's own addresses to `engine.peers`, and
-    /// a nonce key for all shards if there is none.
+    /// Binding requests. [`Server::start`] adds the addresses of its `discovery` to `listen`.
+    pub binding: BindingConfig,
+    /// Whom it serves, and how. [`Server::start`] adds what it knows of the server's own addresses to `engine.peers`, each
+    /// shard's share of `binding.limit`, and a nonce key for all shards if there is none.
     pub engine: EngineConfig,
 }
 
@@ -53,7 +57,8 @@ pub struct Server;
 impl Server {
     /// Binds all listening sockets, and serves from then on: STUN Binding and TURN, on a thread for each shard.
     pub fn start(config: Config) -> Result<Running, StartError> {
-        let Config { listen, relay, mut engine } = config;
+        let Config { mut listen, relay, binding, mut engine } = config;
+        binding.complete(&mut listen);
         let ports = Arc::new(Ports::new(relay.clone()));
         let mut seed = [0; 32];
         OsRng.try_fill_bytes(&mut seed).map_err(|error| StartError::System(std::io::Error::other(error)))?;
@@ -62,6 +67,7 @@ impl Server {
         let mut key = [0; 32];
         rng.fill_bytes(&mut key);
         engine.nonce_key.get_or_insert_with(|| NonceKey::new(&key));
+        engine.stranger_limit = binding.limit.map(|limit| limit.share(listen.shard_count()));
         let engine = Arc::new(engine);
         let shared = Shared::default();
         let running = shard::start(&listen, |shard| {
@@ -69,7 +75,7 @@ impl Server {
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
             let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
-            RelayService::new(shard, engine, ports.clone(), own)
+            RelayService::new(shard, engine, Binding::new(&binding), ports.clone(), own)
         })?;
         Ok(Running { shards: running, shared })
     }
@@ -112,7 +118,7 @@ impl Running {
         let mut report = Report::default();
         for service in self.shards.join() {
             report.engine.add(&service.engine.counters());
-            report.binding.add(&service.responder.counters());
+            report.binding.add(&service.binding.counters());
         }
         report
     }

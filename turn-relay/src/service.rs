@@ -10,8 +10,8 @@ use thirl_common::auth::LookupId;
 use thirl_common::io::{ShardIo, SocketId};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
+use thirl_stun_server::binding::Binding;
 use thirl_stun_server::shard::{Clock, Outcome, Service};
-use thirl_stun_server::{MAX_RESPONSE_LEN, Responder};
 
 use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId};
 use crate::ports::{BoundRelay, Ports};
@@ -24,8 +24,7 @@ pub(crate) struct RelayService {
     /// The shard's number, which makes a session's name unique in the log.
     shard: usize,
     pub(crate) engine: Engine,
-    pub(crate) responder: Responder,
-    reply: [u8; MAX_RESPONSE_LEN],
+    pub(crate) binding: Binding,
     /// The socket of each relay, by [`RelayId::slot`].
     sockets: Vec<Option<SocketId>>,
     /// The look-ups that requests wait for.
@@ -36,12 +35,17 @@ pub(crate) struct RelayService {
 }
 
 impl RelayService {
-    pub(crate) fn new(shard: usize, engine: Engine, ports: Arc<Ports>, rng: StdRng) -> RelayService {
+    pub(crate) fn new(
+        shard: usize,
+        engine: Engine,
+        binding: Binding,
+        ports: Arc<Ports>,
+        rng: StdRng,
+    ) -> RelayService {
         RelayService {
             shard,
             engine,
-            responder: Responder::default(),
-            reply: [0; MAX_RESPONSE_LEN],
+            binding,
             sockets: Vec::new(),
             awaited: BTreeSet::new(),
             ask_again: None,
@@ -112,11 +116,8 @@ impl Service for RelayService {
 
     #[inline]
     fn handle_client(&mut self, clock: Clock, five_tuple: FiveTuple, message: &[u8]) -> Outcome<'_, Prefix> {
-        if Responder::concerns(message) {
-            return match self.responder.handle_datagram(five_tuple.client, message, &mut self.reply) {
-                Some(reply) => Outcome::Reply(reply),
-                None => Outcome::Nothing,
-            };
+        if Binding::concerns(message) {
+            return self.binding.handle_client(clock, five_tuple, message, self.engine.limiter_mut());
         }
         let forward = self.engine.handle_datagram(clock.now, clock.unix_seconds, five_tuple, message);
         self.outcome(forward)

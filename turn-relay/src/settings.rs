@@ -12,7 +12,8 @@ use std::time::Duration;
 use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 
-use thirl_stun_server::settings::listen;
+use thirl_stun_server::binding::BindingConfig;
+use thirl_stun_server::settings as stun;
 
 use crate::engine::{EngineConfig, IpRange, PeerPolicy};
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses};
@@ -27,14 +28,13 @@ const fn list(name: &'static str, value: &'static str, help: &'static str) -> Ke
 
 /// Every setting of the relay.
 pub const KEYS: &[Key] = &[
-    list("listening-ip", "IP", "Address to listen on; may be repeated. Default: all, IPv4 and IPv6"),
-    key("listening-port", "PORT", "UDP and TCP port to listen on. Default: 3478"),
+    stun::LISTENING_IP,
+    stun::LISTENING_PORT,
     list("relay-ip", "IP", "Address to relay from; may be repeated. Default: where the client arrived"),
-    list(
-        "external-ip",
-        "PUBLIC[/PRIVATE]",
-        "What to call a relay address, behind a 1:1 NAT; may be repeated",
-    ),
+    stun::EXTERNAL_IP,
+    stun::ALT_LISTENING_PORT,
+    stun::RFC5780,
+    stun::RATE_LIMIT,
     key("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
     key("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
     key("realm", "NAME", "Realm of the credentials; a short one keeps responses small. Default: thirl"),
@@ -90,6 +90,8 @@ pub struct Settings {
     pub relay_ips: Vec<IpAddr>,
     /// 1:1 NATs.
     pub external_ips: Vec<ExternalIp>,
+    /// Binding requests, and how much strangers may ask.
+    pub binding: BindingConfig,
     /// Ports of relayed transport addresses.
     pub relay_ports: RangeInclusive<u16>,
     /// Realm.
@@ -133,11 +135,15 @@ impl Settings {
         };
         let credentials = credentials(values, &realm, features)?;
         let quota = parse::number(1, 10_000_000);
+        let listening_ips = values.all(stun::LISTENING_IP.name, parse::ip)?;
+        let listening_port =
+            values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
         Ok(Settings {
-            listening_ips: values.all("listening-ip", parse::ip)?,
-            listening_port: values.one("listening-port", parse::listening_port)?.unwrap_or(3478),
+            binding: stun::binding(values, &listening_ips, listening_port)?,
+            listening_ips,
+            listening_port,
             relay_ips: values.all("relay-ip", parse::ip)?,
-            external_ips: values.all("external-ip", external_ip)?,
+            external_ips: values.all(stun::EXTERNAL_IP.name, parse::external_ip)?,
             relay_ports: min..=max,
             realm,
             credentials,
@@ -185,12 +191,13 @@ impl Settings {
             ..PeerPolicy::default()
         };
         Config {
-            listen: Listen { shards: self.shards, ..listen(&self.listening_ips, self.listening_port) },
+            listen: Listen { shards: self.shards, ..stun::listen(&self.listening_ips, self.listening_port) },
             relay: RelayAddresses {
                 ips: self.relay_ips.clone(),
                 external: self.external_ips.clone(),
                 ports: self.relay_ports.clone(),
             },
+            binding: self.binding.clone(),
             engine: EngineConfig {
                 realm: self.realm.clone(),
                 credentials: Arc::new(self.credentials.clone()),
@@ -259,22 +266,6 @@ fn ip_range(text: &str) -> Result<IpRange, Problem> {
         let hint = "give an address, a network such as 10.0.0.0/8, or a range such as 10.0.0.1-10.0.0.9";
         Problem::new(error.to_string(), hint)
     })
-}
-
-fn external_ip(text: &str) -> Result<ExternalIp, Problem> {
-    let external = match text.split_once('/') {
-        Some((public, private)) => {
-            ExternalIp { external: parse::ip(public)?, local: Some(parse::ip(private)?) }
-        }
-        None => ExternalIp { external: parse::ip(text)?, local: None },
-    };
-    match external.local {
-        Some(local) if local.is_ipv4() != external.external.is_ipv4() => {
-            let hint = "write `public/private`, both IPv4 or both IPv6";
-            Err(Problem::new(format!("{text:?} mixes address families"), hint))
-        }
-        _ => Ok(external),
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use thirl_common::uri::{Host, ServerUri};
 use thirl_overlay::NodeId;
 use thirl_overlay::signalling::switchboard::{Config, IceServers};
 use thirl_overlay::signalling::{DEFAULT_PORT, Hub, IceServer, Keepalive};
+use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::program::{Signals, raise_open_files_limit};
 use thirl_stun_server::shard::Listen;
 use thirl_turn_relay::announce::{self, Announcement};
@@ -101,7 +102,8 @@ fn start_second_stun(settings: &Settings, port: u16) -> Result<thirl_stun_server
     let listen = thirl_stun_server::settings::listen(&settings.listening_ips, port);
     let config = thirl_stun_server::server::Config {
         listen: Listen { tcp: Vec::new(), shards: Some(NonZeroUsize::MIN), ..listen },
-        ..thirl_stun_server::server::Config::default()
+        // One port is no server of RFC 5780; the relay beside it is, if it has two addresses.
+        binding: BindingConfig { limit: settings.binding.limit, ..BindingConfig::default() },
     };
     thirl_stun_server::server::Server::start(&config).map_err(|error| Failure::Failed(error.to_string()))
 }

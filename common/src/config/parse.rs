@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::error::Problem;
+use crate::net::ExternalIp;
 
 /// Any text that is not empty.
 pub fn text(text: &str) -> Result<String, Problem> {
@@ -56,6 +57,21 @@ pub fn ip(text: &str) -> Result<IpAddr, Problem> {
         let hint = "give an address such as 192.0.2.1 or 2001:db8::1, without a port";
         Problem::new(format!("{text:?} is no IP address"), hint)
     })
+}
+
+/// `public[/private]`, both of one family.
+pub fn external_ip(text: &str) -> Result<ExternalIp, Problem> {
+    let (external, local) = match text.split_once('/') {
+        Some((public, private)) => (ip(public)?, Some(ip(private)?)),
+        None => (ip(text)?, None),
+    };
+    match local {
+        Some(local) if local.is_ipv4() != external.is_ipv4() => {
+            let hint = "write `public/private`, both IPv4 or both IPv6";
+            Err(Problem::new(format!("{text:?} mixes address families"), hint))
+        }
+        _ => Ok(ExternalIp { external, local }),
+    }
 }
 
 /// `name:password`. The password may hold further colons.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use thirl_common::auth::{CredentialStore, Credentials, NonceKey, SecurityFeatures};
 use thirl_common::wire::AddressFamily;
+use thirl_stun_server::Limit;
 
 use super::peer_policy::PeerPolicy;
 
@@ -42,6 +43,9 @@ pub struct EngineConfig {
     pub max_permissions: usize,
     /// Channels of one allocation at most: 110 bytes each, 28 KB in all with the default of 256.
     pub max_channels: usize,
+    /// How often one source may ask this engine without credentials that hold; what it asks too much is not answered.
+    /// `None`: as often as it likes. Whoever has credentials is not counted.
+    pub stranger_limit: Option<Limit>,
     /// Which peers clients may reach.
     pub peers: PeerPolicy,
     /// Whether whoever runs the engine takes `InstallFastPath` and `RemoveFastPath` actions.
@@ -64,6 +68,7 @@ impl Default for EngineConfig {
             user_quota: None,
             max_permissions: 256,
             max_channels: 256,
+            stranger_limit: None,
             peers: PeerPolicy::default(),
             fast_path: false,
         }

@@ -33,6 +33,10 @@ pub struct Dropped {
     pub oversized: u64,
     /// Requests whose credentials nobody could look up in time: the store or the engine has no more room.
     pub overloaded: u64,
+    /// Requests without credentials that hold, of a source that sent too many ([`EngineConfig::stranger_limit`]).
+    ///
+    /// [`EngineConfig::stranger_limit`]: super::EngineConfig::stranger_limit
+    pub limited: u64,
     /// Events that nobody fetched in time.
     pub events: u64,
 }
@@ -94,6 +98,7 @@ impl Dropped {
         self.no_relay += other.no_relay;
         self.oversized += other.oversized;
         self.overloaded += other.overloaded;
+        self.limited += other.limited;
         self.events += other.events;
     }
 }

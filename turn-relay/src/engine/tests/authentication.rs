@@ -203,3 +203,33 @@ fn no_prefix_and_no_changed_byte_of_a_request_does_harm() {
     assert_eq!(server.engine.allocations(), 0);
     assert_eq!(server.deliver(client(1), &request).unwrap().code(), 0);
 }
+
+#[test]
+fn strangers_are_limited_and_users_are_not() {
+    let limit = thirl_stun_server::Limit { per_second: 1, burst: 5 };
+    let mut server = Server::new(|config| config.stranger_limit = Some(limit));
+    let nonce = server.nonce(client(1));
+    let mut wrong =
+        sign(server.transaction(), &nonce, "alice", Method::ALLOCATE, IntegrityAlgorithm::Sha1, |_| {});
+    *wrong.last_mut().unwrap() ^= 1;
+    let without = bare(&mut server, Method::ALLOCATE, |_| {});
+    // The nonce was the first of five. Whichever port it comes from, and whatever is wrong: it is one source.
+    let answered = (0..10).filter(|n| {
+        let request = if n % 2 == 0 { &wrong } else { &without };
+        server.deliver(client(2 + n), request).is_some()
+    });
+    assert_eq!(answered.count(), 4);
+    assert_eq!(server.engine.counters().dropped.limited, 6);
+    for method in [Method::ALLOCATE, Method::REFRESH, Method::REFRESH] {
+        let id = server.transaction();
+        let request = sign(id, &nonce, "alice", method, IntegrityAlgorithm::Sha1, |writer| {
+            if method == Method::ALLOCATE {
+                writer.attribute(&RequestedTransport::UDP).unwrap();
+            }
+        });
+        assert_eq!(server.deliver(client(1), &request).unwrap().code(), 0, "{method:?}");
+    }
+    server.pass(Duration::from_secs(1));
+    assert_eq!(server.deliver(client(9), &without).unwrap().code(), 401);
+    assert!(server.deliver(client(9), &without).is_none());
+}
