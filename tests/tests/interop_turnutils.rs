@@ -108,6 +108,8 @@ uclient_tests! {
     ipv6_over_tcp: ["-x", "-t"], Printed, "::1";
     packets_of_odd_length_over_tcp: ["-t", "-l", "101"], Printed, LOCALHOST;
     large_packets: ["-l", "1400"], Printed, LOCALHOST;
+    both_families_in_one_allocation: ["-Z"], Printed, LOCALHOST;
+    both_families_in_one_allocation_over_tcp: ["-Z", "-t", "-s"], Secret, "::1";
 }
 
 #[test]

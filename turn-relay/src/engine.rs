@@ -40,7 +40,7 @@ pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Traffic};
 pub use data::{Forward, Prefix};
 pub use ip_range::{IpRange, IpRangeError};
-pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId};
+pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId, RelayedAddresses};
 pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use permission::PERMISSION_LIFETIME;
 pub use refusal::Refusal;
@@ -60,7 +60,7 @@ use thirl_common::time::Deadlines;
 use thirl_common::wire::{Class, Message, Method, Protocol, classify_at_relay};
 use thirl_stun_server::Limiter;
 
-use allocation::{Allocation, Allocations};
+use allocation::{Allocation, Allocations, Relay};
 use authenticate::{Authenticated, Deferred, Sender};
 use data::TransactionIds;
 use request::{Envelope, Offer, Request, Success};
@@ -364,19 +364,32 @@ impl Engine {
         let Some(allocation) = self.allocations.remove(id) else { return };
         self.deadlines.cancel(Timer::Allocation(id));
         for (family, _) in allocation.relays.bound() {
-            let relay = RelayId { allocation: id, family };
-            if self.config.fast_path {
-                self.actions.push_back(Action::RemoveFastPath { relay });
-            }
-            self.actions.push_back(Action::ReleaseRelay { relay });
+            self.release(RelayId { allocation: id, family });
         }
-        if allocation.relays.bound().next().is_some() {
+        // Of one that waits for a socket nobody was told.
+        if allocation.relays.complete() {
             self.counters.allocations_ended += 1;
             let Allocation { five_tuple, traffic, .. } = allocation;
             let username = allocation.username().clone();
             Event::AllocationEnded { id, five_tuple, username, reason, traffic }
                 .queue(&mut self.events, &mut self.counters.dropped);
         }
+    }
+
+    /// Ends one of the two relays of an allocation, with what it was good for.
+    fn end_relay(&mut self, relay: RelayId) {
+        let Some(allocation) = self.allocations.get_mut(relay.allocation) else { return };
+        allocation.relays.set(relay.family, Relay::None);
+        allocation.permissions.remove_family(relay.family);
+        allocation.channels.remove_family(relay.family);
+        self.release(relay);
+    }
+
+    fn release(&mut self, relay: RelayId) {
+        if self.config.fast_path {
+            self.actions.push_back(Action::RemoveFastPath { relay });
+        }
+        self.actions.push_back(Action::ReleaseRelay { relay });
     }
 
     fn succeed(&mut self, envelope: &Envelope, success: &Success) {

@@ -123,6 +123,8 @@ attribute_types! {
     THIRD_PARTY_AUTHORIZATION = 0x802E, "THIRD-PARTY-AUTHORIZATION";
     /// RFC 8016, section 3.5.
     MOBILITY_TICKET = 0x8030, "MOBILITY-TICKET";
+    /// ADDITIONAL-ADDRESS-FAMILY before RFC 8656, in draft-martinsen-tram-ssoda and coturn's client to this day.
+    SSODA_ADDITIONAL_ADDRESS_FAMILY = 0x8032, "ADDITIONAL-ADDRESS-FAMILY (draft)";
     /// draft-thatcher-ice-renomination, section 4.
     NOMINATION = 0xC001, "NOMINATION";
     /// libwebrtc's `api/transport/stun.h`, as are all that follow.

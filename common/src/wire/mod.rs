@@ -71,6 +71,7 @@ pub use message::{FingerprintError, Message, ParseError};
 pub use turn::{
     AdditionalAddressFamily, AddressErrorCode, AddressFamily, ConnectionId, Data, DontFragment, EvenPort,
     Icmp, Lifetime, MobilityTicket, RequestedAddressFamily, RequestedTransport, ReservationToken,
+    SsodaAdditionalAddressFamily,
 };
 pub use writer::{BufferTooSmall, MessageWriter};
 

@@ -103,6 +103,10 @@ family_attribute! {
     /// The family of a second relayed transport address (RFC 8656, section 18.11).
     AdditionalAddressFamily, ADDITIONAL_ADDRESS_FAMILY
 }
+family_attribute! {
+    /// The same under the number that it had before the RFC; only relays read it, for coturn's client.
+    SsodaAdditionalAddressFamily, SSODA_ADDITIONAL_ADDRESS_FAMILY
+}
 
 /// Why one of two families was not allocated (RFC 8656, section 18.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::time::Instant;
 use rand::RngCore;
 use thirl_common::net::RelayedAddr;
 use thirl_common::wire::{
-    AddressFamily, AttributeType, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
-    ReservationToken,
+    AdditionalAddressFamily, AddressFamily, AttributeType, EvenPort, Lifetime, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, SsodaAdditionalAddressFamily,
 };
 
 use super::allocation::{AllocateRequest, Allocation, Owner, Relay, Relays};
@@ -37,6 +37,8 @@ struct Wish {
 enum Place {
     /// A port of the server's choice in this family.
     New { family: AddressFamily, even: Option<EvenPort> },
+    /// One in each family, or in one if the other is not to be had.
+    Both { even: bool },
     /// The port that was set aside.
     Reserved { token: u64 },
 }
@@ -52,12 +54,31 @@ impl Wish {
         let lifetime = message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
         let even = message.get::<EvenPort>()?;
         let family = message.get::<RequestedAddressFamily>()?;
+        let additional = match message.get::<AdditionalAddressFamily>()? {
+            Some(AdditionalAddressFamily(family)) => Some(family),
+            None => message.get()?.map(|SsodaAdditionalAddressFamily(family)| family),
+        };
         if let Some(ReservationToken(token)) = message.get()? {
-            let alone = even.is_none() && family.is_none();
+            let alone = even.is_none() && family.is_none() && additional.is_none();
             return if alone {
                 Ok(Wish { lifetime, place: Place::Reserved { token } })
             } else {
-                Err(Refusal::Conflicting("RESERVATION-TOKEN and EVEN-PORT or REQUESTED-ADDRESS-FAMILY"))
+                Err(Refusal::Conflicting("RESERVATION-TOKEN and EVEN-PORT or an address family"))
+            };
+        }
+        if let Some(additional) = additional {
+            // The first is IPv4, whether or not it is to be had: "ADDITIONAL-ADDRESS-FAMILY ... MUST be 0x02".
+            let conflict = match (additional, family, even) {
+                (Some(AddressFamily::Ipv6), None, None | Some(EvenPort { reserve: false })) => None,
+                (Some(AddressFamily::Ipv6), None, _) => {
+                    Some("ADDITIONAL-ADDRESS-FAMILY and EVEN-PORT with R")
+                }
+                (Some(AddressFamily::Ipv6), Some(_), _) => Some("two attributes for an address family"),
+                _ => Some("ADDITIONAL-ADDRESS-FAMILY and a family other than IPv6"),
+            };
+            return match conflict {
+                None => Ok(Wish { lifetime, place: Place::Both { even: even.is_some() } }),
+                Some(conflict) => Err(Refusal::Conflicting(conflict)),
             };
         }
         // "If ... absent, the server allocates an IPv4 relayed transport address."
@@ -71,11 +92,11 @@ impl Wish {
     }
 }
 
-/// The seats and the port for a wish that is granted.
+/// The seats and the ports for a wish that is granted.
 struct Grant {
     seat: Seat,
     reserving: Option<Seat>,
-    family: AddressFamily,
+    relays: Relays,
     port: PortWish,
 }
 
@@ -97,9 +118,7 @@ impl Engine {
         }
         let wish = Wish::read(request, &self.config)?;
         let lifetime = user.limit(self.config.lifetime(wish.lifetime), request.unix_seconds);
-        let Grant { seat, reserving, family, port } = self.grant(&wish.place, &user.username)?;
-        let mut relays = Relays::default();
-        relays.set(family, Relay::Binding);
+        let Grant { seat, reserving, relays, port } = self.grant(&wish.place, &user.username)?;
         let id = self.allocations.insert(Allocation {
             five_tuple: request.five_tuple,
             expires: request.now,
@@ -124,8 +143,10 @@ impl Engine {
                 reserving,
             }),
         });
-        let relay = RelayId { allocation: id, family };
-        self.actions.push_back(Action::BindRelay { relay, family, five_tuple: request.five_tuple, port });
+        for family in relays.binding() {
+            let relay = RelayId { allocation: id, family };
+            self.actions.push_back(Action::BindRelay { relay, family, five_tuple: request.five_tuple, port });
+        }
         Ok(None)
     }
 
@@ -135,7 +156,13 @@ impl Engine {
                 let claimed = self.shared.claim_reservation(token, username);
                 // Its seat is the allocation's from now on.
                 let Reservation { seat, family } = claimed.ok_or(BindError::NotReserved)?;
-                return Ok(Grant { seat, reserving: None, family, port: PortWish::Reserved { token } });
+                let relays = Relays::of(family, Relay::Binding);
+                return Ok(Grant { seat, reserving: None, relays, port: PortWish::Reserved { token } });
+            }
+            Place::Both { even } => {
+                let seat = self.admit(username)?;
+                let port = if even { PortWish::Even } else { PortWish::Any };
+                return Ok(Grant { seat, reserving: None, relays: self.both_families()?, port });
             }
             Place::New { family, even } => (family, even),
         };
@@ -148,7 +175,23 @@ impl Engine {
                 (Some(self.admit(username)?), PortWish::EvenAndReserveNext { token })
             }
         };
-        Ok(Grant { seat, reserving, family, port })
+        Ok(Grant { seat, reserving, relays: Relays::of(family, Relay::Binding), port })
+    }
+
+    /// "The server ... attempts to allocate both", and one that it does not relay is refused by itself (RFC 8656,
+    /// section 7.2).
+    fn both_families(&self) -> Result<Relays, Refusal> {
+        let mut relays = Relays::default();
+        for family in [AddressFamily::Ipv4, AddressFamily::Ipv6] {
+            relays.set(
+                family,
+                match self.config.families.contains(&family) {
+                    true => Relay::Binding,
+                    false => Relay::Refused(Refusal::UnsupportedFamily.error_code().code),
+                },
+            );
+        }
+        if relays.binding().next().is_none() { Err(Refusal::UnsupportedFamily) } else { Ok(relays) }
     }
 
     fn admit(&self, username: &str) -> Result<Seat, Refusal> {
@@ -167,29 +210,36 @@ impl Engine {
             .allocations
             .get_mut(relay.allocation)
             .filter(|allocation| allocation.relays.get(relay.family) == Relay::Binding);
-        let (allocation, relayed) = match (waiting, result) {
-            (Some(allocation), Ok(relayed)) => (allocation, relayed),
-            (Some(allocation), Err(error)) => {
-                let envelope = allocation.allocate_envelope();
-                self.allocations.remove(relay.allocation);
-                self.refuse(&envelope, Refusal::NotBound(error), None);
-                return;
-            }
+        let Some(allocation) = waiting else {
             // The client went while the socket was bound.
-            (None, Ok(_)) => {
+            if result.is_ok() {
                 self.actions.push_back(Action::ReleaseRelay { relay });
-                return;
             }
-            (None, Err(_)) => return,
+            return;
         };
+        allocation.relays.set(
+            relay.family,
+            match &result {
+                Ok(relayed) => Relay::Bound(*relayed),
+                Err(error) => Relay::Refused(Refusal::from(error.clone()).error_code().code),
+            },
+        );
+        if !allocation.relays.complete() {
+            return;
+        }
+        if let (Err(error), None) = (result, allocation.relays.bound().next()) {
+            let envelope = allocation.allocate_envelope();
+            self.allocations.remove(relay.allocation);
+            self.refuse(&envelope, Refusal::NotBound(error), None);
+            return;
+        }
         let lifetime = allocation.owner.request.lifetime;
-        allocation.relays.set(relay.family, Relay::Bound(relayed));
         allocation.expires = now + lifetime;
         let created = Event::AllocationCreated {
             id: relay.allocation,
             five_tuple: allocation.five_tuple,
             username: allocation.username().clone(),
-            relayed,
+            relayed: allocation.relays.addresses(),
             lifetime,
         };
         let (envelope, success) = (allocation.allocate_envelope(), allocation.allocate_success(now));

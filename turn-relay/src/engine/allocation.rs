@@ -10,7 +10,7 @@ use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
 use super::authenticate::KeyOf;
 use super::channel::Channels;
 use super::counters::Traffic;
-use super::output::{AllocationId, GENERATIONS, RelayId};
+use super::output::{AllocationId, GENERATIONS, RelayId, RelayedAddresses};
 use super::peer_policy::OwnAddresses;
 use super::permission::Permissions;
 use super::request::{Envelope, Success};
@@ -70,9 +70,19 @@ pub(super) enum Relay {
     Binding,
     /// There.
     Bound(RelayedAddr),
+    /// Not to be had, though the other is: the error code that says why.
+    Refused(u16),
 }
 
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Ipv4, AddressFamily::Ipv6];
+
 impl Relays {
+    pub(super) fn of(family: AddressFamily, relay: Relay) -> Relays {
+        let mut relays = Relays::default();
+        relays.set(family, relay);
+        relays
+    }
+
     pub(super) fn get(&self, family: AddressFamily) -> Relay {
         match family {
             AddressFamily::Ipv4 => self.ipv4,
@@ -94,12 +104,34 @@ impl Relays {
     }
 
     pub(super) fn bound(&self) -> impl Iterator<Item = (AddressFamily, RelayedAddr)> + use<> {
-        [(AddressFamily::Ipv4, self.ipv4), (AddressFamily::Ipv6, self.ipv6)].into_iter().filter_map(
-            |(family, relay)| match relay {
-                Relay::Bound(addr) => Some((family, addr)),
-                Relay::None | Relay::Binding => None,
-            },
-        )
+        let relays = *self;
+        FAMILIES.into_iter().filter_map(move |family| match relays.get(family) {
+            Relay::Bound(addr) => Some((family, addr)),
+            _ => None,
+        })
+    }
+
+    /// The relayed transport addresses, IPv4 first.
+    pub(super) fn addresses(&self) -> RelayedAddresses {
+        let address = |family| match self.get(family) {
+            Relay::Bound(addr) => Some(addr),
+            _ => None,
+        };
+        RelayedAddresses(FAMILIES.map(address))
+    }
+
+    /// The families whose sockets are asked for.
+    pub(super) fn binding(&self) -> impl Iterator<Item = AddressFamily> + use<> {
+        let relays = *self;
+        FAMILIES.into_iter().filter(move |family| relays.get(*family) == Relay::Binding)
+    }
+
+    /// The family that was not to be had though the other was, and why.
+    pub(super) fn refused(&self) -> Option<(AddressFamily, u16)> {
+        FAMILIES.into_iter().find_map(|family| match self.get(family) {
+            Relay::Refused(code) => Some((family, code)),
+            _ => None,
+        })
     }
 
     /// Whether all that was asked for is there.
@@ -119,13 +151,10 @@ impl Allocation {
 
     /// The server's own addresses, as far as this allocation knows them.
     pub(super) fn own_addresses(&self) -> OwnAddresses {
-        let relayed = |family| match self.relays.get(family) {
-            Relay::Bound(addr) => Some(addr.ip()),
-            Relay::None | Relay::Binding => None,
-        };
+        let RelayedAddresses(relayed) = self.relays.addresses();
         OwnAddresses {
             server: Some(self.five_tuple.server.ip()),
-            relayed: [relayed(AddressFamily::Ipv4), relayed(AddressFamily::Ipv6)],
+            relayed: relayed.map(|addr| addr.map(RelayedAddr::ip)),
         }
     }
 
@@ -144,7 +173,8 @@ impl Allocation {
     /// What the Allocate is answered with. A repeated answer tells what is left of the lifetime.
     pub(super) fn allocate_success(&self, now: Instant) -> Success {
         Success {
-            relayed: self.relays.bound().next().map(|(_, relayed)| relayed),
+            relayed: self.relays.addresses(),
+            refused: self.relays.refused(),
             lifetime: Some(self.expires.saturating_duration_since(now)),
             reservation_token: self.owner.request.reservation_token,
             mapped: Some(self.five_tuple.client),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use thirl_common::net::PeerAddr;
-use thirl_common::wire::ChannelNumber;
+use thirl_common::wire::{AddressFamily, ChannelNumber};
 
 use super::table::{Hashing, Table};
 
@@ -84,8 +84,8 @@ impl Channels {
         }
         self.by_number.remove(&number);
         if self.by_number.len() >= limit {
-            self.by_number.retain(|bound| bound.expires > now);
-            self.by_peer.retain(|bound| bound.expires > now);
+            self.by_number.retain(|_, bound| bound.expires > now);
+            self.by_peer.retain(|_, bound| bound.expires > now);
         }
         if self.by_number.len() >= limit {
             return Err(BindingRefused::NoRoom);
@@ -94,6 +94,12 @@ impl Channels {
         self.by_number.insert(number, Bound { to: peer, expires }, hashing);
         self.by_peer.insert(peer, Bound { to: number, expires }, hashing);
         Ok(())
+    }
+
+    /// Forgets the peers of a family.
+    pub(super) fn remove_family(&mut self, family: AddressFamily) {
+        self.by_number.retain(|_, bound| AddressFamily::of(bound.to.ip()) != family);
+        self.by_peer.retain(|peer, _| AddressFamily::of(peer.ip()) != family);
     }
 }
 

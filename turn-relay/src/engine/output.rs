@@ -29,6 +29,27 @@ pub struct RelayId {
     pub(super) family: AddressFamily,
 }
 
+/// The relayed transport addresses of an allocation: IPv4, IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayedAddresses(pub [Option<RelayedAddr>; 2]);
+
+impl RelayedAddresses {
+    /// One or two.
+    pub fn iter(&self) -> impl Iterator<Item = RelayedAddr> + use<> {
+        self.0.into_iter().flatten()
+    }
+}
+
+/// Both, with a comma between them.
+impl fmt::Display for RelayedAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, addr) in self.iter().enumerate() {
+            write!(f, "{}{addr}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 /// Generations count up to this and begin anew, so that a [`RelayId`] fits 63 bits.
 pub(super) const GENERATIONS: u32 = 1 << 30;
 
@@ -134,8 +155,8 @@ pub enum Event {
         five_tuple: FiveTuple,
         /// The username that it proved.
         username: Arc<str>,
-        /// The relayed transport address.
-        relayed: RelayedAddr,
+        /// The relayed transport addresses.
+        relayed: RelayedAddresses,
         /// For how long.
         lifetime: Duration,
     },

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use thirl_common::wire::AddressFamily;
+
 use super::peer_policy::Reach;
 use super::table::{Hashing, Table};
 
@@ -43,7 +45,7 @@ impl Permissions {
     ) -> Result<(), NoRoom> {
         // Each may be new, or may be there twice: counted high, unless that would be too much.
         if self.by_ip.len() + wanted.len() > limit {
-            self.by_ip.retain(|permission| permission.expires > now);
+            self.by_ip.retain(|_, permission| permission.expires > now);
             let new = wanted.iter().enumerate().filter(|(at, (ip, _))| {
                 self.by_ip.get(ip).is_none() && wanted[..*at].iter().all(|(earlier, _)| earlier != ip)
             });
@@ -56,6 +58,11 @@ impl Permissions {
             self.by_ip.insert(ip, Permission { expires, reach }, hashing);
         }
         Ok(())
+    }
+
+    /// Forgets the peers of a family.
+    pub(super) fn remove_family(&mut self, family: AddressFamily) {
+        self.by_ip.retain(|ip, _| AddressFamily::of(*ip) != family);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use thirl_common::wire::{AttributeType, Lifetime, RequestedAddressFamily};
 
 use super::authenticate::Authenticated;
-use super::output::EndReason;
+use super::output::{EndReason, RelayId};
 use super::refusal::Refusal;
 use super::request::{Request, Success};
 use super::{Engine, Timer};
@@ -33,8 +33,12 @@ impl Engine {
         {
             return Err(Refusal::FamilyMismatch);
         }
+        let only = family.and_then(|RequestedAddressFamily(family)| family);
         if lifetime.is_zero() {
-            self.end_allocation(id, EndReason::Deleted);
+            match only.filter(|_| allocation.relays.bound().count() > 1) {
+                Some(family) => self.end_relay(RelayId { allocation: id, family }),
+                None => self.end_allocation(id, EndReason::Deleted),
+            }
         } else {
             allocation.expires = request.now + lifetime;
             self.deadlines.set(Timer::Allocation(id), request.now + lifetime);

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
-    AttributeType, BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter,
-    Method, Nonce, Realm, ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress,
-    XorRelayedAddress,
+    AddressErrorCode, AddressFamily, AttributeType, BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey,
+    Lifetime, Message, MessageWriter, Method, Nonce, Realm, ReservationToken, ThirdPartyAuthorization,
+    TransactionId, XorMappedAddress, XorRelayedAddress,
 };
 
 use super::authenticate::OFFERED;
 use super::config::EngineConfig;
+use super::output::RelayedAddresses;
 use super::refusal::Refusal;
 
 /// Longer than any response: the longest realm that the RFC allows has 763 bytes, and so has the longest server name.
@@ -55,7 +56,8 @@ pub(super) struct Envelope {
 /// What a success response says. What is `None` is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Success {
-    pub(super) relayed: Option<RelayedAddr>,
+    pub(super) relayed: RelayedAddresses,
+    pub(super) refused: Option<(AddressFamily, u16)>,
     pub(super) lifetime: Option<Duration>,
     pub(super) reservation_token: Option<u64>,
     pub(super) mapped: Option<ClientAddr>,
@@ -90,8 +92,11 @@ impl Envelope {
     /// A success response.
     pub(super) fn succeed(&self, success: &Success) -> Result<Transmit, BufferTooSmall> {
         self.respond(Class::Success, |writer| {
-            if let Some(RelayedAddr(addr)) = success.relayed {
+            for RelayedAddr(addr) in success.relayed.iter() {
                 writer.attribute(&XorRelayedAddress(addr))?;
+            }
+            if let Some((family, code)) = success.refused {
+                writer.attribute(&AddressErrorCode { family: Some(family), code })?;
             }
             if let Some(lifetime) = success.lifetime {
                 let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);

@@ -66,10 +66,10 @@ impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> {
     }
 
     /// Keeps the entries of which `keep` says so.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         match self {
-            Table::Few(list) => list.retain(|(_, value)| keep(value)),
-            Table::Many(map) => map.retain(|_, value| keep(value)),
+            Table::Few(list) => list.retain(|(key, value)| keep(key, value)),
+            Table::Many(map) => map.retain(|key, value| keep(key, value)),
         }
     }
 
@@ -95,7 +95,7 @@ mod tests {
             for (key, what) in steps {
                 match what {
                     0 => { table.remove(&key); model.remove(&key); }
-                    1 => { table.retain(|value| value % 3 != key % 3); model.retain(|_, value| *value % 3 != key % 3); }
+                    1 => { table.retain(|_, value| value % 3 != key % 3); model.retain(|_, value| *value % 3 != key % 3); }
                     _ => { table.insert(key, what * key, &hashing); model.insert(key, what * key); }
                 }
                 prop_assert_eq!(table.len(), model.len());

@@ -31,9 +31,11 @@ pub(super) struct Server {
     next_port: u16,
     /// What binding a relay fails with.
     pub(super) bind_error: Option<BindError>,
+    /// What binding a relay of one family fails with.
+    pub(super) failing_family: Option<(AddressFamily, BindError)>,
     /// Whether actions wait for [`Server::carry_out`].
     pub(super) slow: bool,
-    waiting: VecDeque<Action>,
+    pub(super) waiting: VecDeque<Action>,
     pub(super) sockets: BTreeMap<RelayId, RelayedAddr>,
     pub(super) reserved: BTreeMap<u64, u16>,
     pub(super) fast_paths: BTreeSet<RelayId>,
@@ -102,6 +104,7 @@ impl Server {
             transactions: 0,
             next_port: 50000,
             bind_error: None,
+            failing_family: None,
             slow: false,
             waiting: VecDeque::new(),
             sockets: BTreeMap::new(),
@@ -173,6 +176,11 @@ impl Server {
         wish: PortWish,
     ) -> Result<RelayedAddr, BindError> {
         if let Some(error) = &self.bind_error {
+            return Err(error.clone());
+        }
+        if let Some((failing, error)) = &self.failing_family
+            && *failing == family
+        {
             return Err(error.clone());
         }
         let port = match wish {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thirl_common::net::{FiveTuple, Transport};
+use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transport};
 use thirl_common::wire::*;
 
 use crate::engine::testing::*;
@@ -130,7 +130,10 @@ fn what_an_allocate_is_refused_for() {
     let even = (AttributeType::EVEN_PORT, &[0][..]);
     let family = |number| (AttributeType::REQUESTED_ADDRESS_FAMILY, number);
     let (ipv4, ipv6, none) = (family(&[1, 0, 0, 0][..]), family(&[2, 0, 0, 0]), family(&[9, 0, 0, 0]));
-    let also_ipv6 = (AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0][..]);
+    let also = |number| (AttributeType::ADDITIONAL_ADDRESS_FAMILY, number);
+    let (also_ipv4, also_ipv6, also_none) =
+        (also(&[1, 0, 0, 0][..]), also(&[2, 0, 0, 0]), also(&[9, 0, 0, 0]));
+    let even_and_next = (AttributeType::EVEN_PORT, &[0x80][..]);
     for (attributes, code) in [
         (&[(AttributeType::LIFETIME, &[1][..])][..], 400),
         (&[(AttributeType::EVEN_PORT, &[])], 400),
@@ -139,7 +142,11 @@ fn what_an_allocate_is_refused_for() {
         (&[token], 508),
         (&[token, even], 400),
         (&[token, ipv4], 400),
-        (&[ipv4, also_ipv6], 0),
+        (&[token, also_ipv6], 400),
+        (&[ipv4, also_ipv6], 400),
+        (&[also_ipv4], 400),
+        (&[also_none], 400),
+        (&[even_and_next, also_ipv6], 400),
     ] {
         let reply = server.allocate(client(1), |writer| {
             for (ty, value) in attributes {
@@ -175,6 +182,92 @@ fn both_families_are_relayed() {
     let reply = server.allocate(client(1), write(family));
     assert!(reply.relayed().0.is_ipv6());
     assert!(server.allocate(client(2), |_| {}).relayed().0.is_ipv4());
+}
+
+fn also_ipv6(writer: &mut MessageWriter<'_>) {
+    write(AdditionalAddressFamily(Some(AddressFamily::Ipv6)))(writer);
+}
+
+#[test]
+fn one_allocation_of_both_families() {
+    let mut server = Server::new(|config| config.user_quota = Some(1));
+    let reply = server.allocate(client(1), also_ipv6);
+    let relayed: Vec<_> =
+        reply.message().get_all::<XorRelayedAddress>().map(|addr| addr.unwrap().0).collect();
+    assert!(relayed.len() == 2 && relayed[0].is_ipv4() && relayed[1].is_ipv6(), "{relayed:?}");
+    assert!(reply.message().get::<AddressErrorCode>().unwrap().is_none());
+    assert_eq!((server.sockets.len(), server.engine.allocations()), (2, 1));
+    let draft = write(SsodaAdditionalAddressFamily(Some(AddressFamily::Ipv6)));
+    assert_eq!(server.allocate(client(2), draft).code(), 486, "one allocation is one, whatever its families");
+    let v6 = PeerAddr("[2001:db8:1::1]:9".parse().unwrap());
+    for (peer, channel) in [(peer(1, 9), 0x4001), (v6, 0x4002)] {
+        let bind = |writer: &mut MessageWriter<'_>| {
+            write(ChannelNumber::new(channel).unwrap())(writer);
+            write(XorPeerAddress(peer.0))(writer);
+        };
+        assert_eq!(server.request(client(1), "alice", Method::CHANNEL_BIND, bind).code(), 0);
+    }
+    let mut refresh = |family| {
+        server.request(client(1), "alice", Method::REFRESH, |writer| {
+            write(Lifetime(0))(writer);
+            write(RequestedAddressFamily(Some(family)))(writer);
+        })
+    };
+    assert_eq!(refresh(AddressFamily::Ipv6).code(), 0, "only this one ends");
+    assert_eq!(refresh(AddressFamily::Ipv6).code(), 443);
+    assert_eq!((server.sockets.len(), server.engine.allocations()), (1, 1));
+    let to_channel = |server: &mut Server, channel| {
+        let datagram = ChannelData::header(ChannelNumber::new(channel).unwrap(), 0).unwrap();
+        server.engine.handle_datagram(server.now, UNIX, client(1), &datagram).is_some()
+    };
+    assert!(to_channel(&mut server, 0x4001) && !to_channel(&mut server, 0x4002));
+    server.pass(Duration::from_secs(600));
+    assert_eq!((server.sockets.len(), server.engine.shared.seats()), (0, 0));
+}
+
+#[test]
+fn one_of_two_families_may_fail() {
+    let mut server = Server::new(|_| {});
+    server.failing_family = Some((AddressFamily::Ipv4, BindError::PortsExhausted));
+    let reply = server.allocate(client(1), also_ipv6);
+    assert!(reply.relayed().0.is_ipv6());
+    let missing = AddressErrorCode { family: Some(AddressFamily::Ipv4), code: 508 };
+    assert_eq!(reply.message().require::<AddressErrorCode>().unwrap(), missing);
+    assert_eq!(server.sockets.len(), 1);
+    server.bind_error = Some(BindError::NoAddress);
+    assert_eq!(server.allocate(client(2), also_ipv6).code(), 440, "neither");
+    assert_eq!((server.engine.allocations(), server.engine.shared.seats()), (1, 1));
+
+    let mut server = Server::new(|config| config.families = vec![AddressFamily::Ipv4]);
+    let reply = server.allocate(client(1), also_ipv6);
+    assert!(reply.relayed().0.is_ipv4());
+    let missing = AddressErrorCode { family: Some(AddressFamily::Ipv6), code: 440 };
+    assert_eq!(reply.message().require::<AddressErrorCode>().unwrap(), missing);
+}
+
+#[test]
+fn a_client_that_goes_between_its_two_sockets_leaves_none() {
+    let mut server = Server::new(|_| {});
+    server.slow = true;
+    let request = server.signed(client(1), "alice", Method::ALLOCATE, |writer| {
+        write(RequestedTransport::UDP)(writer);
+        also_ipv6(writer);
+    });
+    assert!(server.deliver(client(1), &request).is_none());
+    let (allocation, _) = server.engine.allocations.find(&client(1)).unwrap();
+    let relays = [AddressFamily::Ipv4, AddressFamily::Ipv6].map(|family| RelayId { allocation, family });
+    let addresses =
+        ["203.0.113.10:50000", "[2001:db8::10]:50002"].map(|addr| RelayedAddr(addr.parse().unwrap()));
+    server.sockets = relays.into_iter().zip(addresses).collect();
+    server.engine.relay_bound(relays[0], Ok(addresses[0]), server.now);
+    assert!(server.engine.poll_transmit().is_none(), "answered when both are known");
+    server.engine.handle_client_gone(server.now, client(1));
+    server.engine.relay_bound(relays[1], Ok(addresses[1]), server.now);
+    server.waiting.clear();
+    server.slow = false;
+    assert!(server.settle().is_empty());
+    assert_eq!((server.sockets.len(), server.engine.shared.seats()), (0, 0));
+    assert_eq!(server.engine.counters().allocations_ended, 0, "there was none");
 }
 
 #[test]
