@@ -2,6 +2,7 @@
 //!
 //! - [`behaviour`]: what a NAT does, in the terms of RFC 4787.
 //! - [`natlab`]: routers, NATs and hosts on the real kernel, in namespaces that a test makes and removes itself.
+//! - [`judge`]: the lab as judge of `thirl nat`.
 //! - [`scripted`]: brings two ICE ends together that speak JSON lines.
 //! - [`harness`]: builds and runs our programs, waits for what they print, and says why a test could not run.
 //! - [`sim`]: a simulated network in virtual time, with the real cores at its ends.
@@ -12,6 +13,7 @@
 pub mod behaviour;
 pub mod fuzz;
 pub mod harness;
+pub mod judge;
 pub mod natlab;
 pub mod scripted;
 pub mod sim;

@@ -1,193 +1,114 @@
-//! `thirl nat` behind the NATs of the kernel lab, with coturn as the server of RFC 5780: each NAT is named right.
+//! `thirl nat` behind the NATs of the kernel lab: each NAT is named right. `cargo xtask lab-nat` runs the table of cases again
+//! and again.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::time::Duration;
 
 use serde_json::Value;
 use thirl_tests::harness::{self, Program};
+use thirl_tests::judge::{Plan, Row, Software, cases, diagnose, run, serve};
 use thirl_tests::natlab::{
-    Filtering, Firewall, Ipv6, Lab, Mapping, Nat, Network, Node, PortAllocation, SRV, SRV_ALTERNATE,
-    SRV_ALTERNATE_V6, SRV_V6, Site, availability,
+    Firewall, Lab, Nat, Network, Node, SRV, SRV_ALTERNATE, Site, Unavailable, availability,
 };
 use thirl_tests::requires;
 
-/// A diagnosis takes some four seconds; the rest is for a busy machine.
+/// For a busy machine.
 const LIMIT: Duration = Duration::from_secs(40);
+
+fn coturn_is_here() -> Result<(), Unavailable> {
+    availability()?;
+    harness::installed("turnserver", "coturn", "is the server of RFC 5780").map(drop)
+}
+
+fn notes(rows: &[Row], bad: impl Fn(&Row) -> bool) -> String {
+    let bad = rows.iter().filter(|row| bad(row));
+    bad.flat_map(|row| row.notes.iter().map(|note| format!("{}: {note}\n", row.name))).collect()
+}
+
+#[test]
+fn each_case_is_named_right() {
+    requires!(coturn_is_here());
+    let plan = Plan { runs: 1, loss_per_mille: 0, software: Software::Coturn, labs: 6 };
+    let rows = run(&cases(), plan);
+    assert!(
+        rows.len() > 30 && rows.iter().all(|row| row.right == 1),
+        "{}",
+        notes(&rows, |row| row.right == 0)
+    );
+}
+
+#[test]
+fn with_a_tenth_of_the_packets_lost_nothing_is_named_wrong() {
+    requires!(coturn_is_here());
+    let some: Vec<_> = cases().into_iter().step_by(3).collect();
+    let plan = Plan { runs: 1, loss_per_mille: 100, software: Software::Coturn, labs: 4 };
+    let rows = run(&some, plan);
+    let bad = |row: &Row| row.wrong + row.failed > 0;
+    assert!(rows.len() > 10 && !rows.iter().any(bad), "{}", notes(&rows, bad));
+    let unknown = rows.iter().filter(|row| row.unknown > 0).count();
+    assert!(unknown <= 3, "too much is not measurable: {}", notes(&rows, |row| row.unknown > 0));
+}
+
+#[test]
+fn each_combination_is_named_right_with_our_own_server() {
+    requires!(availability());
+    let plan = Plan { runs: 1, loss_per_mille: 0, software: Software::Ours, labs: 4 };
+    let rows = run(&cases()[..9], plan);
+    assert!(rows.iter().all(|row| row.right == 1), "{}", notes(&rows, |row| row.right == 0));
+}
 
 fn server(ip: impl std::fmt::Display) -> String {
     format!("stun:{ip}")
 }
 
-/// coturn on every address of a node, on ports 3478 and 3479.
-fn coturn(lab: &Lab, node: Node, addresses: &[String]) -> Program {
-    let mut command = lab.command(node, "turnserver");
-    command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout", "--simple-log", "-v"]);
-    command.args(["--listening-port", "3478", "--alt-listening-port", "3479"]);
-    command.args(["--userdb", "/dev/null", "--pidfile", "/dev/null", "-a", "-u", "u:p", "-r", "test"]);
-    addresses.iter().for_each(|ip| _ = command.args(["--listening-ip", ip, "--relay-ip", ip]));
-    let mut coturn = Program::spawn(command).unwrap().named("coturn");
-    coturn.wait_for_line("Total General servers", LIMIT).unwrap();
-    coturn
+/// coturn on both addresses of the public server.
+fn coturn(lab: &Lab) -> Program {
+    serve(lab, Software::Coturn, Node::Srv, &[SRV, SRV_ALTERNATE].map(|ip| ip.to_string())).unwrap()
 }
 
-fn both() -> [String; 2] {
-    [SRV.to_string(), SRV_ALTERNATE.to_string()]
-}
-
-/// What `thirl nat --json` says on the first client of site A.
-fn nat(lab: &Lab, arguments: &[&str]) -> Value {
-    let mut command = lab.command(Node::A, harness::thirl());
-    command.args(["nat", "--json"]).args(arguments);
-    let said = Program::spawn(command).unwrap().named("thirl nat").wait_for_json(LIMIT).unwrap();
-    assert_eq!(said["version"], 1, "{said}");
-    said
-}
-
-/// What it says behind `network`, of UDP over IPv4.
+/// What `thirl nat` says of UDP over IPv4 behind `network`.
 fn diagnosed(network: impl Into<Network>, arguments: &[&str]) -> Value {
     let lab = Lab::builder().site(Site::A, network).build().unwrap();
-    let _coturn = coturn(&lab, Node::Srv, &both());
+    let _coturn = coturn(&lab);
     let server = server(SRV);
     let mut all = vec!["--server", &server];
     all.extend(arguments);
-    nat(&lab, &all)["udp"]["ipv4"].clone()
-}
-
-fn coturn_is_here() -> Result<(), thirl_tests::natlab::Unavailable> {
-    availability()?;
-    harness::installed("turnserver", "coturn", "is the server of RFC 5780").map(drop)
-}
-
-macro_rules! combinations {
-    ($($name:ident: $mapping:ident $filtering:ident, $names:expr;)*) => { $(
-        #[test]
-        fn $name() {
-            requires!(coturn_is_here());
-            let found = diagnosed(Nat::new().mapping(Mapping::$mapping).filtering(Filtering::$filtering), &[]);
-            assert_eq!([&found["mapping"], &found["filtering"]], $names, "{found}");
-        }
-    )* };
-}
-
-combinations! {
-    eim_eif: EndpointIndependent EndpointIndependent, ["EIM", "EIF"];
-    eim_adf: EndpointIndependent AddressDependent, ["EIM", "ADF"];
-    eim_apdf: EndpointIndependent AddressAndPortDependent, ["EIM", "APDF"];
-    adm_eif: AddressDependent EndpointIndependent, ["ADM", "EIF"];
-    adm_adf: AddressDependent AddressDependent, ["ADM", "ADF"];
-    adm_apdf: AddressDependent AddressAndPortDependent, ["ADM", "APDF"];
-    apdm_eif: AddressAndPortDependent EndpointIndependent, ["APDM", "EIF"];
-    apdm_adf: AddressAndPortDependent AddressDependent, ["APDM", "ADF"];
-    apdm_apdf: AddressAndPortDependent AddressAndPortDependent, ["APDM", "APDF"];
+    diagnose(&lab, Node::A, &all).unwrap()["udp"]["ipv4"].clone()
 }
 
 #[test]
-fn preserved_ports() {
+fn a_preserved_port_is_that_of_the_socket_that_was_answered() {
     requires!(coturn_is_here());
-    let found = diagnosed(Nat::new(), &["--hairpin"]);
-    assert_eq!(found["allocation"]["ports"], "preserving", "{found}");
-    assert_eq!(found["allocation"]["parity_preserved"], true, "{found}");
-    assert_eq!(found["allocation"]["pooling"], "paired", "{found}");
+    let found = diagnosed(Nat::new(), &[]);
     let port = |address: &Value| address.as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
-    assert_eq!(port(&found["local"]), port(&found["answers"][0]["reflexive"]), "of one socket: {found}");
-    assert_eq!(found["hairpin"]["works"], false, "{found}");
+    assert_eq!(port(&found["local"]), port(&found["answers"][0]["reflexive"]), "{found}");
 }
 
 #[test]
-fn random_ports() {
-    requires!(coturn_is_here());
-    let found = diagnosed(Nat::new().allocation(PortAllocation::Random).hairpin(true), &["--hairpin"]);
-    assert_eq!(found["mapping"], "EIM", "{found}");
-    assert_eq!(found["allocation"]["ports"], "random", "{found}");
-    assert_eq!(found["allocation"]["parity_preserved"], false, "{found}");
-    assert_eq!([&found["hairpin"]["works"], &found["hairpin"]["from_external"]], [true, true], "{found}");
-}
-
-#[test]
-fn sequential_ports() {
-    requires!(coturn_is_here());
-    let found = diagnosed(Nat::symmetric().allocation(PortAllocation::Sequential), &[]);
-    assert_eq!([&found["mapping"], &found["filtering"]], ["APDM", "APDF"], "{found}");
-    assert_eq!(found["allocation"]["ports"], "sequential", "{found}");
-    assert_eq!(found["allocation"]["step"], 1, "{found}");
-}
-
-#[test]
-fn a_tenth_of_the_packets_lost() {
-    requires!(coturn_is_here());
-    let network = Network::behind(Nat::new().filtering(Filtering::AddressDependent)).loss_per_mille(100);
-    let found = diagnosed(network, &[]);
-    for (what, right) in [("mapping", "EIM"), ("filtering", "ADF")] {
-        assert!(found[what] == right || found[what].is_null(), "never wrong: {found}");
-    }
-}
-
-#[test]
-fn blocked_udp_and_open_tcp() {
+fn blocked_udp_has_an_exit_code_of_its_own_and_the_relay_over_tcp_as_advice() {
     requires!(coturn_is_here());
     let network = Network::behind(Nat::new()).firewall(Firewall::NoUdp);
     let lab = Lab::builder().site(Site::A, network).build().unwrap();
-    let _coturn = coturn(&lab, Node::Srv, &both());
+    let _coturn = coturn(&lab);
     let mut command = lab.command(Node::A, harness::thirl());
     command.args(["nat", "--json", "--server", &server(SRV)]);
     let mut program = Program::spawn(command).unwrap().named("thirl nat");
     let said = program.wait_for_json(LIMIT).unwrap();
     assert_eq!(program.wait_for_end(LIMIT).unwrap().code(), Some(1), "{said}");
-    let (udp, tcp) = (&said["udp"]["ipv4"], &said["tcp"]["ipv4"]);
-    assert_eq!([&udp["reachable"], &tcp["reachable"]], [false, true], "{said}");
-    assert!(udp["mapping"].is_null() && udp["filtering"].is_null(), "{said}");
-    assert_eq!(tcp["mapping"], "EIM", "{said}");
     let summary = said["verdict"]["summary"].as_str().unwrap();
     assert!(summary.contains("needs a relay over TCP"), "{summary}");
-}
-
-#[test]
-fn a_nat_behind_the_providers_nat() {
-    requires!(coturn_is_here());
-    let network = Network::behind(Nat::new().filtering(Filtering::EndpointIndependent)).behind_cgn();
-    let lab = Lab::builder().site(Site::A, network).cgn(Nat::symmetric()).build().unwrap();
-    let _public = coturn(&lab, Node::Srv, &both());
-    let _provider = coturn(&lab, Node::Cgn, &["100.64.255.5".to_owned()]);
-    let said = nat(&lab, &["--server", &server(SRV), "--server", "stun:100.64.255.5"]);
-    let found = &said["udp"]["ipv4"];
-    // The stricter of the two decides; the inner server sees another address, which is no symmetric mapping.
-    assert_eq!([&found["mapping"], &found["filtering"]], ["APDM", "APDF"], "{found}");
-    assert_eq!(found["layers"]["carrier_grade"], true, "{found}");
-    assert_eq!(found["layers"]["at_least"], 2, "{found}");
-    // Without a server between the two, nothing shows the inner address: then nothing is claimed.
-    let found = &nat(&lab, &["--server", &server(SRV)])["udp"]["ipv4"];
-    assert!(found["layers"]["carrier_grade"].is_null(), "{found}");
-    assert_eq!(found["layers"]["at_least"], 1, "{found}");
-}
-
-#[test]
-fn ipv6_behind_a_firewall_and_open() {
-    requires!(coturn_is_here());
-    for (ipv6, filtering) in [(Ipv6::Firewalled, "APDF"), (Ipv6::Open, "EIF")] {
-        let lab = Lab::builder().site(Site::A, Network::behind(Nat::new()).ipv6(ipv6)).build().unwrap();
-        let _coturn = coturn(&lab, Node::Srv, &[SRV_V6, SRV_ALTERNATE_V6].map(|ip| ip.to_string()));
-        let said = nat(&lab, &["--server", &format!("stun:[{SRV_V6}]")]);
-        let found = &said["udp"]["ipv6"];
-        assert_eq!([&found["mapping"], &found["filtering"]], ["EIM", filtering], "{found}");
-        assert_eq!(found["translated"], false, "{found}");
-    }
 }
 
 #[test]
 fn servers_with_one_address_measure_the_mapping_only() {
     requires!(coturn_is_here());
     let lab = Lab::builder().site(Site::A, Nat::symmetric()).build().unwrap();
-    let _servers = both().map(|ip| {
-        let mut command = lab.command(Node::Srv, "turnserver");
-        command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout", "--no-rfc5780"]);
-        command.args(["--userdb", "/dev/null", "--pidfile", "/dev/null", "-a", "-u", "u:p", "-r", "test"]);
-        command.args(["--simple-log", "-v", "--listening-ip", &ip, "--relay-ip", &ip]);
-        let mut coturn = Program::spawn(command).unwrap().named("coturn");
-        coturn.wait_for_line("Total General servers", LIMIT).unwrap();
-        coturn
-    });
-    let servers = both().map(server);
-    let found = &nat(&lab, &["--server", &servers[0], "--server", &servers[1]])["udp"]["ipv4"];
+    let both = [SRV, SRV_ALTERNATE].map(|ip| ip.to_string());
+    let _servers =
+        both.each_ref().map(|ip| serve(&lab, Software::Coturn, Node::Srv, std::slice::from_ref(ip)).unwrap());
+    let servers = both.map(server);
+    let found =
+        &diagnose(&lab, Node::A, &["--server", &servers[0], "--server", &servers[1]]).unwrap()["udp"]["ipv4"];
     assert_eq!(found["mapping_depends_on_destination"], true, "{found}");
     assert!(found["mapping"].is_null() && found["filtering"].is_null(), "{found}");
     let reason = found["filtering_reason"].as_str().unwrap();
@@ -217,8 +138,8 @@ fn documented(section: &str) -> Vec<&'static str> {
 fn the_json_is_what_is_documented() {
     requires!(coturn_is_here());
     let lab = Lab::builder().site(Site::A, Nat::new()).build().unwrap();
-    let _coturn = coturn(&lab, Node::Srv, &both());
-    let said = nat(&lab, &["--server", &server(SRV)]);
+    let _coturn = coturn(&lab);
+    let said = diagnose(&lab, Node::A, &["--server", &server(SRV)]).unwrap();
     for (section, at) in [("`udp.ipv4`", "/udp/ipv4"), ("`tcp.ipv4`", "/tcp/ipv4")] {
         let fields = documented(section);
         assert!(fields.len() >= 7, "{fields:?}");

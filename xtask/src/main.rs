@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test`, `ci`, `bench` and `fuzz`.
+//! The project's own tasks: `cargo xtask test`, `ci`, `bench`, `lab-nat` and `fuzz`.
 //!
 //! A task is a list of steps, each of which adds rows to one table: `prepare` (what the tests need of the machine) →
 //! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `fuzz` stands apart.
@@ -44,6 +44,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Let the kernel's NATs judge `thirl nat`, again and again (`cargo xtask lab-nat -- --help`)
+    LabNat {
+        /// Arguments of `nat-judge`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Fuzz what reads bytes of others, with the corpora in fuzz/corpus (needs nightly and cargo-fuzz)
     Fuzz(fuzz::Options),
 }
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test { suite } => test(suite.as_deref()),
         Task::Ci => ci(),
         Task::Bench { arguments } => bench(&arguments),
+        Task::LabNat { arguments } => lab_nat(&arguments),
         Task::Fuzz(options) => fuzz(&options),
     };
     match done {
@@ -89,6 +96,16 @@ fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
     fuzz::run(&Workspace::find()?, options, &mut report)?;
     report.print();
     Ok(report)
+}
+
+fn lab_nat(arguments: &[String]) -> io::Result<Report> {
+    let workspace = Workspace::find()?;
+    let packages = ["thirl", "thirl-stun-server", "thirl-tests"].into_iter().flat_map(|name| ["-p", name]);
+    if !workspace.cargo(&["build", "--bins"]).args(packages).status()?.success() {
+        return Err(io::Error::other("what is to be judged does not build"));
+    }
+    let directory = workspace.target.join("debug");
+    Err(Command::new(directory.join("nat-judge")).args(arguments).env("THIRL_BIN_DIR", directory).exec())
 }
 
 fn bench(arguments: &[String]) -> io::Result<Report> {

@@ -5,6 +5,7 @@
 //! `lab-prober ask IP[:PORT] COUNT` sends COUNT requests from one socket, one after another, and prints one JSON object:
 //! `seen` (the mapped addresses, in order, null where no answer came).
 //! `lab-prober hold IP` asks from one socket once per line on standard input and prints the mapped address, or `none`.
+//! `lab-prober traffic IP` opens new mappings all the time, from a fresh socket each, and prints `ready`.
 //!
 //! A request is `TOKEN VIA,VIA,…`, the answer from each endpoint VIA is `TOKEN VIA SEEN`; VIA is two digits, the
 //! number of the address and of the port, or `self`, the endpoint that was asked.
@@ -34,7 +35,10 @@ fn main() -> ExitCode {
         ["client", first, second] => addresses(first, second).and_then(examine),
         ["ask", server, count] => ask(server, count),
         ["hold", server] => hold(server),
-        _ => Err(io::Error::other("usage: lab-prober server|client IP0 IP1 | ask IP[:PORT] COUNT | hold IP")),
+        ["traffic", server] => traffic(server),
+        _ => Err(io::Error::other(
+            "usage: lab-prober server|client IP0 IP1 | ask IP[:PORT] COUNT | hold|traffic IP",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,6 +168,19 @@ fn hold(server: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A few hundred mappings a second: some between any two of another host that asks one question after another.
+fn traffic(server: &str) -> io::Result<()> {
+    let to = SocketAddr::new(parse(server)?, PORTS[0]);
+    println!("ready");
+    loop {
+        let socket = Client::new(to.ip())?.socket;
+        socket.send_to(b"traffic", to)?;
+        // Nothing answers that: it sets the pace.
+        socket.set_read_timeout(Some(Duration::from_millis(3)))?;
+        _ = socket.recv(&mut [0; 1]);
+    }
 }
 
 struct Client {

@@ -31,6 +31,14 @@ pub fn stun_server() -> PathBuf {
     directory().join("stun-server")
 }
 
+/// The prober of the NAT lab, a program of this crate.
+///
+/// # Panics
+/// As [`thirl`].
+pub fn lab_prober() -> PathBuf {
+    directory().join("lab-prober")
+}
+
 /// A Python with `tests/requirements.txt` installed: `cargo xtask test` makes it in `target/venv`.
 ///
 /// # Errors
@@ -60,6 +68,8 @@ fn build() -> PathBuf {
         "thirl-turn-relay",
         "-p",
         "thirl-stun-server",
+        "-p",
+        "thirl-tests",
     ]);
     if profile.ends_with("release") {
         cargo.arg("--release");

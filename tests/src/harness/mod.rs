@@ -7,7 +7,7 @@ mod ports;
 mod program;
 mod requires;
 
-pub use binaries::{python, stun_server, thirl, turn_relay};
+pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
 pub use deadline::Deadline;
 pub use ports::{free_tcp_port, free_udp_port};
 pub use program::{Line, Program, ProgramError};

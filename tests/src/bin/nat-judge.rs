@@ -1,0 +1,52 @@
+//! Runs `thirl nat` again and again behind the NATs of the kernel lab and counts its verdicts: `cargo xtask lab-nat`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use thirl_tests::judge::{self, Plan, Software};
+use thirl_tests::natlab::availability;
+
+/// Runs `thirl nat` behind NATs whose behaviour is known and counts its verdicts.
+#[derive(Parser)]
+#[command(name = "cargo xtask lab-nat")]
+struct Arguments {
+    /// Only cases whose name contains this
+    case: Option<String>,
+    /// Runs of each case
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Packets lost on the line, each way, in 1/1000
+    #[arg(long, default_value_t = 0)]
+    loss: u16,
+    /// Ask our `stun-server` instead of coturn
+    #[arg(long)]
+    ours: bool,
+    /// Labs at the same time
+    #[arg(long, default_value_t = 8)]
+    labs: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(reason) = availability() {
+        eprintln!("nat-judge: {reason}");
+        return ExitCode::FAILURE;
+    }
+    let wanted = |name: &str| arguments.case.as_ref().is_none_or(|part| name.contains(part));
+    let cases: Vec<_> = judge::cases().into_iter().filter(|case| wanted(&case.name)).collect();
+    let plan = Plan {
+        runs: arguments.runs,
+        loss_per_mille: arguments.loss,
+        software: if arguments.ours { Software::Ours } else { Software::Coturn },
+        labs: arguments.labs,
+    };
+    let rows = judge::run(&cases, plan);
+    for row in &rows {
+        row.notes.iter().for_each(|note| println!("{}: {note}", row.name));
+    }
+    println!("{:44} {:>6} {:>8} {:>6} {:>7}", "case", "right", "unknown", "wrong", "failed");
+    rows.iter().for_each(|row| println!("{row}"));
+    let wrong =
+        rows.iter().any(|row| row.wrong + row.failed > 0 || (plan.loss_per_mille == 0 && row.unknown > 0));
+    if wrong || rows.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
