@@ -12,7 +12,10 @@ use thirl_common::wire::{
     XorMappedAddress,
 };
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Role};
-use thirl_ice_agent::nat::{self, Action, Diagnosis, FamilyReport, Options, SocketId, direct_path};
+use thirl_ice_agent::nat::{
+    self, Action, Confidence, Diagnosis, Facts, FamilyReport, HostNetwork, Options, PairPath, Report,
+    SocketId, direct_path, predict,
+};
 use thirl_tests::sim::{
     Filtering, HostId, Link, Mapping, NatSpec, Network, Packet, Pair, PeerSpec, PortAllocation,
 };
@@ -101,6 +104,11 @@ impl Server {
 
 /// Runs a diagnosis behind a NAT.
 fn diagnose(seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
+    diagnose_at(1, seed, spec, loss, lies)
+}
+
+/// The same at one of several places, each with addresses of its own.
+fn diagnose_at(place: u8, seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
     let mut network = Network::new(seed);
     let servers: Vec<_> = (1..)
         .zip(lies)
@@ -109,8 +117,8 @@ fn diagnose(seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
             Server::new(&mut network, ips, *lie)
         })
         .collect();
-    let behind = network.add_nat(spec, ip("5.5.5.1"));
-    let own = ip("192.168.1.2");
+    let behind = network.add_nat(spec, ip(&format!("5.5.5.{place}")));
+    let own = ip(&format!("192.168.{place}.2"));
     let link = Link { delay: Duration::from_millis(10), loss };
     let host = network.add_host(&[own], Some(behind), link);
     let addresses: Vec<_> = servers.iter().map(Server::address).collect();
@@ -252,7 +260,13 @@ fn behind(role: Role, nat: NatSpec, number: u8) -> PeerSpec {
 }
 
 #[test]
-fn the_table_of_who_reaches_whom_is_what_agents_do() {
+fn the_table_of_who_reaches_whom_and_the_verdict_of_a_pair_are_what_agents_do() {
+    let measured = |number: u8, seed, spec| {
+        let unavailable = FamilyReport::unavailable("there is no IPv6 here");
+        let report = Report::new(diagnose_at(number, seed, spec, 0.0, &[Lie::None]), unavailable);
+        let network = HostNetwork { ip: ip(&format!("192.168.{number}.2")), prefix: 24 };
+        Facts::new(&report, &[network])
+    };
     for (i, a) in (0..).zip(every_nat()) {
         for (j, b) in (0..).zip(every_nat()) {
             let [one, other] = [behind(Role::Controlling, a, 1), behind(Role::Controlled, b, 2)];
@@ -263,6 +277,14 @@ fn the_table_of_who_reaches_whom_is_what_agents_do() {
             let direct = direct_path(in_the_agents_words(a), in_the_agents_words(b));
             let kind = Some(if direct { PathKind::Direct } else { PathKind::Relayed });
             assert_eq!(pair.paths(), (kind, kind), "{a:?} {b:?}");
+            let [you, they] = [measured(1, i, a), measured(2, j, b)];
+            let prediction = predict(&you, &they);
+            let path = if direct { PairPath::Direct } else { PairPath::Relay };
+            assert_eq!(
+                (prediction.path, prediction.confidence),
+                (path, Some(Confidence::High)),
+                "{prediction:?}"
+            );
         }
     }
 }

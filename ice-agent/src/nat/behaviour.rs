@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Mapping behaviour (RFC 4787, section 4.1): what the external port depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mapping {
     /// Endpoint-independent: one external port whatever the destination ("cone").
     #[serde(rename = "EIM")]
@@ -49,7 +49,7 @@ impl fmt::Display for Mapping {
 }
 
 /// Filtering behaviour (RFC 4787, section 5): whose packets come in through a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Filtering {
     /// Endpoint-independent: everyone's.
     #[serde(rename = "EIF")]
@@ -99,7 +99,7 @@ pub fn classic_name(mapping: Mapping, filtering: Filtering) -> Option<&'static s
 }
 
 /// How a new mapping gets its port (RFC 4787, section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PortAllocation {
     /// The internal port, while it is free.

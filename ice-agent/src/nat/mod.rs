@@ -5,18 +5,21 @@
 //!    test over TCP. They share the requests of `probe` and the results of `findings`.
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
 //! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
-//! 4. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
+//! 4. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two.
+//! 5. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
 
 mod allocation;
 mod behaviour;
 mod diagnosis;
 #[cfg(feature = "driver")]
 mod driver;
+mod facts;
 mod filtering;
 mod findings;
 mod hairpin;
 mod lifetime;
 mod mapping;
+mod pair;
 mod probe;
 mod report;
 mod servers;
@@ -28,9 +31,11 @@ pub use behaviour::{Confidence, Filtering, Mapping, Pooling, PortAllocation, cla
 pub use diagnosis::{Diagnosis, Event, Options};
 #[cfg(feature = "driver")]
 pub use driver::{DiagnoseError, diagnose};
+pub use facts::{Facts, FamilyFacts, HostNetwork, InvalidFacts, VERSION as FACTS_VERSION};
 pub use findings::Answer;
 pub use hairpin::HairpinReport;
 pub use lifetime::LifetimeReport;
+pub use pair::{Advice, PairPath, Prediction, Side, Way, predict};
 pub use probe::{Action, SocketId};
 pub use report::{Families, FamilyReport, LayersReport, Report, TcpFailure, TcpReport, UdpReport};
 pub use servers::{FaultyServer, ServerFault};

@@ -85,18 +85,9 @@ impl Verdict {
 
 /// Everything that this side can be by what is known of it.
 fn possible(report: &UdpReport) -> Vec<(Mapping, Filtering)> {
-    let fits = |mapping: &Mapping| match (report.translated, report.mapping) {
-        (Some(false), _) => *mapping == Mapping::EndpointIndependent,
-        (_, Some(known)) => *mapping == known,
-        _ => report
-            .mapping_depends_on_destination
-            .is_none_or(|depends| mapping.depends_on_destination() == depends),
-    };
-    let filterings = |mapping| {
-        let fits = move |filtering: &Filtering| report.filtering.is_none_or(|known| *filtering == known);
-        Filtering::ALL.into_iter().filter(fits).map(move |filtering| (mapping, filtering))
-    };
-    Mapping::ALL.into_iter().filter(fits).flat_map(filterings).collect()
+    let filterings = report.possible_filterings();
+    let with_filters = |mapping| filterings.iter().map(move |filtering| (mapping, *filtering));
+    report.possible_mappings().into_iter().flat_map(with_filters).collect()
 }
 
 fn peers(report: &UdpReport) -> Vec<Peer> {
