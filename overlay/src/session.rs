@@ -16,12 +16,21 @@
 //!   │◄── bye {reason} ────────────►│
 //! ```
 //!
+//! A session can also be one question, which opens no path:
+//!
+//! ```text
+//!   │ diagnose ───────────────────►│
+//!   │◄── diagnosing {at_most_s}    │   at once
+//!   │◄── diagnosis {facts}         │   or bye {reason}
+//! ```
+//!
 //! A carrier may repeat messages. A repeated offer opens a session that the dialler no longer knows, so whoever listens
 //! remembers the ids it has seen for as long as an attempt lasts.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use thirl_ice_agent::nat::{Facts, InvalidFacts};
 
 use crate::encoding::base64_array;
 use crate::identity::{NodeId, NodeKey};
@@ -123,6 +132,18 @@ pub enum Body {
         /// Why.
         #[serde(default)]
         reason: ByeReason,
+    },
+    /// Asks for the facts of the network that its receiver is in.
+    Diagnose,
+    /// They are being measured.
+    Diagnosing {
+        /// How long that takes at the most, in seconds.
+        at_most_s: u16,
+    },
+    /// The facts.
+    Diagnosis {
+        /// What the sender measured.
+        facts: Box<Facts>,
     },
     /// A message of a later build: ignored.
     #[serde(other)]
@@ -234,7 +255,8 @@ impl Body {
                 check_candidates(candidates)
             }
             Body::EndOfCandidates { ufrag, .. } => check_credential("ice-ufrag", ufrag, UFRAG_LENGTH),
-            Body::Bye { .. } | Body::Unknown => Ok(()),
+            Body::Diagnosis { facts } => Ok(facts.check()?),
+            Body::Bye { .. } | Body::Diagnose | Body::Diagnosing { .. } | Body::Unknown => Ok(()),
         }
     }
 }
@@ -268,6 +290,9 @@ pub enum SessionError {
         /// What is wrong.
         what: &'static str,
     },
+    /// What a side tells of its network cannot be.
+    #[error(transparent)]
+    Facts(#[from] InvalidFacts),
     /// It could not be sealed.
     #[error(transparent)]
     Seal(#[from] seal::SealError),
@@ -341,6 +366,11 @@ mod tests {
         SessionMessage { session: SessionId::from_bytes([7; 16]), body }
     }
 
+    fn facts() -> Facts {
+        let ipv4 = r#"{"udp":true,"mapping":["EIM"],"filtering":["ADF","APDF"],"external":"198.51.100.1"}"#;
+        serde_json::from_str(&format!(r#"{{"version":1,"ipv4":{ipv4}}}"#)).unwrap()
+    }
+
     fn offer(description: Description) -> SessionMessage {
         let nat = NatHint { mapping_depends_on_destination: Some(true), udp_blocked: None };
         message(Body::Offer { description, nat })
@@ -368,6 +398,9 @@ mod tests {
             Body::Candidates { ufrag: "8hhY".into(), candidates: vec![CANDIDATE.into()] },
             Body::EndOfCandidates { ufrag: "8hhY".into(), nat: NatHint::default() },
             Body::Bye { reason: ByeReason::NoPath },
+            Body::Diagnose,
+            Body::Diagnosing { at_most_s: 60 },
+            Body::Diagnosis { facts: Box::new(facts()) },
         ] {
             let sent = message(body);
             let sealed = sent.seal(&from, to.id(), &[3; 32]).unwrap();
@@ -413,6 +446,18 @@ mod tests {
         assert_eq!(with(|d| d.ufrag = "ab d".into()), syntax("ice-ufrag"));
         assert_eq!(with(|d| d.pwd = "a".repeat(21)), syntax("ice-pwd"));
         assert_eq!(with(|d| d.pwd = "a".repeat(257)), bound("ice-pwd", 256));
+    }
+
+    #[test]
+    fn facts_that_cannot_be_are_refused_both_ways() {
+        let mut wrong = facts();
+        wrong.ipv4.as_mut().unwrap().external = Some("::1".parse().unwrap());
+        let body = Body::Diagnosis { facts: Box::new(wrong) };
+        let session = SessionId::from_bytes([7; 16]);
+        let unchecked = serde_json::to_vec(&Envelope { version: VERSION, session, body: &body }).unwrap();
+        let refused = SessionError::Facts(InvalidFacts::Field { field: "external address" });
+        assert_eq!(SessionMessage::decode(&unchecked), Err(refused.clone()));
+        assert_eq!(message(body).encode(), Err(refused));
     }
 
     #[test]

@@ -4,29 +4,36 @@
 
 use std::time::Duration;
 
-use thirl_ice_agent::agent::PathKind;
-use thirl_overlay::node::{DialError, Node};
+use thirl_ice_agent::agent::{PathKind, Policy};
+use thirl_ice_agent::nat::Options;
+use thirl_overlay::node::{DialError, InquireError, Node};
+use thirl_overlay::session::ByeReason;
 use thirl_overlay::signalling::switchboard::{Config, IceServers};
 use thirl_overlay::signalling::{Hub, IceServer, Keepalive, WebSocketSignalling, serve};
 use thirl_overlay::{NodeId, NodeKey, ServerUrl};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Nodes on one machine need no servers.
-struct NoServers;
+/// What nodes are told of: nothing, since on one machine they need none, or a STUN server.
+struct Servers(Vec<String>);
 
-impl IceServers for NoServers {
+impl IceServers for Servers {
     fn for_node(&self, _: NodeId, _: &str, _: u64) -> Vec<IceServer> {
-        Vec::new()
+        let urls = self.0.clone();
+        vec![IceServer { urls, username: None, credential: None, ttl_seconds: None }]
     }
 }
 
 async fn server() -> ServerUrl {
+    server_with(Vec::new()).await
+}
+
+async fn server_with(stun: Vec<String>) -> ServerUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = listener.local_addr().unwrap().to_string().parse().unwrap();
-    let hub = Hub::start(Config::default(), Keepalive::default(), Box::new(NoServers));
+    let hub = Hub::start(Config::default(), Keepalive::default(), Box::new(Servers(stun)));
     tokio::spawn(serve(vec![listener], hub, std::future::pending()));
     url
 }
@@ -95,4 +102,43 @@ async fn a_node_takes_several_connections_at_once() {
         });
     }
     assert_eq!(dials.join_all().await.len(), 5);
+}
+
+/// Requests that have come to a socket.
+fn received(socket: &UdpSocket) -> usize {
+    let mut buffer = [0; 100];
+    std::iter::from_fn(|| socket.try_recv(&mut buffer).ok()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_measures_once_for_all_who_ask() {
+    let stun = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = server_with(vec![format!("stun:{}", stun.local_addr().unwrap())]).await;
+    let (alice, carol, mut bob) = (node(&server, 1).await, node(&server, 3).await, node(&server, 2).await);
+    let bob_id = bob.id();
+    bob.set_diagnosis(true);
+    timeout(LIMIT, bob.diagnose(&[], Options::default(), |_| {})).await.unwrap().unwrap();
+    let of_one_diagnosis = received(&stun);
+    assert_ne!(of_one_diagnosis, 0);
+    let both = async { tokio::join!(alice.inquire(bob_id), carol.inquire(bob_id)) };
+    let (told_alice, told_carol) = timeout(LIMIT, both).await.unwrap();
+    let facts = told_alice.unwrap();
+    assert_eq!(facts.ipv4.as_ref().unwrap().udp, Some(false), "the server is silent: {facts:?}");
+    assert_eq!(told_carol.unwrap(), facts);
+    assert_eq!(received(&stun), of_one_diagnosis, "one for both");
+    bob.set_policy(Policy::Relay);
+    let again = timeout(LIMIT, alice.inquire(bob_id)).await.unwrap().unwrap();
+    assert_eq!(again, facts.relay_only(), "a node that hides its addresses hides them here");
+    assert_eq!(received(&stun), 0, "what is known is not measured again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_not_tells_nothing_and_one_that_is_away_is_said_to_be() {
+    let server = server().await;
+    let (alice, bob) = (node(&server, 1).await, node(&server, 2).await);
+    let refused = timeout(LIMIT, alice.inquire(bob.id())).await.unwrap().unwrap_err();
+    assert!(matches!(refused, InquireError::Refused(ByeReason::NotAllowed)), "{refused}");
+    let away = NodeKey::from_seed(&[9; 32]).id();
+    let offline = timeout(LIMIT, alice.inquire(away)).await.unwrap().unwrap_err();
+    assert!(matches!(offline, InquireError::Offline), "{offline}");
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use crate::nat::HostNetwork;
+
 /// More sockets than this make checks slow and find nothing.
 const MAX_ADDRESSES: usize = 8;
 /// Of interfaces that are there for containers and virtual machines, so many beside real ones.
@@ -43,29 +45,37 @@ struct Listed {
     interface: String,
     index: u32,
     ip: IpAddr,
+    prefix: u8,
     flags: u8,
 }
 
 /// The addresses of this host that are worth a socket, the best first.
 pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
-    let flags = ipv6_flags();
-    let listed = if_addrs::get_if_addrs()?
-        .into_iter()
-        .filter(|interface| interface.oper_status != if_addrs::IfOperStatus::Down || interface.is_loopback())
-        .map(|interface| Listed {
-            ip: interface.ip(),
-            index: interface.index.unwrap_or(0),
-            flags: match interface.ip() {
-                IpAddr::V6(ip) => flags.get(&ip).copied().unwrap_or(0),
-                IpAddr::V4(_) => 0,
-            },
-            interface: interface.name,
-        })
-        .collect();
-    Ok(choose(listed))
+    Ok(choose(list()?).iter().map(local_address).collect())
 }
 
-fn choose(mut listed: Vec<Listed>) -> Vec<LocalAddress> {
+/// The same addresses with their networks, for [`Facts`](crate::nat::Facts).
+pub fn host_networks() -> io::Result<Vec<HostNetwork>> {
+    Ok(choose(list()?).iter().map(|listed| HostNetwork { ip: listed.ip, prefix: listed.prefix }).collect())
+}
+
+fn list() -> io::Result<Vec<Listed>> {
+    let flags = ipv6_flags();
+    let up = |interface: &if_addrs::Interface| {
+        interface.oper_status != if_addrs::IfOperStatus::Down || interface.is_loopback()
+    };
+    let listed = if_addrs::get_if_addrs()?.into_iter().filter(up).map(|interface| {
+        let (prefix, flags) = match &interface.addr {
+            if_addrs::IfAddr::V4(v4) => (v4.prefixlen, 0),
+            if_addrs::IfAddr::V6(v6) => (v6.prefixlen, flags.get(&v6.ip).copied().unwrap_or(0)),
+        };
+        let (ip, index) = (interface.ip(), interface.index.unwrap_or(0));
+        Listed { ip, index, prefix, flags, interface: interface.name }
+    });
+    Ok(listed.collect())
+}
+
+fn choose(mut listed: Vec<Listed>) -> Vec<Listed> {
     listed.retain(|address| !address.ip.is_unspecified() && address.flags & UNUSABLE == 0);
     // Each scope only if there is no wider one.
     for scope in [Scope::Wide, Scope::LinkLocal, Scope::Loopback] {
@@ -82,7 +92,7 @@ fn choose(mut listed: Vec<Listed>) -> Vec<LocalAddress> {
             keep
         });
         chosen.truncate(MAX_ADDRESSES);
-        return chosen.into_iter().map(local_address).collect();
+        return chosen.into_iter().cloned().collect();
     }
     Vec::new()
 }
@@ -146,11 +156,11 @@ mod tests {
     use super::*;
 
     fn listed(interface: &str, ip: &str, flags: u8) -> Listed {
-        Listed { interface: interface.to_owned(), index: 3, ip: ip.parse().unwrap(), flags }
+        Listed { interface: interface.to_owned(), index: 3, ip: ip.parse().unwrap(), prefix: 24, flags }
     }
 
     fn chosen(listed: Vec<Listed>) -> Vec<String> {
-        choose(listed).iter().map(|local| local.address.ip().to_string()).collect()
+        choose(listed).iter().map(|listed| listed.ip.to_string()).collect()
     }
 
     #[test]
@@ -174,7 +184,7 @@ mod tests {
             ["127.0.0.1", "::1"]
         );
         let link_local = choose(vec![listed("lo", "127.0.0.1", 0), listed("eth0", "fe80::1", 0x80)]);
-        assert_eq!(link_local[0].address.to_string(), "[fe80::1%3]:0");
+        assert_eq!(local_address(&link_local[0]).address.to_string(), "[fe80::1%3]:0");
         assert_eq!(link_local.len(), 1);
     }
 

@@ -43,8 +43,9 @@ mod task;
 pub use builder::{Builder, StartError};
 pub use description::Description;
 pub use handle::{ConnectError, IceAgent, LocalCandidates};
-pub use interfaces::{LocalAddress, local_addresses};
+pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use path::{Path, PathClosed};
+pub use resolve::resolve;
 
 use std::time::Instant;
 

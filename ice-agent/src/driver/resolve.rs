@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 /// A name that takes longer is given up: the other servers should not wait for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The addresses of each server, in order, or why there are none. At most one for each family.
-pub(super) async fn resolve(uris: &[ServerUri]) -> Vec<Result<Vec<SocketAddr>, String>> {
+/// The addresses of each server, in the order of the URIs, or why there are none: at most one for each family, since more
+/// addresses of one name are most often one and the same machine. Takes three seconds at the most.
+pub async fn resolve(uris: &[ServerUri]) -> Vec<Result<Vec<SocketAddr>, String>> {
     let mut lookups = JoinSet::new();
     let mut results: Vec<_> =
         uris.iter().map(|uri| Err(format!("{uri}: its name was not resolved in time"))).collect();

@@ -46,6 +46,34 @@ impl From<Ended> for DialError {
     }
 }
 
+/// Why another node's facts are not to be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InquireError {
+    /// The node is not connected to the server.
+    #[error("the node is not connected to the server: is `thirl listen` still running there?")]
+    Offline,
+    /// The node does not answer the question.
+    #[error("the node does not answer the question: it may be of an earlier build")]
+    NoAnswer,
+    /// The node refuses.
+    #[error("the node refuses: {}", refusal(*.0))]
+    Refused(ByeReason),
+    /// There is no way to the node any more.
+    #[error("signalling has ended")]
+    SignallingEnded,
+    /// The system gave no randomness.
+    #[error("the system's random number generator fails")]
+    NoRandomness,
+}
+
+fn refusal(reason: ByeReason) -> &'static str {
+    match reason {
+        ByeReason::NotAllowed => "it was told not to say what its network does (--no-diagnosis)",
+        other => words(other),
+    }
+}
+
 fn words(reason: ByeReason) -> &'static str {
     match reason {
         ByeReason::Done => "it is done",

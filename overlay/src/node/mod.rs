@@ -6,29 +6,34 @@
 //! 2. `switch`: one task between the node's sessions and [`Signalling`]: seals, opens, and knows whose a message is.
 //! 3. `session`: one task for each session: descriptions and candidates to and fro, for as long as the path lives.
 //! 4. [`Connection`]: the path, and why it is as it is.
+//! 5. `inquiry`: what two nodes tell each other of their networks.
 
 mod connection;
 mod error;
+mod inquiry;
 mod session;
 mod switch;
 
 pub use connection::{Connection, PathDescription};
-pub use error::DialError;
+pub use error::{DialError, InquireError};
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use thirl_ice_agent::agent::{Policy, Role};
 use thirl_ice_agent::driver::IceAgent;
+use thirl_ice_agent::nat::{DiagnoseError, Event, Facts, Options, Report};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::identity::{NodeId, NodeKey};
 use crate::session::{Body, SessionId};
 use crate::signalling::{IceServer, Signalling};
+use inquiry::Manners;
 use session::{Outcome, Pump};
-use switch::{Control, Link, Offer};
+use switch::{Control, Link, Offer, Opened};
 
 /// Offers that wait to be accepted; more are refused as busy.
 const WAITING_OFFERS: usize = 32;
@@ -42,6 +47,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 pub struct Node {
     id: NodeId,
     policy: Policy,
+    manners: watch::Sender<Manners>,
     control: mpsc::Sender<Control>,
     offers: mpsc::Receiver<Offer>,
     ice_servers: watch::Receiver<Vec<IceServer>>,
@@ -53,9 +59,13 @@ impl Node {
         let id = key.id();
         let (control, controls) = mpsc::channel(64);
         let (offered, offers) = mpsc::channel(WAITING_OFFERS);
+        let (inquired, inquiries) = mpsc::channel(inquiry::WAITING);
+        let opened = Opened { offers: offered, inquiries: inquired };
         let (servers, ice_servers) = watch::channel(signalling.ice_servers());
-        tokio::spawn(switch::run(key, signalling, controls, control.downgrade(), offered, servers));
-        Node { id, policy: Policy::All, control, offers, ice_servers }
+        let (manners, told_manners) = watch::channel(Manners::default());
+        tokio::spawn(switch::run(key, signalling, controls, control.downgrade(), opened, servers));
+        tokio::spawn(inquiry::answer(inquiries, told_manners, ice_servers.clone()));
+        Node { id, policy: Policy::All, manners, control, offers, ice_servers }
     }
 
     /// Who this is.
@@ -66,6 +76,33 @@ impl Node {
     /// Which candidates may be used from now on.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+        self.manners.send_modify(|manners| manners.relay_only = policy == Policy::Relay);
+    }
+
+    /// Whether other nodes that ask are told what the network of this one does; it is measured for them, but not more than
+    /// once a minute. Not unless it is set.
+    pub fn set_diagnosis(&mut self, allowed: bool) {
+        self.manners.send_modify(|manners| manners.tells = allowed);
+    }
+
+    /// Measures the network of this node with the STUN servers that signalling offers, and with `others`. The facts are
+    /// what another node would be told.
+    pub async fn diagnose(
+        &self,
+        others: &[SocketAddr],
+        options: Options,
+        progress: impl Fn(Event),
+    ) -> Result<(Report, Facts), DiagnoseError> {
+        let servers = self.ice_servers.borrow().clone();
+        let relay_only = self.policy == Policy::Relay;
+        inquiry::measure(&servers, others, options, relay_only, progress).await
+    }
+
+    /// Asks another node what its network does, which it measures for that.
+    pub async fn inquire(&self, of: NodeId) -> Result<Facts, InquireError> {
+        let session = random().map_err(|_| InquireError::NoRandomness)?;
+        let link = Link::open(&self.control, SessionId::from_bytes(session), of).await;
+        inquiry::ask(link.ok_or(InquireError::SignallingEnded)?).await
     }
 
     /// Opens a path to another node.

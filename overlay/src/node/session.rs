@@ -176,8 +176,14 @@ impl Pump {
                 self.take_hint(nat);
                 self.agent.set_remote_end_of_candidates();
             }
-            // A restart is answered by dialling anew; a later build's messages are not known.
-            Body::Restart { .. } | Body::Bye { .. } | Body::Unknown => {}
+            // A restart is answered by dialling anew; a later build's messages are not known, and questions have sessions
+            // of their own.
+            Body::Restart { .. }
+            | Body::Bye { .. }
+            | Body::Diagnose
+            | Body::Diagnosing { .. }
+            | Body::Diagnosis { .. }
+            | Body::Unknown => {}
         }
     }
 

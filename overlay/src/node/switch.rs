@@ -86,11 +86,24 @@ pub(super) struct Offer {
     pub(super) body: Body,
 }
 
+/// Another node's wish to know of this node's network.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    pub(super) link: Link,
+}
+
+/// What other nodes open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) offers: mpsc::Sender<Offer>,
+    pub(super) inquiries: mpsc::Sender<Inquiry>,
+}
+
 struct Switch<S> {
     key: NodeKey,
     signalling: S,
     control: mpsc::WeakSender<Control>,
-    offers: mpsc::Sender<Offer>,
+    opened: Opened,
     sessions: BTreeMap<SessionId, (NodeId, mpsc::Sender<Inbound>)>,
     ended: VecDeque<SessionId>,
 }
@@ -101,11 +114,11 @@ pub(super) async fn run<S: Signalling>(
     signalling: S,
     mut controls: mpsc::Receiver<Control>,
     control: mpsc::WeakSender<Control>,
-    offers: mpsc::Sender<Offer>,
+    opened: Opened,
     servers: watch::Sender<Vec<IceServer>>,
 ) {
     let mut switch =
-        Switch { key, signalling, control, offers, sessions: BTreeMap::new(), ended: VecDeque::new() };
+        Switch { key, signalling, control, opened, sessions: BTreeMap::new(), ended: VecDeque::new() };
     loop {
         tokio::select! {
             event = switch.signalling.recv() => match event {
@@ -165,12 +178,13 @@ impl<S: Signalling> Switch<S> {
                 inbox.try_send(Inbound::Message(body)).ok();
             }
             Some(_) => tracing::debug!(from = %from.short(), "a message about another node's session"),
-            None if matches!(body, Body::Offer { .. }) => self.handle_offer(from, session, body),
+            None if matches!(body, Body::Offer { .. } | Body::Diagnose) => self.open(from, session, body),
             None => {}
         }
     }
 
-    fn handle_offer(&mut self, from: NodeId, session: SessionId, body: Body) {
+    /// Opens a session that another node has begun.
+    fn open(&mut self, from: NodeId, session: SessionId, body: Body) {
         let Some(control) = self.control.upgrade() else { return };
         if self.ended.contains(&session) {
             return;
@@ -179,7 +193,12 @@ impl<S: Signalling> Switch<S> {
         let link = Link { session, peer: from, control, inbox };
         let room = self.sessions.len() < MAX_SESSIONS;
         self.sessions.insert(session, (from, sender));
-        if !room || self.offers.try_send(Offer { link, body }).is_err() {
+        let taken = room
+            && match body {
+                Body::Diagnose => self.opened.inquiries.try_send(Inquiry { link }).is_ok(),
+                body => self.opened.offers.try_send(Offer { link, body }).is_ok(),
+            };
+        if !taken {
             self.send(from, session, Body::Bye { reason: ByeReason::Busy });
             self.sessions.remove(&session);
             self.remember(session);

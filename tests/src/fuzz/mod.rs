@@ -6,7 +6,7 @@
 //! - [`message`], [`classic`]: the STUN view and writer, every attribute, integrity, fingerprint; RFC 3489.
 //! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
-//! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`signalling`]: text from people and peers.
+//! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
 mod credentials;
@@ -17,7 +17,7 @@ mod text;
 pub use credentials::{credentials, nonce, prepared, token};
 pub use framing::{channel_data, framing};
 pub use message::{classic, message};
-pub use text::{candidate, session, settings, signalling, ticket, uri};
+pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
 
 /// A body of a target.
 pub type Body = fn(&[u8]);
@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("channel_data", channel_data),
     ("classic", classic),
     ("credentials", credentials),
+    ("facts", facts),
     ("framing", framing),
     ("message", message),
     ("nonce", nonce),

@@ -6,8 +6,9 @@ use thirl_common::config::{ConfigError, Key, Source, Values, parse};
 use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
 use thirl_ice_agent::candidate::Candidate;
+use thirl_ice_agent::nat::{PairPath, predict};
 use thirl_overlay::Ticket;
-use thirl_overlay::session::SessionMessage;
+use thirl_overlay::session::{Body, SessionMessage};
 use thirl_overlay::signalling::protocol::{ClientMessage, ServerMessage};
 
 /// A URI is printed as one that is read as the same.
@@ -53,6 +54,24 @@ pub fn session(data: &[u8]) {
     let Ok(message) = SessionMessage::decode(data) else { return };
     let written = message.encode().unwrap();
     assert_eq!(SessionMessage::decode(&written).as_ref(), Ok(&message));
+}
+
+/// What two sides tell of their networks, a line each: the verdict about the pair is the same from both sides, and hiding
+/// addresses leaves facts that can be.
+pub fn facts(data: &[u8]) {
+    let mut told =
+        data.split(|byte| *byte == b'\n').filter_map(|line| match SessionMessage::decode(line).ok()?.body {
+            Body::Diagnosis { facts } => Some(*facts),
+            _ => None,
+        });
+    let Some(one) = told.next() else { return };
+    let other = told.next().unwrap_or_else(|| one.clone());
+    let [here, there] = [predict(&one, &other), predict(&other, &one)];
+    assert_eq!((here.path, here.way, here.confidence), (there.path, there.way, there.confidence));
+    assert_eq!(here.why.len(), there.why.len());
+    let hidden = one.relay_only();
+    assert_eq!(hidden.check(), Ok(()));
+    assert_ne!(predict(&hidden, &other).path, PairPath::Direct);
 }
 
 /// So is a message to or from a signalling server.
