@@ -8,12 +8,14 @@
 //! 4. `allocate`, `refresh`, `peers` (CreatePermission, ChannelBind), `reservation`: one handler for each request.
 //! 5. `allocation`, `permission`, `channel`: what is kept of them, in `table`s.
 //! 6. [`PeerPolicy`], [`IpRange`]: which peers may be reached. [`EngineConfig`]: what may be set.
-//! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common.
+//! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common; [`Bandwidth`]: how much data
+//!    passes.
 //! 8. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
 
 mod allocate;
 mod allocation;
 mod authenticate;
+mod bandwidth;
 mod channel;
 mod config;
 mod counters;
@@ -35,6 +37,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use bandwidth::Bandwidth;
 pub use channel::CHANNEL_LIFETIME;
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Traffic};

@@ -4,7 +4,7 @@
 //! be; [`Settings::config`] is what the server starts with.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::settings as stun;
 
-use crate::engine::{EngineConfig, IpRange, PeerPolicy};
+use crate::engine::{Bandwidth, EngineConfig, IpRange, PeerPolicy};
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses};
 
 const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
@@ -70,6 +70,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own"),
     key("total-quota", "COUNT", "Allocations at most. Default: 100000"),
+    key("max-bps", "BYTES", "Bytes per second of one allocation at most, each way. Default: no limit"),
+    key(
+        "user-max-bps",
+        "BYTES",
+        "Bytes per second of all of a user's allocations at most, each way. Default: no limit",
+    ),
+    key("bps-capacity", "BYTES", "Bytes per second of all allocations at most, each way. Default: no limit"),
     key("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600"),
     key("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
     key(
@@ -108,6 +115,8 @@ pub struct Settings {
     pub user_quota: Option<usize>,
     /// Allocations at most.
     pub total_quota: usize,
+    /// How much data is relayed at most.
+    pub bandwidth: Bandwidth,
     /// Lifetime of an allocation at most.
     pub max_lifetime: Duration,
     /// How long a nonce is good for.
@@ -152,6 +161,11 @@ impl Settings {
             denied_peers: values.all("denied-peer-ip", ip_range)?,
             user_quota: values.one("user-quota", &quota)?.map(count),
             total_quota: values.one("total-quota", &quota)?.map_or(100_000, count),
+            bandwidth: Bandwidth {
+                allocation: values.one("max-bps", bytes_per_second)?,
+                user: values.one("user-max-bps", bytes_per_second)?,
+                total: values.one("bps-capacity", bytes_per_second)?,
+            },
             max_lifetime: values
                 .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
                 .unwrap_or(Duration::from_secs(3600)),
@@ -210,6 +224,7 @@ impl Settings {
                 max_lifetime: self.max_lifetime,
                 total_quota: self.total_quota,
                 user_quota: self.user_quota,
+                bandwidth: self.bandwidth,
                 peers,
                 ..EngineConfig::default()
             },
@@ -248,6 +263,16 @@ fn credentials(values: &Values, realm: &str, features: SecurityFeatures) -> Resu
 /// Numbers are bounded where they are parsed.
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// coturn's 0 is no limit; here that is to leave the key out, lest a limit be lost by a slip.
+fn bytes_per_second(text: &str) -> Result<NonZeroU64, Problem> {
+    text.parse().map_err(|_| {
+        Problem::new(
+            format!("{text:?} is no number of bytes per second"),
+            "give a whole number from 1, in bytes: 125000 is 1 Mbit/s; leave the key out for no limit",
+        )
+    })
 }
 
 fn realm(text: &str) -> Result<String, Problem> {
@@ -348,6 +373,8 @@ mod tests {
             ("total-quota", "0"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
+            ("max-bps", "0"),
+            ("bps-capacity", "1M"),
             ("sha256", "yes"),
             ("userhash", "true"),
         ] {

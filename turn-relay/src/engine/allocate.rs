@@ -126,6 +126,7 @@ impl Engine {
             permissions: Default::default(),
             channels: Default::default(),
             traffic: Default::default(),
+            meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
             owner: Box::new(Owner {
                 seat,
                 key: user.signing.key,

@@ -8,6 +8,7 @@ use thirl_common::net::{FiveTuple, RelayedAddr};
 use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
 
 use super::authenticate::KeyOf;
+use super::bandwidth::{Direction, Meters};
 use super::channel::Channels;
 use super::counters::Traffic;
 use super::output::{AllocationId, GENERATIONS, RelayId, RelayedAddresses};
@@ -27,6 +28,8 @@ pub(super) struct Allocation {
     pub(super) permissions: Permissions,
     pub(super) channels: Channels,
     pub(super) traffic: Traffic,
+    /// `None` if nothing limits its data.
+    pub(super) meters: Option<Meters>,
     /// What data does not touch lies elsewhere, so that what it touches lies close together.
     pub(super) owner: Box<Owner>,
 }
@@ -147,6 +150,12 @@ impl Allocation {
 
     pub(super) fn key(&self) -> &IntegrityKey {
         &self.owner.key
+    }
+
+    /// Whether `bytes` more may pass now.
+    #[inline]
+    pub(super) fn admits(&self, direction: Direction, bytes: usize, now: Instant) -> bool {
+        self.meters.as_ref().is_none_or(|meters| meters.admit(direction, bytes, now))
     }
 
     /// The server's own addresses, as far as this allocation knows them.

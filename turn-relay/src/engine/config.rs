@@ -8,6 +8,7 @@ use thirl_common::auth::{CredentialStore, Credentials, NonceKey, SecurityFeature
 use thirl_common::wire::AddressFamily;
 use thirl_stun_server::Limit;
 
+use super::bandwidth::Bandwidth;
 use super::peer_policy::PeerPolicy;
 
 /// What an [`Engine`](super::Engine) is told. The defaults admit nobody, since they know no credentials.
@@ -39,6 +40,8 @@ pub struct EngineConfig {
     pub total_quota: usize,
     /// Allocations of one username at most; `None`: as many as of all.
     pub user_quota: Option<usize>,
+    /// How much data is relayed at most.
+    pub bandwidth: Bandwidth,
     /// Permissions of one allocation at most: 40 bytes each, 10 KB in all with the default of 256.
     pub max_permissions: usize,
     /// Channels of one allocation at most: 110 bytes each, 28 KB in all with the default of 256.
@@ -66,6 +69,7 @@ impl Default for EngineConfig {
             families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
             total_quota: 100_000,
             user_quota: None,
+            bandwidth: Bandwidth::default(),
             max_permissions: 256,
             max_channels: 256,
             stranger_limit: None,

@@ -29,6 +29,10 @@ pub struct Dropped {
     pub from_peer_not_permitted: u64,
     /// From a peer, to a relayed transport address that is no more.
     pub no_relay: u64,
+    /// From a client, above a limit of [`EngineConfig::bandwidth`](super::EngineConfig::bandwidth).
+    pub to_peer_over_bandwidth: u64,
+    /// From a peer, above such a limit.
+    pub to_client_over_bandwidth: u64,
     /// Too large for the header that it would need.
     pub oversized: u64,
     /// Requests whose credentials nobody could look up in time: the store or the engine has no more room.
@@ -96,6 +100,8 @@ impl Dropped {
         self.to_peer_not_permitted += other.to_peer_not_permitted;
         self.from_peer_not_permitted += other.from_peer_not_permitted;
         self.no_relay += other.no_relay;
+        self.to_peer_over_bandwidth += other.to_peer_over_bandwidth;
+        self.to_client_over_bandwidth += other.to_client_over_bandwidth;
         self.oversized += other.oversized;
         self.overloaded += other.overloaded;
         self.limited += other.limited;

@@ -12,6 +12,7 @@ use thirl_common::wire::{
 };
 
 use super::Engine;
+use super::bandwidth::Direction;
 use super::output::RelayId;
 
 /// Comprehension-required attributes of a Send indication. One with DONT-FRAGMENT is dropped: the driver cannot set the
@@ -112,6 +113,10 @@ impl Engine {
             dropped.no_channel += 1;
             return None;
         };
+        if !allocation.admits(Direction::ToPeer, data.len(), now) {
+            dropped.to_peer_over_bandwidth += 1;
+            return None;
+        }
         allocation.traffic.count_to_peer(data.len());
         self.counters.relayed.count_to_peer(data.len());
         let relay = RelayId { allocation: id, family: AddressFamily::of(to.ip()) };
@@ -142,6 +147,10 @@ impl Engine {
             dropped.to_peer_not_permitted += 1;
             return None;
         }
+        if !allocation.admits(Direction::ToPeer, data.len(), now) {
+            dropped.to_peer_over_bandwidth += 1;
+            return None;
+        }
         allocation.traffic.count_to_peer(data.len());
         self.counters.relayed.count_to_peer(data.len());
         let relay = RelayId { allocation: id, family: AddressFamily::of(to.ip()) };
@@ -164,6 +173,10 @@ impl Engine {
         };
         if allocation.permissions.get(from.ip(), now).is_none() {
             dropped.from_peer_not_permitted += 1;
+            return None;
+        }
+        if !allocation.admits(Direction::ToClient, len, now) {
+            dropped.to_client_over_bandwidth += 1;
             return None;
         }
         let five_tuple = allocation.five_tuple;

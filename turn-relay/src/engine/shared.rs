@@ -1,10 +1,15 @@
-//! What the engines of one server share: quotas and reserved ports. Touched when allocations come and go, never by data.
+//! What the engines of one server share: quotas, limits and reserved ports. Touched when allocations come and go, never by
+//! data, which meets only the meters that it is counted against.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use thirl_common::wire::AddressFamily;
+
+use super::bandwidth::{Bandwidth, Meter, Meters};
 
 /// Shared by all engines of a server; its clones are the same.
 ///
@@ -17,8 +22,15 @@ pub struct Shared {
 #[derive(Default)]
 struct State {
     seats: usize,
-    by_user: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
+    by_user: HashMap<Arc<str>, User, foldhash::fast::RandomState>,
+    total: Option<Arc<Meter>>,
     reservations: HashMap<u64, Reservation, foldhash::fast::RandomState>,
+}
+
+/// What is kept of a user who has a seat.
+struct User {
+    held: usize,
+    meter: Option<Arc<Meter>>,
 }
 
 /// One allocation's, or one reservation's, share of the quotas; dropped, it is given back.
@@ -58,16 +70,29 @@ impl Shared {
         if state.seats >= total_quota {
             return Err(QuotaReached::Total);
         }
-        let (username, held) = match state.by_user.get_key_value(username) {
-            Some((username, held)) => (username.clone(), *held),
-            None => (Arc::from(username), 0),
+        let username = match state.by_user.get_key_value(username) {
+            Some((_, user)) if user.held >= user_quota => return Err(QuotaReached::User),
+            Some((username, _)) => username.clone(),
+            None if user_quota == 0 => return Err(QuotaReached::User),
+            None => Arc::from(username),
         };
-        if held >= user_quota {
-            return Err(QuotaReached::User);
-        }
         state.seats += 1;
-        state.by_user.insert(username.clone(), held + 1);
+        state.by_user.entry(username.clone()).or_insert(User { held: 0, meter: None }).held += 1;
         Ok(Seat { shared: self.clone(), username })
+    }
+
+    /// What the data of an allocation with this seat is counted against.
+    pub(super) fn meters(&self, seat: &Seat, limits: &Bandwidth, now: Instant) -> Option<Meters> {
+        let meter = |limit: Option<NonZeroU64>| limit.map(|limit| Meter::new(limit, now));
+        let own = meter(limits.allocation);
+        if limits.user.is_none() && limits.total.is_none() {
+            return Meters::new([own]);
+        }
+        let mut state = self.lock();
+        let State { by_user, total, .. } = &mut *state;
+        let user =
+            by_user.get_mut(&seat.username).and_then(|user| shared_meter(&mut user.meter, limits.user, now));
+        Meters::new([own, user, shared_meter(total, limits.total, now)])
     }
 
     pub(super) fn reserve(&self, token: u64, reservation: Reservation) {
@@ -94,6 +119,16 @@ impl Shared {
     }
 }
 
+/// The meter that others use already, or the first.
+fn shared_meter(
+    known: &mut Option<Arc<Meter>>,
+    limit: Option<NonZeroU64>,
+    now: Instant,
+) -> Option<Arc<Meter>> {
+    let limit = limit?;
+    Some(known.get_or_insert_with(|| Meter::new(limit, now)).clone())
+}
+
 impl Seat {
     pub(super) fn username(&self) -> &Arc<str> {
         &self.username
@@ -105,7 +140,7 @@ impl Drop for Seat {
         let mut state = self.shared.lock();
         state.seats -= 1;
         match state.by_user.get_mut(&self.username) {
-            Some(held) if *held > 1 => *held -= 1,
+            Some(user) if user.held > 1 => user.held -= 1,
             _ => {
                 state.by_user.remove(&self.username);
             }

@@ -57,6 +57,46 @@ fn to_peer(server: &mut Server, from: FiveTuple, datagram: &[u8]) -> Option<(Rel
 }
 
 #[test]
+fn data_above_a_limit_is_dropped_and_counted() {
+    let second = std::time::Duration::from_secs(1);
+    for limited in ["allocation", "user", "total"] {
+        let mut server = Server::new(|config| {
+            let limit = std::num::NonZeroU64::new(1000);
+            *match limited {
+                "allocation" => &mut config.bandwidth.allocation,
+                "user" => &mut config.bandwidth.user,
+                _ => &mut config.bandwidth.total,
+            } = limit;
+        });
+        // Two of alice's and one of bob's.
+        let relays = [1, 2].map(|port| server.allocated(client(port)));
+        let other = |writer: &mut MessageWriter<'_>| _ = writer.attribute(&RequestedTransport::UDP).unwrap();
+        assert_eq!(server.request(client(3), "bob", Method::ALLOCATE, other).code(), 0);
+        for (from, user) in [(1, "alice"), (2, "alice"), (3, "bob")] {
+            let permit =
+                |writer: &mut MessageWriter<'_>| _ = writer.attribute(&XorPeerAddress(peer(1, 1).0)).unwrap();
+            assert_eq!(server.request(client(from), user, Method::CREATE_PERMISSION, permit).code(), 0);
+        }
+        let datagram = send(peer(1, 1), Some(&[0; 400]), |_| {});
+        let mut passed = |from| to_peer(&mut server, client(from), &datagram).is_some();
+        assert_eq!([passed(1), passed(1), passed(1)], [true, true, false], "{limited}");
+        let [own, users] = match limited {
+            "allocation" => [true, true],
+            "user" => [false, true],
+            _ => [false, false],
+        };
+        assert_eq!([passed(2), passed(3)], [own, users], "{limited}");
+        let dropped = server.engine.counters().dropped;
+        assert_eq!(dropped.to_peer_over_bandwidth, 1 + u64::from(!own) + u64::from(!users));
+        assert!(to_client(&mut server, relays[0], peer(1, 1), &[0; 900]).is_some(), "the other way is free");
+        assert!(to_client(&mut server, relays[0], peer(1, 1), &[0; 900]).is_none());
+        assert_eq!(server.engine.counters().dropped.to_client_over_bandwidth, 1);
+        server.pass(second);
+        assert!(to_peer(&mut server, client(1), &datagram).is_some(), "{limited}");
+    }
+}
+
+#[test]
 fn channel_data_both_ways() {
     let mut server = Server::new(|_| {});
     for from in [client(1), tcp(1)] {
