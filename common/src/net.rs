@@ -135,6 +135,35 @@ impl ExternalIp {
     }
 }
 
+/// What came of a datagram instead of an answer: an ICMP error, or a refusal by this host. Only a hint, since anybody can
+/// send an ICMP error who guesses the ports; what quotes a transaction id is past guessing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Where the datagram was sent to; port 0 where the kernel does not say (its own refusals over IPv4).
+    pub to: SocketAddr,
+    /// The router or host that says so; `None`: this host.
+    pub reporter: Option<IpAddr>,
+    /// What stopped it.
+    pub obstacle: Obstacle,
+    /// The beginning of the datagram's payload, as far as it is quoted: routers need not quote any of it (RFC 792).
+    pub quoted: Vec<u8>,
+}
+
+/// What stopped a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// Its TTL or hop limit ran out on the way (ICMP 11/0, ICMPv6 3/0).
+    HopLimit,
+    /// It is larger than the next link takes, and may not be fragmented (ICMP 3/4, ICMPv6 2/0).
+    TooBig {
+        /// What the link takes, IP header included; 0 from routers older than RFC 1191.
+        mtu: u32,
+    },
+    /// Anything else, mostly that the destination or its port cannot be reached.
+    Other,
+}
+
 /// `::ffff:a.b.c.d` as `a.b.c.d`; any other address unchanged.
 ///
 /// A dual-stack socket reports IPv4 senders in the mapped form; every comparison in Thirl is on the canonical one.

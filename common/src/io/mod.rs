@@ -32,6 +32,9 @@
 //! # #[allow(unreachable_code)] Ok::<(), std::io::Error>(())
 //! ```
 //!
+//! Beside that stands what measures a path: [`take_error`] reads the ICMP errors that a socket's datagrams met with, and
+//! [`set_fragmentation`] says whether they may be cut.
+//!
 //! # Where another way to ask the kernel goes
 //! [`ShardIo`] owns the sockets, the arena and the queue (`batch.rs`), and leaves two things to its back end
 //! (`epoll.rs`): "receive a batch over all sockets of the shard" and "send the queue". An io_uring back end replaces that
@@ -46,6 +49,7 @@ mod batch;
 mod buffer;
 mod datagram;
 mod epoll;
+mod error_queue;
 mod memory;
 mod mmsg;
 mod poller;
@@ -55,6 +59,7 @@ mod sys;
 
 pub use batch::{HEADROOM, Received, Route};
 pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
+pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_error};
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
 pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
 pub use stream::{

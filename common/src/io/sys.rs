@@ -81,6 +81,77 @@ pub(super) unsafe fn sendmmsg(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr])
     check(unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) })
 }
 
+/// A message from a socket's error queue: how much of `payload` was filled, where the datagram in question was sent to,
+/// and what the kernel says of it. `WouldBlock` if there is none.
+pub(super) fn recv_error(
+    fd: BorrowedFd<'_>,
+    payload: &mut [u8],
+) -> io::Result<(usize, Option<SocketAddr>, Option<ExtendedError>)> {
+    let mut name = Name::NONE;
+    let mut control = Control([0; Control::LEN]);
+    let mut part = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    // SAFETY: all zero is a header without pointers.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = Name::LEN;
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = Control::LEN as _;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the header's pointers are valid for the lengths beside them, and live through the call.
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: filled by `recvmsg` just now, and `control` is still there.
+    let error = unsafe { extended_error(&header) };
+    Ok((len, name.get(header.msg_namelen), error))
+}
+
+/// What `ip(7)` calls a `sock_extended_err`, and who sent it.
+pub(super) struct ExtendedError {
+    pub(super) error: libc::sock_extended_err,
+    /// `None` if this host itself is the origin.
+    pub(super) offender: Option<IpAddr>,
+}
+
+/// # Safety
+/// `header` was filled by `recvmsg`, and its control buffer is still there.
+unsafe fn extended_error(header: &libc::msghdr) -> Option<ExtendedError> {
+    const KINDS: [(c_int, c_int); 2] =
+        [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)];
+    // SAFETY: the caller's promise.
+    let (.., data) = unsafe { messages(header) }.find(|(level, kind, _)| KINDS.contains(&(*level, *kind)))?;
+    let (error, offender) = data.split_at_checked(size_of::<libc::sock_extended_err>())?;
+    // SAFETY: `error` has the size of what it is read as, which is integers only.
+    let error = unsafe { ptr::read_unaligned(error.as_ptr().cast::<libc::sock_extended_err>()) };
+    let mut name = Name::NONE;
+    let len = offender.len().min(size_of::<Name>());
+    // SAFETY: `len` bytes lie in the slice, and a `Name` has room for them; any bits are a `Name`.
+    unsafe { ptr::copy_nonoverlapping(offender.as_ptr(), (&raw mut name).cast(), len) };
+    Some(ExtendedError { error, offender: name.get(len as socklen_t).map(|addr| addr.ip()) })
+}
+
+/// The control messages of a header: their level, type and data.
+///
+/// # Safety
+/// `header` was filled by a receiving call, and its control buffer is still there.
+unsafe fn messages(header: &libc::msghdr) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+    // SAFETY: the kernel wrote `msg_controllen` bytes of whole control messages.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    std::iter::from_fn(move || {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole header.
+        let message = unsafe { next.as_ref() }?;
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(next) };
+        let len = (message.cmsg_len as usize).saturating_sub(data as usize - next as usize);
+        // SAFETY: the message's data, which the kernel wrote as a whole.
+        let data = unsafe { std::slice::from_raw_parts(data, len) };
+        // SAFETY: `next` came from this header.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
+        Some((message.cmsg_level, message.cmsg_type, data))
+    })
+}
+
 /// A socket address as the kernel reads and writes it, with room for both families and nothing more.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -97,6 +168,16 @@ unsafe impl Plain for libc::iovec {}
 unsafe impl Plain for libc::mmsghdr {}
 
 impl Name {
+    const NONE: Name = Name {
+        v6: libc::sockaddr_in6 {
+            sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+
     /// What the kernel may write.
     pub(super) const LEN: socklen_t = size_of::<Name>() as socklen_t;
 
@@ -205,31 +286,22 @@ impl Control {
 /// # Safety
 /// `header` was filled by `recvmmsg`, and its control buffer is still there.
 pub(super) unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
-    // SAFETY: the kernel wrote `msg_controllen` bytes of whole control messages.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole header.
-        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        // SAFETY: as above.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        match (level, kind) {
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // SAFETY: a message of this type holds an `in_pktinfo`.
-                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in_pktinfo>()) };
-                // The header's destination may be a broadcast address, from which nothing can be sent.
-                let address = if info.ipi_spec_dst.s_addr == 0 { info.ipi_addr } else { info.ipi_spec_dst };
-                return Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into());
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                // SAFETY: a message of this type holds an `in6_pktinfo`.
-                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in6_pktinfo>()) };
-                return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
-            }
-            // SAFETY: `message` came from this header.
-            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
+    // SAFETY: the caller's promise.
+    unsafe { messages(header) }.find_map(|(level, kind, data)| match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= size_of::<libc::in_pktinfo>() => {
+            // SAFETY: a message of this type holds an `in_pktinfo`, for which there are bytes enough.
+            let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in_pktinfo>()) };
+            // The header's destination may be a broadcast address, from which nothing can be sent.
+            let address = if info.ipi_spec_dst.s_addr == 0 { info.ipi_addr } else { info.ipi_spec_dst };
+            Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into())
         }
-    }
-    None
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= size_of::<libc::in6_pktinfo>() => {
+            // SAFETY: a message of this type holds an `in6_pktinfo`, for which there are bytes enough.
+            let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in6_pktinfo>()) };
+            Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! On loopback, against sockets of the standard library.
 
 mod datagrams;
+mod errors;
 mod streams;
 mod waiting;
 
