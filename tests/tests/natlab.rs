@@ -243,6 +243,25 @@ fn mtu_of_the_line() {
 }
 
 #[test]
+fn a_line_without_icmp_errors() {
+    requires!(availability());
+    let silent = Network::behind(Nat::new()).mtu(1300).without_icmp_errors();
+    let probed = Probed::new(Lab::builder().site(Site::A, silent).site(Site::B, silent.mtu(1500)));
+    let says = |node, arguments: &[&str]| {
+        let output = probed.lab.command(node, "ping").args(arguments).arg("203.0.113.10").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(says(Node::A, &["-c1", "-W1", "-Mdo", "-s", "1272"]).contains(" 1 received"));
+    let too_big = says(Node::A, &["-c1", "-W1", "-Mdo", "-s", "1273"]);
+    assert!(!too_big.contains("Frag needed") && !too_big.contains(" 1 received"), "{too_big}");
+    for hops in ["1", "2"] {
+        let expired = says(Node::B, &["-c1", "-W1", "-t", hops]);
+        assert!(!expired.contains("exceeded") && !expired.contains(" 1 received"), "{expired}");
+    }
+    assert!(says(Node::B, &["-c1", "-W1", "-t", "3"]).contains(" 1 received"));
+}
+
+#[test]
 fn mappings_end_after_their_timeout() {
     requires!(availability());
     let short = Nat::new().allocation(PortAllocation::Random).udp_timeout(Duration::from_secs(1));

@@ -138,6 +138,8 @@ fn diagnose_at(place: u8, seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> 
                 Action::Bind { socket, .. } => {
                     diagnosis.socket_bound(network.now(), socket, Err("no TCP in this test".to_owned()));
                 }
+                // Nothing is far, and nothing too large.
+                Action::Travel { .. } => {}
                 Action::Close { socket } => _ = sockets.remove(&socket),
             }
         }

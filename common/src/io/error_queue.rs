@@ -20,7 +20,8 @@ const IPV6_MIN_MTU: c_int = 1280;
 pub enum Fragmentation {
     /// By nobody, and whatever this host has learnt of the path: larger ones than the interface takes are refused.
     Never,
-    /// By anybody. Over IPv6, where routers do not do it, this host cuts them into packets of 1280 bytes.
+    /// By anybody. Over IPv6, where routers do not do it, this host cuts what its interface does not take into packets of
+    /// 1280 bytes.
     Allowed,
 }
 

@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use thirl_common::net::{Transmit, Transport, canonical};
+use thirl_common::net::{Transmit, Transport, Undelivered, canonical};
 
 use super::allocation::AllocationTest;
 use super::filtering::FilteringTest;
 use super::findings::Findings;
 use super::hairpin::HairpinTest;
+use super::hops::HopsTest;
 use super::lifetime::LifetimeTest;
 use super::mapping::{MappingTest, conclude};
+use super::path_mtu::PathMtuTest;
 use super::probe::{Action, Outcome, ProbeId, Prober, SocketId};
 use super::report::{Conclusions, FamilyReport};
 use super::servers::Discovery;
@@ -36,11 +38,11 @@ pub enum Event {
 }
 
 /// Diagnoses one address family: asks each server, then looks at the filters, the mapping, the allocation of ports, and
-/// at TCP beside all that.
+/// beside all that at TCP, the routers on the way and the path MTU.
 ///
 /// - in: [`socket_bound`](Self::socket_bound), [`handle_datagram`](Self::handle_datagram),
-///   [`stream_connected`](Self::stream_connected), [`stream_failed`](Self::stream_failed),
-///   [`handle_timeout`](Self::handle_timeout);
+///   [`handle_undelivered`](Self::handle_undelivered), [`stream_connected`](Self::stream_connected),
+///   [`stream_failed`](Self::stream_failed), [`handle_timeout`](Self::handle_timeout);
 /// - out: [`poll_action`](Self::poll_action), [`poll_transmit`](Self::poll_transmit) and
 ///   [`poll_event`](Self::poll_event) until `None`, then [`poll_timeout`](Self::poll_timeout); once
 ///   [`is_over`](Self::is_over), [`report`](Self::report).
@@ -81,6 +83,8 @@ pub struct Diagnosis {
     hairpin: Option<HairpinTest>,
     lifetime: Option<LifetimeTest>,
     streams: MappingTest,
+    hops: Option<HopsTest>,
+    path_mtu: Option<PathMtuTest>,
     event: Option<Event>,
 }
 
@@ -117,6 +121,8 @@ impl Diagnosis {
             hairpin: None,
             lifetime: None,
             streams,
+            hops: None,
+            path_mtu: None,
             event: None,
         }
     }
@@ -137,6 +143,12 @@ impl Diagnosis {
         bytes: &[u8],
     ) {
         self.prober.handle_datagram(now, transport, local, from, bytes);
+        self.go_on(now);
+    }
+
+    /// Takes what came of a datagram from `local` instead of an answer, as [`Action::Travel`] asked.
+    pub fn handle_undelivered(&mut self, now: Instant, local: SocketAddr, error: &Undelivered) {
+        self.prober.handle_undelivered(local, error);
         self.go_on(now);
     }
 
@@ -184,7 +196,10 @@ impl Diagnosis {
 
     /// Whether everything has been measured.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over && self.streams.is_over()
+        self.phase == Phase::Over
+            && self.streams.is_over()
+            && self.hops.as_ref().is_none_or(HopsTest::is_over)
+            && self.path_mtu.as_ref().is_none_or(PathMtuTest::is_over)
     }
 
     /// What was found.
@@ -216,6 +231,8 @@ impl Diagnosis {
             hairpin,
             lifetime: self.lifetime.as_ref().map(LifetimeTest::report),
             streams: &self.streams,
+            hops: self.hops.as_ref().and_then(HopsTest::report),
+            path_mtu: self.path_mtu.as_ref().map(|test| test.report(loss)),
         })
     }
 
@@ -235,6 +252,12 @@ impl Diagnosis {
         let (prober, found) = (&mut self.prober, &mut self.found);
         self.discovery.handle(prober, found, probe, outcome);
         self.streams.handle(now, prober, &mut Findings::default(), probe, outcome);
+        if let Some(test) = &mut self.hops {
+            test.handle(prober, probe, outcome);
+        }
+        if let Some(test) = &mut self.path_mtu {
+            test.handle(now, prober, probe, outcome);
+        }
         if let Some(test) = &mut self.filtering {
             test.handle(now, prober, found, probe, outcome);
         }
@@ -278,6 +301,8 @@ impl Diagnosis {
         self.phase = match self.phase {
             Phase::Discovery => {
                 self.filtering = Some(FilteringTest::begin(now, prober, found));
+                self.hops = Some(HopsTest::begin(now, prober, outermost));
+                self.path_mtu = Some(PathMtuTest::begin(now, prober, found, outermost));
                 Phase::Filtering
             }
             Phase::Filtering => {

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::TryRngCore;
-use socket2::{Domain, Protocol, Socket, Type};
-use thirl_common::net::{Transmit, Transport};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use thirl_common::io::{Fragmentation, report_errors, set_fragmentation, take_error};
+use thirl_common::net::{Transmit, Transport, Undelivered};
 use thirl_common::wire::{FrameLen, frame_len};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::diagnosis::{Diagnosis, Event, Options};
-use super::probe::{Action, SocketId};
+use super::probe::{Action, SocketId, Travel};
 use super::report::{FamilyReport, Report};
 
 /// What arrives and is not taken is dropped, as a kernel would.
@@ -75,6 +77,7 @@ async fn family(
                     let bound = sockets.bind(socket, transport).map_err(|error| error.to_string());
                     diagnosis.socket_bound(now(), socket, bound);
                 }
+                Action::Travel { socket, travel } => sockets.travel(socket, travel),
                 Action::Close { socket } => sockets.close(socket),
             }
         }
@@ -97,6 +100,7 @@ fn handle(diagnosis: &mut Diagnosis, arrival: Arrival) {
     let Arrival { transport, local, from, what } = arrival;
     match what {
         What::Bytes(bytes) => diagnosis.handle_datagram(now(), transport, local, from, &bytes),
+        What::Undelivered(error) => diagnosis.handle_undelivered(now(), local, &error),
         What::Connected => diagnosis.stream_connected(now(), local, from),
         What::Failed(reason) => diagnosis.stream_failed(now(), local, from, &reason),
     }
@@ -112,6 +116,7 @@ struct Arrival {
 
 enum What {
     Bytes(Vec<u8>),
+    Undelivered(Undelivered),
     Connected,
     Failed(String),
 }
@@ -168,6 +173,15 @@ impl Sockets {
         Ok(local)
     }
 
+    /// Where the system cannot do it, nothing of its kind is measured: no errors come, or no larger packet passes.
+    fn travel(&mut self, id: SocketId, travel: Travel) {
+        let Some(Open { local, kind: Kind::Udp(socket), tasks }) = self.open.get_mut(&id) else { return };
+        if let Err(error) = set_travel(socket, local.is_ipv4(), travel) {
+            tracing::debug!(%error, ?travel, "a socket option is refused");
+        }
+        tasks.push(self.tasks.spawn(listen_to_errors(Arc::clone(socket), *local, self.sender.clone())));
+    }
+
     fn close(&mut self, id: SocketId) {
         let Some(open) = self.open.remove(&id) else { return };
         open.tasks.iter().for_each(AbortHandle::abort);
@@ -182,7 +196,11 @@ impl Sockets {
         match &open.kind {
             // A server that cannot be reached counts as one that does not answer.
             Kind::Udp(socket) => {
-                socket.send_to(&transmit.payload, transmit.to).await.ok();
+                let sent = socket.send_to(&transmit.payload, transmit.to).await;
+                // An ICMP error of an earlier datagram may have taken the place of this one.
+                if sent.is_err() {
+                    socket.send_to(&transmit.payload, transmit.to).await.ok();
+                }
             }
             Kind::Tcp { .. } => open.tasks.push(self.tasks.spawn(exchange(transmit, self.sender.clone()))),
         }
@@ -196,6 +214,32 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, arrivals: mpsc::Send
         let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
         let what = What::Bytes(buffer[..len].to_vec());
         if arrivals.send(Arrival { transport: Transport::Udp, local, from, what }).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn set_travel(socket: &UdpSocket, ipv4: bool, travel: Travel) -> io::Result<()> {
+    /// What Linux sends with.
+    const USUAL_HOP_LIMIT: u32 = 64;
+    report_errors(socket.as_fd(), ipv4)?;
+    let set_hops = |hops| match ipv4 {
+        true => SockRef::from(socket).set_ttl_v4(hops),
+        false => SockRef::from(socket).set_unicast_hops_v6(hops),
+    };
+    match travel {
+        Travel::Hops(hops) => set_hops(hops.into()),
+        Travel::AnyDistance => set_hops(USUAL_HOP_LIMIT),
+        Travel::Whole => set_fragmentation(socket.as_fd(), ipv4, Fragmentation::Never),
+        Travel::InFragments => set_fragmentation(socket.as_fd(), ipv4, Fragmentation::Allowed),
+    }
+}
+
+async fn listen_to_errors(socket: Arc<UdpSocket>, local: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
+    while let Ok(error) = socket.async_io(Interest::ERROR, || take_error(socket.as_fd())).await {
+        let from = error.to;
+        let arrival = Arrival { transport: Transport::Udp, local, from, what: What::Undelivered(error) };
+        if arrivals.send(arrival).await.is_err() {
             return;
         }
     }

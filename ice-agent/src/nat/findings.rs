@@ -76,8 +76,9 @@ impl Findings {
 }
 
 /// Whose addresses they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scope {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
     /// Of a network of one's own (RFC 1918, RFC 4193) or a link (RFC 3927).
     Private,
     /// Between a carrier and its customers: 100.64.0.0/10 (RFC 6598).

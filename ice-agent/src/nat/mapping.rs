@@ -91,9 +91,7 @@ impl MappingTest {
                 self.accepted = true;
                 self.failed.push((destination, "it accepts connections and does not answer".to_owned()));
             }
-            Outcome::Refused(_) | Outcome::CameBack(_) | Outcome::Silent { .. } => {
-                self.silent.push(destination);
-            }
+            _ => self.silent.push(destination),
         }
         if self.is_over() {
             prober.close(self.socket);

@@ -2,7 +2,8 @@
 //!
 //! 1. [`Diagnosis`]: the sans-IO machine for one address family. It runs, in this order, `servers` (who answers and can
 //!    be believed), `filtering`, `mapping`, `allocation`, and on demand `hairpin` and `lifetime`; beside them the mapping
-//!    test over TCP. They share the requests of `probe` and the results of `findings`.
+//!    test over TCP, and what the way to the servers is like: `hops` and `path_mtu`. They share the requests of `probe`
+//!    and the results of `findings`.
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
 //! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
 //! 4. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two.
@@ -17,9 +18,11 @@ mod facts;
 mod filtering;
 mod findings;
 mod hairpin;
+mod hops;
 mod lifetime;
 mod mapping;
 mod pair;
+mod path_mtu;
 mod probe;
 mod report;
 mod servers;
@@ -32,11 +35,13 @@ pub use diagnosis::{Diagnosis, Event, Options};
 #[cfg(feature = "driver")]
 pub use driver::{DiagnoseError, diagnose};
 pub use facts::{Facts, FamilyFacts, HostNetwork, InvalidFacts, VERSION as FACTS_VERSION};
-pub use findings::Answer;
+pub use findings::{Answer, Scope};
 pub use hairpin::HairpinReport;
+pub use hops::Hop;
 pub use lifetime::LifetimeReport;
 pub use pair::{Advice, PairPath, Prediction, Side, Way, predict};
-pub use probe::{Action, SocketId};
+pub use path_mtu::PathMtuReport;
+pub use probe::{Action, SocketId, Travel};
 pub use report::{Families, FamilyReport, LayersReport, Report, TcpFailure, TcpReport, UdpReport};
 pub use servers::{FaultyServer, ServerFault};
 pub use verdict::{Peer, Reach, Verdict};

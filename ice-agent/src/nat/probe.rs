@@ -1,21 +1,22 @@
 //! Sockets and Binding requests: the part that all tests share.
 //!
 //! An answer counts if it carries a transaction id of ours, came in on the socket it was meant for and from where it
-//! had to come. Each transmission has a transaction id of its own: so an answer tells which one it answers, how long
+//! had to come. An ICMP error counts if it quotes a transaction id of ours, or quotes too little to have one; the kernel
+//! has checked addresses and ports then. Each transmission has a transaction id of its own: so an answer tells which one it answers, how long
 //! that took, and how many were lost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use thirl_common::net::{Transmit, Transport, canonical};
+use thirl_common::net::{Obstacle, Transmit, Transport, Undelivered, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{
-    BufferTooSmall, ChangeRequest, Class, ErrorCode, MappedAddress, Message, MessageWriter, Method,
-    OtherAddress, ResponseOrigin, ResponsePort, TransactionId, XorMappedAddress,
+    AttributeType, BufferTooSmall, ChangeRequest, Class, ErrorCode, MappedAddress, Message, MessageWriter,
+    Method, OtherAddress, ResponseOrigin, ResponsePort, TransactionId, XorMappedAddress,
 };
 
 /// Some two seconds. The pace does not slow down as that of RFC 8489 does: with one packet in ten lost each way, seven
@@ -53,11 +54,33 @@ pub enum Action {
         /// UDP or TCP.
         transport: Transport,
     },
+    /// Send from the UDP socket in this manner from now on, and hand over the errors that its datagrams meet with
+    /// (`handle_undelivered`).
+    Travel {
+        /// The socket.
+        socket: SocketId,
+        /// How.
+        travel: Travel,
+    },
     /// Close the socket and its connections: nothing will be sent from it any more.
     Close {
         /// The socket.
         socket: SocketId,
     },
+}
+
+/// How a socket's datagrams travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Travel {
+    /// Through so many routers less one: the last of these drops them (TTL, hop limit).
+    Hops(u8),
+    /// As far as others, again.
+    AnyDistance,
+    /// In one piece or not at all (DF), whatever the system believes of the path's MTU.
+    Whole,
+    /// In fragments, if they are larger than a link on the way takes. Over IPv6, where no router can do it, if they are
+    /// larger than what the interface takes: into packets that every link takes.
+    InFragments,
 }
 
 /// One question, however often it is sent.
@@ -74,13 +97,25 @@ pub(super) struct Question {
     pub(super) answer_at: Option<SocketId>,
     pub(super) change: ChangeRequest,
     pub(super) response_port: Option<u16>,
+    /// How often it is sent over UDP, if nobody answers.
+    pub(super) transmissions: u32,
+    /// Bytes of the datagram's payload, if the request is to be larger than it has to be.
+    pub(super) len: Option<usize>,
 }
 
 impl Question {
     /// "What do you see?"
     pub(super) fn plain(to: SocketAddr) -> Question {
         let change = ChangeRequest::default();
-        Question { to, answer_from: to, answer_at: None, change, response_port: None }
+        Question {
+            to,
+            answer_from: to,
+            answer_at: None,
+            change,
+            response_port: None,
+            transmissions: TRANSMISSIONS,
+            len: None,
+        }
     }
 }
 
@@ -94,6 +129,13 @@ pub(super) enum Outcome {
     CameBack(SocketAddr),
     /// An answer came, but from here.
     WrongSource(SocketAddr),
+    /// It went only as far as this router.
+    Expired(IpAddr),
+    /// It does not go through in one piece: to a link with this MTU, if that is told. `None`: the interface's own.
+    TooBig {
+        by: Option<IpAddr>,
+        mtu: u32,
+    },
     /// No answer; whether there was a connection at least.
     Silent {
         connected: bool,
@@ -130,6 +172,21 @@ struct Pending {
     ids: Vec<(TransactionId, Instant)>,
     wrong_source: Option<SocketAddr>,
     connected: bool,
+}
+
+impl Pending {
+    /// Whether an obstacle may be that of this request by its size.
+    fn exceeds(&self, obstacle: Obstacle) -> bool {
+        let Obstacle::TooBig { mtu } = obstacle else { return true };
+        let packet = self.question.len.map(|len| packet_len(self.question.to, len));
+        packet.is_some_and(|packet| packet > usize::try_from(mtu).unwrap_or(usize::MAX))
+    }
+}
+
+/// Bytes of the packet in which so many bytes of UDP payload go to this address.
+pub(super) fn packet_len(to: SocketAddr, payload: usize) -> usize {
+    const UDP_HEADER: usize = 8;
+    payload + UDP_HEADER + if to.is_ipv4() { 20 } else { 40 }
 }
 
 /// How many requests were answered, and how many transmissions that took.
@@ -191,6 +248,10 @@ impl Prober {
         self.sockets.insert(socket, Socket { transport, local: None, waiting: Vec::new() });
         self.actions.push_back(Action::Bind { socket, transport });
         socket
+    }
+
+    pub(super) fn travel(&mut self, socket: SocketId, travel: Travel) {
+        self.actions.push_back(Action::Travel { socket, travel });
     }
 
     pub(super) fn close(&mut self, socket: SocketId) {
@@ -278,6 +339,36 @@ impl Prober {
         self.finish(probe, outcome);
     }
 
+    /// An ICMP error, or a refusal of this host, came for a datagram that the UDP socket `local` sent.
+    pub(super) fn handle_undelivered(&mut self, local: SocketAddr, error: &Undelivered) {
+        let Some(socket) = self.by_local.get(&(Transport::Udp, canonical(local))).copied() else { return };
+        for probe in self.quoted(socket, error) {
+            match (error.obstacle, error.reporter) {
+                (Obstacle::HopLimit, Some(router)) => self.finish(probe, Outcome::Expired(router)),
+                (Obstacle::TooBig { mtu }, by) => self.finish(probe, Outcome::TooBig { by, mtu }),
+                _ => {}
+            }
+        }
+    }
+
+    /// The requests that an error is about. What is quoted may end before the transaction id.
+    fn quoted(&self, socket: SocketId, error: &Undelivered) -> Vec<ProbeId> {
+        const ID: std::ops::Range<usize> = 8..20;
+        let named = error.quoted.get(ID).and_then(|id| self.ids.get(&TransactionId(id.try_into().ok()?)));
+        let about = |(probe, pending): &(&ProbeId, &Pending)| {
+            let to = pending.question.to;
+            let there = if error.reporter.is_some() { to == error.to } else { to.ip() == error.to.ip() };
+            pending.socket == socket
+                && there
+                && if error.quoted.len() < ID.end {
+                    pending.exceeds(error.obstacle)
+                } else {
+                    Some(*probe) == named
+                }
+        };
+        self.pending.iter().filter(about).map(|(probe, _)| *probe).collect()
+    }
+
     /// A TCP connection was accepted.
     pub(super) fn stream_connected(&mut self, local: SocketAddr, to: SocketAddr) {
         for pending in self.on_stream(local, to) {
@@ -352,7 +443,10 @@ impl Prober {
 
     fn begin(&mut self, now: Instant, probe: ProbeId, socket: SocketId, question: Question) {
         let transport = self.sockets.get(&socket).map_or(Transport::Udp, |socket| socket.transport);
-        let schedule = if transport.is_reliable() { STREAM } else { UDP };
+        let schedule = match transport.is_reliable() {
+            true => STREAM,
+            false => Retransmission { transmissions: question.transmissions, ..UDP },
+        };
         // As if over UDP: the 39.5 s that RFC 8489 gives a stream are more than a person waits.
         let transaction = Transaction::start(schedule, Transport::Udp, now);
         self.timers.set(probe, transaction.deadline());
@@ -374,23 +468,38 @@ impl Prober {
         self.transmits.push_back(Transmit { transport, from, to, payload });
     }
 
-    fn finish(&mut self, probe: ProbeId, outcome: Outcome) {
+    /// Asks no more, and does not listen to the answer.
+    pub(super) fn forget(&mut self, probe: ProbeId) {
         self.timers.cancel(probe);
         for (id, _) in self.pending.remove(&probe).into_iter().flat_map(|pending| pending.ids) {
             self.ids.remove(&id);
         }
+    }
+
+    fn finish(&mut self, probe: ProbeId, outcome: Outcome) {
+        self.forget(probe);
         self.outcomes.push_back((probe, outcome));
     }
 }
 
+/// Servers ignore it: it is comprehension-optional and nobody's (RFC 8489, section 18.3). PADDING (RFC 5780) would be
+/// refused by servers that do not know it, and sent back by those that do.
+const IGNORED: AttributeType = AttributeType(0xBFFF);
+
 fn request(id: TransactionId, question: &Question) -> Result<Vec<u8>, BufferTooSmall> {
-    let mut buffer = [0; 44];
+    const ATTRIBUTE_HEADER: usize = 4;
+    const FINGERPRINT: usize = 8;
+    let mut buffer = vec![0; question.len.unwrap_or(0).max(44)];
     let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::BINDING, id)?;
     if question.change != ChangeRequest::default() {
         writer.attribute(&question.change)?;
     }
     if let Some(port) = question.response_port {
         writer.attribute(&ResponsePort(port))?;
+    }
+    let needed = writer.len() + ATTRIBUTE_HEADER + FINGERPRINT;
+    if let Some(padding) = question.len.and_then(|len| len.checked_sub(needed)) {
+        writer.raw(IGNORED, &vec![0; padding])?;
     }
     writer.fingerprint()?;
     Ok(writer.finish().to_vec())

@@ -1,7 +1,7 @@
 //! What a diagnosis found, as data. The JSON that `thirl nat --json` prints is this: `docs/nat-json.md`.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -10,8 +10,10 @@ use super::behaviour::{Confidence, Filtering, Mapping};
 use super::filtering;
 use super::findings::{Answer, Findings, Scope};
 use super::hairpin::HairpinReport;
+use super::hops::Hop;
 use super::lifetime::LifetimeReport;
 use super::mapping::{Conclusion, MappingTest, conclude};
+use super::path_mtu::PathMtuReport;
 use super::servers::FaultyServer;
 use super::verdict::Verdict;
 
@@ -91,6 +93,8 @@ pub struct UdpReport {
     pub allocation: Option<AllocationReport>,
     /// The layers of NAT.
     pub layers: LayersReport,
+    /// How large packets may be; `None` if nobody answered.
+    pub path_mtu: Option<PathMtuReport>,
     /// Hairpinning; `None` unless it was asked for.
     pub hairpin: Option<HairpinReport>,
     /// The lifetime of mappings; `None` unless it was asked for.
@@ -104,6 +108,11 @@ pub struct LayersReport {
     pub at_least: Option<usize>,
     /// Whether one of them is the provider's (CGNAT).
     pub carrier_grade: Option<bool>,
+    /// How sure `carrier_grade` is.
+    pub carrier_grade_confidence: Option<Confidence>,
+    /// The routers on the way to the servers, the nearest first; `None` if nothing of them could be learnt. Each is
+    /// asked for from another port, so where the way divides they may be of different ways.
+    pub hops: Option<Vec<Hop>>,
     /// What it rests on.
     pub reason: String,
 }
@@ -150,6 +159,8 @@ pub(super) struct Conclusions<'a> {
     pub(super) hairpin: Option<HairpinReport>,
     pub(super) lifetime: Option<LifetimeReport>,
     pub(super) streams: &'a MappingTest,
+    pub(super) hops: Option<Vec<Hop>>,
+    pub(super) path_mtu: Option<PathMtuReport>,
 }
 
 impl FamilyReport {
@@ -175,7 +186,8 @@ impl FamilyReport {
             filtering_confidence: None,
             filtering_reason: reason.to_owned(),
             allocation: None,
-            layers: LayersReport { at_least: None, carrier_grade: None, reason: reason.to_owned() },
+            layers: LayersReport::unknown(reason),
+            path_mtu: None,
             hairpin: None,
             lifetime: None,
         };
@@ -224,7 +236,8 @@ impl UdpReport {
             filtering_confidence,
             filtering_reason,
             allocation: conclusions.allocation,
-            layers: LayersReport::new(found, translated),
+            layers: LayersReport::new(found, translated, conclusions.hops),
+            path_mtu: conclusions.path_mtu,
             hairpin: conclusions.hairpin,
             lifetime: conclusions.lifetime,
         }
@@ -237,36 +250,60 @@ impl UdpReport {
 }
 
 impl LayersReport {
-    fn new(found: &Findings, translated: Option<bool>) -> LayersReport {
+    fn unknown(reason: &str) -> LayersReport {
+        LayersReport {
+            at_least: None,
+            carrier_grade: None,
+            carrier_grade_confidence: None,
+            hops: None,
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn new(found: &Findings, translated: Option<bool>, hops: Option<Vec<Hop>>) -> LayersReport {
         let local = found.observations.first().map(|seen| seen.local.ip());
         let (Some(local), Some(translated)) = (local, translated) else {
-            return LayersReport {
-                at_least: None,
-                carrier_grade: None,
-                reason: "nobody answered".to_owned(),
-            };
+            return LayersReport::unknown("nobody answered");
         };
-        if !translated {
-            let reason = "no address translation".to_owned();
-            return LayersReport { at_least: Some(0), carrier_grade: Some(false), reason };
-        }
         let seen: BTreeSet<_> = found.observations.iter().map(|seen| seen.reflexive.ip()).collect();
         let outermost = seen.iter().map(|ip| Scope::of(*ip)).max();
-        let inner: BTreeSet<_> =
-            seen.iter().filter(|ip| Some(Scope::of(**ip)) != outermost && **ip != local).collect();
-        let shared = seen.iter().chain([&local]).find(|ip| Scope::of(**ip) == Scope::Shared);
-        let (carrier_grade, reason) = match shared {
-            Some(ip) => {
-                (Some(true), format!("{ip} is of the range between a provider and its customers (RFC 6598)"))
-            }
-            None => {
-                let reason = "the provider's NAT cannot be seen from here: compare the address that the router has on \
-                              the outside with the reflexive address";
-                (None, reason.to_owned())
-            }
-        };
-        LayersReport { at_least: Some(inner.len() + 1), carrier_grade, reason }
+        let inner = |ip: &&IpAddr| Some(Scope::of(**ip)) != outermost && **ip != local;
+        let (carrier_grade, reason) = carrier_grade(local, &seen, translated, hops.as_deref());
+        LayersReport {
+            at_least: Some(if translated { seen.iter().filter(inner).count() + 1 } else { 0 }),
+            carrier_grade: carrier_grade.map(|(carrier_grade, _)| carrier_grade),
+            carrier_grade_confidence: carrier_grade.map(|(_, confidence)| confidence),
+            hops,
+            reason,
+        }
     }
+}
+
+/// Whether the provider translates addresses, and what tells it.
+fn carrier_grade(
+    local: IpAddr,
+    seen: &BTreeSet<IpAddr>,
+    translated: bool,
+    hops: Option<&[Hop]>,
+) -> (Option<(bool, Confidence)>, String) {
+    const RANGE: &str = "of the range between a provider and its customers (RFC 6598)";
+    if !translated {
+        return (Some((false, Confidence::High)), "no address translation".to_owned());
+    }
+    if let Some(ip) = seen.iter().chain([&local]).find(|ip| Scope::of(**ip) == Scope::Shared) {
+        return (Some((true, Confidence::High)), format!("{ip} is {RANGE}"));
+    }
+    let shared = |hop: &&Hop| hop.scope == Some(Scope::Shared);
+    if let Some(Hop { distance, address: Some(ip), .. }) = hops.unwrap_or_default().iter().find(shared) {
+        let reason = format!(
+            "router {distance} on the way is {ip}, {RANGE}; a few providers number routers so for customers with an \
+             address of their own too"
+        );
+        return (Some((true, Confidence::Medium)), reason);
+    }
+    let reason = "the provider's NAT cannot be seen from here: compare the address that the router has on the outside \
+                  with the reflexive address";
+    (None, reason.to_owned())
 }
 
 impl TcpReport {

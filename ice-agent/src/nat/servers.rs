@@ -116,7 +116,7 @@ impl Discovery {
             },
             Outcome::WrongSource(from) => found.blame(server, ServerFault::WrongSource { from: *from }),
             Outcome::Failed(reason) => self.failure = Some(reason.clone()),
-            Outcome::Refused(_) | Outcome::CameBack(_) | Outcome::Silent { .. } => found.silent.push(server),
+            _ => found.silent.push(server),
         }
         if self.asked.is_empty() {
             prober.close(self.socket);

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::behaviour::{Filtering, Mapping, classic_name, direct_path};
+use super::behaviour::{Confidence, Filtering, Mapping, classic_name, direct_path};
+use super::path_mtu::PathMtuReport;
 use super::report::{Families, TcpReport, UdpReport};
 
 /// How two hosts will be connected.
@@ -185,11 +186,20 @@ fn advice(report: &UdpReport, tcp: &TcpReport, udp: &Families<UdpReport>) -> Vec
             say("Run a relay on a TCP port that gets out, such as 443.");
         }
     }
+    if let Some(PathMtuReport { bytes: Some(bytes), black_hole: Some(true), .. }) = &report.path_mtu {
+        say(&format!(
+            "Packets larger than {bytes} bytes vanish, and nobody says so: DTLS handshakes, QUIC and video may stall. Set \
+             the MTU to {bytes} bytes, here or on the router, where \"MSS clamping\" helps TCP; or let ICMP \
+             \"fragmentation needed\" through.",
+        ));
+    }
     if report.layers.carrier_grade == Some(true) {
-        say(
-            "Your provider shares one public address between customers: ask for one of your own, or for IPv6. \
-             Forwarding a port on your own router does not help.",
-        );
+        let sure = report.layers.carrier_grade_confidence == Some(Confidence::High);
+        say(&format!(
+            "Your provider {} one public address between customers: ask for one of your own, or for IPv6. Forwarding a \
+             port on your own router does not help then.",
+            if sure { "shares" } else { "probably shares" }
+        ));
     } else if report.mapping_depends_on_destination == Some(true) {
         say(
             "Set the router's NAT to \"full cone\" or \"endpoint-independent\" (games call symmetric NAT \"strict\"), \

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::behaviour::{Filtering, Mapping};
+use super::behaviour::{Confidence, Filtering, Mapping};
+use super::findings::Scope;
+use super::hops::Hop;
 use super::report::{Report, TcpReport, UdpReport};
 use super::verdict::known_as;
 
@@ -86,9 +88,19 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
         }
     }
     if let Some(at_least) = report.layers.at_least.filter(|at_least| *at_least > 0) {
-        let carrier =
-            if report.layers.carrier_grade == Some(true) { ", one of them the provider's" } else { "" };
+        let carrier = match (report.layers.carrier_grade, report.layers.carrier_grade_confidence) {
+            (Some(true), Some(Confidence::High)) => ", one of them the provider's",
+            (Some(true), _) => ", one of them probably the provider's",
+            _ => "",
+        };
         say("layers", &format!("{at_least} or more{carrier}: {}", report.layers.reason));
+    }
+    report.layers.hops.iter().flatten().for_each(|hop| say("router", &hop_words(hop)));
+    if let Some(path_mtu) = &report.path_mtu {
+        let bytes = path_mtu.bytes.map_or("unknown".to_owned(), |bytes| format!("{bytes} bytes"));
+        let black_hole =
+            if path_mtu.black_hole == Some(true) { ", a black hole for larger ones" } else { "" };
+        say("packets", &format!("{bytes}{black_hole}: {}{}", path_mtu.reason, sure(path_mtu.confidence)));
     }
     if let Some(hairpin) = &report.hairpin {
         let works = hairpin.works.map_or("unknown", |works| if works { "works" } else { "does not work" });
@@ -102,6 +114,17 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
         };
         say("lifetime", &format!("{words}: {}", lifetime.reason));
     }
+}
+
+fn hop_words(hop: &Hop) -> String {
+    let whose = match hop.scope {
+        Some(Scope::Private) => " (private)",
+        Some(Scope::Shared) => " (between a provider and its customers)",
+        Some(Scope::Global) => " (public)",
+        None => "",
+    };
+    let address = hop.address.map_or("does not say its address".to_owned(), |address| address.to_string());
+    format!("{}: {address}{whose}", hop.distance)
 }
 
 fn tcp_words(text: &mut String, width: usize, report: &TcpReport) {

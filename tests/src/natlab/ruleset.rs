@@ -16,6 +16,12 @@ const SEQUENTIAL: (u16, u16) = (20_000, 2_000);
 /// Stands before each rule about outbound UDP: nft takes the type of a port from the protocol named in the rule.
 const UDP_OUT: &str = "oifname \"wan\" meta l4proto udp";
 
+/// What routers say of packets that they drop.
+const ICMP_ERRORS: [&str; 2] = [
+    "icmp type { destination-unreachable, time-exceeded }",
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded }",
+];
+
 /// The whole ruleset of a NAT router with these external addresses, of which there is one at least; it replaces an earlier one.
 pub(super) fn ruleset(network: &Network, external: &[Ipv4Addr]) -> String {
     let nat = nat_table(&network.nat, external);
@@ -130,6 +136,9 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
     if network.loss_per_mille > 0 {
         rules.push(format!("numgen random mod 1000 < {} drop", network.loss_per_mille));
     }
+    if !network.icmp_errors {
+        rules.extend(ICMP_ERRORS.map(|errors| format!("{errors} drop")));
+    }
     if !network.nat.hairpin {
         rules.push(format!("iifname != \"wan\" ip daddr {} drop", set_of(external)));
     }
@@ -154,7 +163,15 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
         "iifname \"wan\" drop".into(),
     ]);
     let rules = rules.join("\n  ");
+    // What the NAT says itself is not forwarded.
+    let own = match network.icmp_errors {
+        true => String::new(),
+        false => format!(
+            " chain output {{ type filter hook output priority 0;\n  {} drop\n  {} drop\n }}\n",
+            ICMP_ERRORS[0], ICMP_ERRORS[1]
+        ),
+    };
     format!(
-        "table inet fw {{\n chain forward {{ type filter hook forward priority 0; policy accept;\n  {rules}\n }}\n}}\n"
+        "table inet fw {{\n chain forward {{ type filter hook forward priority 0; policy accept;\n  {rules}\n }}\n{own}}}\n"
     )
 }

@@ -214,6 +214,7 @@ pub struct Network {
     pub(super) ipv6: Ipv6,
     pub(super) loss_per_mille: u16,
     pub(super) mtu: Option<u16>,
+    pub(super) icmp_errors: bool,
     pub(super) rate_kbit: Option<u32>,
     pub(super) behind_cgn: bool,
 }
@@ -228,6 +229,7 @@ impl Network {
             ipv6: Ipv6::None,
             loss_per_mille: 0,
             mtu: None,
+            icmp_errors: true,
             rate_kbit: None,
             behind_cgn: false,
         }
@@ -265,6 +267,14 @@ impl Network {
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
+        self
+    }
+
+    /// The NAT neither sends nor lets through what routers say of packets that they drop (ICMP destination-unreachable,
+    /// time-exceeded, packet-too-big). With an [`mtu`](Self::mtu) this is a black hole.
+    #[must_use]
+    pub fn without_icmp_errors(mut self) -> Self {
+        self.icmp_errors = false;
         self
     }
 
