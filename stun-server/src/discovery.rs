@@ -1,10 +1,11 @@
 //! What a server with two addresses tells about NATs (RFC 5780): which sockets it has, and from which of them it answers
-//! what.
+//! what. The second address may be another machine's, a partner's.
 //!
 //! [`Discovery`] holds the addresses; [`Vantage`] is one request's view of them; [`Asked`] is what the request wants.
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::partner::{LinkAddrs, MAX_REQUEST_LEN};
 use thirl_common::net::{ClientAddr, ExternalIp, FiveTuple, ServerAddr, Transport, canonical};
 use thirl_common::wire::{
     AttributeError, AttributeType, BufferTooSmall, ChangeRequest, ChangedAddress, Class, ClassicRequest,
@@ -28,21 +29,52 @@ pub struct AddressPair {
     /// As clients know them: behind a 1:1 NAT the NAT's (`external-ip`).
     public: [IpAddr; 2],
     ports: [u16; 2],
+    /// Whether the second is a partner's.
+    has_partner: bool,
 }
 
 impl AddressPair {
     /// `None` unless the addresses are two of one family, here and outside, none of them a wildcard, and the ports two.
     pub fn new(local: [IpAddr; 2], external: &[ExternalIp], ports: [u16; 2]) -> Option<AddressPair> {
-        let public = local.map(|ip| ExternalIp::outside(external, ip));
-        let known = !local.iter().any(IpAddr::is_unspecified) && !ports.contains(&0) && ports[0] != ports[1];
-        let apart = |[a, b]: [IpAddr; 2]| a != b && a.is_ipv4() == b.is_ipv4();
-        (known && apart(local) && apart(public)).then_some(AddressPair { local, public, ports })
+        AddressPair::called(local, local.map(|ip| ExternalIp::outside(external, ip)), ports)
     }
 
-    /// The four, as they are bound here.
+    /// One address here and one at a partner, which is known by its public one and has the same two ports.
+    pub fn with_partner(
+        own: IpAddr,
+        external: &[ExternalIp],
+        partner: IpAddr,
+        ports: [u16; 2],
+    ) -> Option<AddressPair> {
+        let pair = AddressPair::called([own, partner], [ExternalIp::outside(external, own), partner], ports)?;
+        Some(AddressPair { has_partner: true, ..pair })
+    }
+
+    fn called(local: [IpAddr; 2], public: [IpAddr; 2], ports: [u16; 2]) -> Option<AddressPair> {
+        let known = !local.iter().any(IpAddr::is_unspecified) && !ports.contains(&0) && ports[0] != ports[1];
+        let apart = |[a, b]: [IpAddr; 2]| a != b && a.is_ipv4() == b.is_ipv4();
+        (known && apart(local) && apart(public)).then_some(AddressPair {
+            local,
+            public,
+            ports,
+            has_partner: false,
+        })
+    }
+
+    /// Those that are here, as they are bound: four, or two beside a partner's two.
     pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        let AddressPair { local, ports, .. } = *self;
-        local.into_iter().flat_map(move |ip| ports.map(|port| SocketAddr::new(ip, port)))
+        let AddressPair { local, ports, has_partner, .. } = *self;
+        let here = if has_partner { 1 } else { 2 };
+        local.into_iter().take(here).flat_map(move |ip| ports.map(|port| SocketAddr::new(ip, port)))
+    }
+
+    /// The ends of the link to the partner, if the second address is one's.
+    pub fn link(&self) -> Option<LinkAddrs> {
+        let ([own, partner], [first, second_port]) = (self.local, self.ports);
+        let at = |ip| SocketAddr::new(ip, first);
+        let link =
+            LinkAddrs { local: at(own), public: at(self.public[0]), partner: at(partner), second_port };
+        self.has_partner.then_some(link)
     }
 
     #[inline]
@@ -56,7 +88,8 @@ impl AddressPair {
         };
         let other_port = if server.port() == p { q } else { (server.port() == q).then_some(p)? };
         let [own, other] = ips.map(|(local, public)| Ip { local, public });
-        Some(Vantage { ips: [own, other], ports: [server.port(), other_port], can_redirect })
+        let ports = [server.port(), other_port];
+        Some(Vantage { ips: [own, other], ports, can_redirect, has_partner: self.has_partner })
     }
 }
 
@@ -78,6 +111,18 @@ impl Discovery {
             of_family.find_map(|second| AddressPair::new([first, *second], external, ports))
         };
         Discovery { ipv4: pair(true), ipv6: pair(false) }
+    }
+
+    /// The same without the pairs whose partner is down, of which `up` is told the link.
+    #[must_use]
+    pub fn without_silent_partners(self, up: impl Fn(&LinkAddrs) -> bool) -> Discovery {
+        let answers = |pair: &AddressPair| pair.link().is_none_or(|link| up(&link));
+        Discovery { ipv4: self.ipv4.filter(answers), ipv6: self.ipv6.filter(answers) }
+    }
+
+    /// The links to partners: one of each family at the most.
+    pub fn links(&self) -> impl Iterator<Item = LinkAddrs> + use<> {
+        [self.ipv4, self.ipv6].into_iter().flatten().filter_map(|pair| pair.link())
     }
 
     /// All addresses to listen on.
@@ -105,6 +150,7 @@ pub(crate) struct Vantage {
     ips: [Ip; 2],
     ports: [u16; 2],
     can_redirect: bool,
+    has_partner: bool,
 }
 
 /// An address here and outside.
@@ -118,6 +164,15 @@ impl Vantage {
     /// Whether a response may go another way than the request: not over a stream.
     pub(crate) fn can_redirect(&self) -> bool {
         self.can_redirect
+    }
+
+    /// What is asked for, unless it is more than a partner would be told: it gets requests up to a length.
+    pub(crate) fn read(&self, request: &Message<'_>) -> Result<Asked, AttributeError> {
+        let asked = Asked::read(request)?;
+        if self.has_partner && asked.change.ip && request.as_bytes().len() > MAX_REQUEST_LEN {
+            return Err(AttributeError { attribute: AttributeType::PADDING });
+        }
+        Ok(asked)
     }
 
     /// Where a response leaves from (RFC 5780, section 6.1, table 1), as that is bound here.

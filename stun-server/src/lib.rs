@@ -9,6 +9,7 @@
 //! 4. [`Limiter`]: whether its source may ask, in bounded memory.
 //! 5. [`Responder`]: what a Binding request is answered with. No state, no socket, no clock.
 //! 6. [`Discovery`]: the second address and port of a server that lets clients discover what their NAT does (RFC 5780).
+//! 7. [`partner`]: the link to another machine that has the second address.
 //!
 //! TLS and DTLS listeners are to come: they stand where `shard::streams` and the listeners of `shard` stand, and hand the
 //! service what they deciphered, under a five-tuple that says so.
@@ -25,6 +26,8 @@ pub mod server;
 pub mod settings;
 #[cfg(feature = "driver")]
 pub mod shard;
+
+pub mod partner;
 
 mod discovery;
 mod limiter;

@@ -118,6 +118,11 @@ impl Responder {
         Responder { discovery, counters: Counters::default() }
     }
 
+    /// Changes the second addresses.
+    pub fn set_discovery(&mut self, discovery: Discovery) {
+        self.discovery = discovery;
+    }
+
     /// The response to a datagram or frame, written into `out`, which holds [`MAX_RESPONSE_LEN`] bytes: that of a server
     /// with one address, to whoever asked.
     #[inline]
@@ -143,6 +148,8 @@ impl Responder {
     /// - PADDING is answered by PADDING, over UDP, but the response is not made longer than the request by it.
     ///
     /// Otherwise the response is that of [`Responder::handle_datagram`].
+    ///
+    /// A response whose `from` is a partner's address is the partner's to send, which has handled the same request.
     #[inline]
     pub fn handle_request<'b>(
         &mut self,
@@ -226,9 +233,9 @@ fn respond<'b>(
         return None;
     }
     let fingerprint = request.check_fingerprint().ok()?;
-    let may_ask = vantage.is_some_and(Vantage::can_redirect);
-    let unknown = request.unknown_attributes(if may_ask { &KNOWN_WITH_DISCOVERY } else { &KNOWN });
-    let asked = if may_ask { Asked::read(request) } else { Ok(Asked::default()) };
+    let asker = vantage.filter(|vantage| vantage.can_redirect());
+    let unknown = request.unknown_attributes(if asker.is_some() { &KNOWN_WITH_DISCOVERY } else { &KNOWN });
+    let asked = asker.map_or(Ok(Asked::default()), |vantage| vantage.read(request));
     let (kind, written, asked) = match (asked, vantage) {
         _ if !unknown.is_empty() => {
             let refused = refusal(request, &ErrorCode::UNKNOWN_ATTRIBUTE, Some(&unknown), fingerprint, out);

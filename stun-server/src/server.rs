@@ -2,8 +2,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use thirl_common::net::{FiveTuple, Transport};
+use thirl_common::net::{FiveTuple, Transmit, Transport};
 
 use crate::binding::{Binding, BindingConfig};
 use crate::shard::{self, Clock, Listen, Outcome, Service};
@@ -42,13 +43,13 @@ impl Server {
     /// Binds all sockets, and serves from then on.
     pub fn start(config: &Config) -> Result<Running, StartError> {
         let Config { mut listen, binding } = config.clone();
-        binding.complete(&mut listen);
+        let shard_binding = Binding::for_shards(&binding, &mut listen);
         let limit = binding.limit.map(|limit| limit.share(listen.shard_count()));
         let random = RandomState::new();
         shard::start(&listen, |shard| {
             let seed = [random.hash_one((shard, 0)), random.hash_one((shard, 1))];
             let limiter = limit.map(|limit| Limiter::new(limit, bytes_of(seed)));
-            BindingService { binding: Binding::new(&binding), limiter }
+            BindingService { binding: shard_binding(shard), limiter }
         })
         .map(Running)
     }
@@ -88,6 +89,18 @@ impl Service for BindingService {
 
     fn handle_client(&mut self, clock: Clock, five_tuple: FiveTuple, message: &[u8]) -> Outcome<'_, [u8; 0]> {
         self.binding.handle_client(clock, five_tuple, message, self.limiter.as_mut())
+    }
+
+    fn handle_timeout(&mut self, clock: Clock) {
+        self.binding.handle_timeout(clock);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.binding.poll_timeout()
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.binding.poll_transmit()
     }
 }
 

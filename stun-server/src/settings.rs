@@ -7,13 +7,22 @@ use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 use thirl_common::net::ExternalIp;
 
 use crate::binding::BindingConfig;
+use crate::partner::PartnerSecrets;
 use crate::server::Config;
 use crate::shard::Listen;
-use crate::{Discovery, Limit};
+use crate::{AddressPair, Discovery, Limit};
 
 /// Every setting of the STUN server.
-pub const KEYS: &[Key] =
-    &[LISTENING_IP, LISTENING_PORT, EXTERNAL_IP, ALT_LISTENING_PORT, RFC5780, RATE_LIMIT];
+pub const KEYS: &[Key] = &[
+    LISTENING_IP,
+    LISTENING_PORT,
+    EXTERNAL_IP,
+    ALT_LISTENING_PORT,
+    RFC5780,
+    PARTNER,
+    PARTNER_SECRET,
+    RATE_LIMIT,
+];
 
 /// `listening-ip`.
 pub const LISTENING_IP: Key = Key {
@@ -56,6 +65,23 @@ pub const RFC5780: Key = Key {
     repeat: false,
 };
 
+/// `partner`.
+pub const PARTNER: Key = Key {
+    name: "partner",
+    value: "IP",
+    help: "Public address of a second server that has this one as its partner, and answers from the other address: \
+           RFC 5780 across two machines; may be repeated, one address of each family",
+    repeat: true,
+};
+
+/// `partner-secret`.
+pub const PARTNER_SECRET: Key = Key {
+    name: "partner-secret",
+    value: "SECRET",
+    help: "What the partners share, 16 characters or more; the first signs, all are taken; may be repeated",
+    repeat: true,
+};
+
 /// `rate-limit`.
 pub const RATE_LIMIT: Key = Key {
     name: "rate-limit",
@@ -88,7 +114,9 @@ pub fn binding(values: &Values, ips: &[IpAddr], port: u16) -> Result<BindingConf
             .map(|per_second| Limit { per_second, burst: per_second.saturating_mul(2) }),
     };
     let external = values.all(EXTERNAL_IP.name, parse::external_ip)?;
-    Ok(BindingConfig { discovery: discovery(values, ips, &external, port)?, limit })
+    let (partners, partner_secrets) = partners(values)?;
+    let discovery = discovery(values, ips, &external, port, &partners)?;
+    Ok(BindingConfig { discovery, partner_secrets, limit })
 }
 
 fn discovery(
@@ -96,27 +124,43 @@ fn discovery(
     ips: &[IpAddr],
     external: &[ExternalIp],
     port: u16,
+    partners: &[IpAddr],
 ) -> Result<Discovery, ConfigError> {
     let wanted = values.one(RFC5780.name, parse::boolean)?;
     let alternate =
         values.one(ALT_LISTENING_PORT.name, parse::listening_port)?.filter(|alternate| *alternate != 0);
-    if wanted == Some(false) {
-        return Ok(Discovery::default());
-    }
-    let key = if wanted.is_some() { RFC5780.name } else { ALT_LISTENING_PORT.name };
-    let asked_for = wanted.is_some() || alternate.is_some();
+    let asked_for = match (partners, wanted, alternate) {
+        ([], Some(false), _) => return Ok(Discovery::default()),
+        (_, Some(false), _) => {
+            let problem = Problem::new(
+                "a partner is there for NAT behaviour discovery, which rfc5780 switches off",
+                "leave rfc5780 out, or partner and partner-secret",
+            );
+            return Err(values.refuse(RFC5780.name, problem));
+        }
+        ([_, ..], ..) => Some(PARTNER.name),
+        (_, Some(true), _) => Some(RFC5780.name),
+        (_, None, Some(_)) => Some(ALT_LISTENING_PORT.name),
+        (_, None, None) => None,
+    };
     // A port that the system chooses is another for each address.
     if port == 0 {
         let problem = Problem::new(
             "NAT behaviour discovery needs a listening-port that is not 0",
-            "give listening-port, or `rfc5780 = false`",
+            "give listening-port, or `rfc5780 = false` and no partner",
         );
-        return if asked_for { Err(values.refuse(key, problem)) } else { Ok(Discovery::default()) };
+        return asked_for.map_or(Ok(Discovery::default()), |key| Err(values.refuse(key, problem)));
     }
     let other = alternate.or(port.checked_add(1)).filter(|other| *other != port);
     // Any other port tells whether there are two addresses.
-    let discovery = Discovery::between(ips, external, [port, other.unwrap_or(port ^ 1)]);
-    if asked_for && discovery.is_empty() {
+    let ports = [port, other.unwrap_or(port ^ 1)];
+    let mut discovery = Discovery::between(ips, external, ports);
+    for partner in partners {
+        let pair = with_partner(ips, external, *partner, ports);
+        let pair = pair.map_err(|problem| values.refuse(PARTNER.name, problem))?;
+        *(if partner.is_ipv4() { &mut discovery.ipv4 } else { &mut discovery.ipv6 }) = Some(pair);
+    }
+    if let (Some(key), true) = (asked_for, discovery.is_empty()) {
         let problem = Problem::new(
             "NAT behaviour discovery needs two addresses of one family, and there are not two that clients know apart",
             "give listening-ip twice (behind a NAT with an external-ip `public/private` for each), or leave rfc5780 and \
@@ -132,6 +176,78 @@ fn discovery(
         return Err(values.refuse(ALT_LISTENING_PORT.name, problem));
     }
     Ok(discovery)
+}
+
+/// The address here that a partner's is the other of.
+fn with_partner(
+    ips: &[IpAddr],
+    external: &[ExternalIp],
+    partner: IpAddr,
+    ports: [u16; 2],
+) -> Result<AddressPair, Problem> {
+    let mut own = ips.iter().filter(|ip| ip.is_ipv4() == partner.is_ipv4() && !ip.is_unspecified());
+    match (own.next(), own.next()) {
+        (Some(own), None) => AddressPair::with_partner(*own, external, partner, ports).ok_or_else(|| {
+            Problem::new(
+                format!("{partner} is this server's own address"),
+                "give the public address of the other server",
+            )
+        }),
+        (None, _) => Err(Problem::new(
+            format!("it is not said which address here is the other one of {partner}"),
+            "give the listening-ip that clients reach, behind a 1:1 NAT with its external-ip",
+        )),
+        (Some(_), Some(_)) => Err(Problem::new(
+            format!("this server has two addresses of the family of {partner}, and needs no partner for it"),
+            "give one listening-ip of that family, or leave partner out",
+        )),
+    }
+}
+
+/// One of each family at the most, and what is shared with them.
+fn partners(values: &Values) -> Result<(Vec<IpAddr>, PartnerSecrets), ConfigError> {
+    let partners = values.all(PARTNER.name, partner)?;
+    let secrets = values.all(PARTNER_SECRET.name, partner_secret)?;
+    if partners.is_empty() != secrets.is_empty() {
+        let (key, what) = if secrets.is_empty() {
+            (PARTNER.name, "a partner needs a partner-secret")
+        } else {
+            (PARTNER_SECRET.name, "there is no partner that shares it")
+        };
+        let hint = "give both servers each other's address as partner, and the same partner-secret, such as \
+                    `openssl rand -hex 32` prints";
+        return Err(values.refuse(key, Problem::new(what, hint)));
+    }
+    if let [a, b, rest @ ..] = &partners[..]
+        && (a.is_ipv4() == b.is_ipv4() || !rest.is_empty())
+    {
+        let hint = "give one IPv4 address, one IPv6 address, or one of each";
+        let problem = Problem::new("there are two partners of one family", hint);
+        return Err(values.refuse(PARTNER.name, problem));
+    }
+    Ok((partners, PartnerSecrets(secrets)))
+}
+
+fn partner(text: &str) -> Result<IpAddr, Problem> {
+    let ip = parse::ip(text)?;
+    let is_host = !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST);
+    is_host.then_some(ip).ok_or_else(|| {
+        Problem::new(format!("{ip} is no host's address"), "give the public address of the other server")
+    })
+}
+
+/// Short secrets can be guessed by whoever records a heartbeat.
+fn partner_secret(text: &str) -> Result<String, Problem> {
+    const MIN_LEN: usize = 16;
+    match text.len() {
+        MIN_LEN.. => Ok(text.to_owned()),
+        len => Err(Problem::new(
+            format!("the secret (not shown) has {len} characters, so that it could be guessed"),
+            format!(
+                "give {MIN_LEN} or more, such as `openssl rand -hex 32` prints, the same on both servers"
+            ),
+        )),
+    }
 }
 
 /// Both transports on each address, or on all addresses of both families if none is given.
@@ -189,6 +305,55 @@ mod tests {
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(place) && error.contains(hint), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_partner_has_the_second_address() {
+        let secret = "partner-secret = \"0123456789abcdef\"\n";
+        let one = format!("{secret}listening-ip = [\"10.0.0.1\", \"2001:db8::1\"]\n");
+        let read =
+            |text: &str| read(&format!("{one}external-ip = \"203.0.113.1/10.0.0.1\"\n{text}")).unwrap();
+        let BindingConfig { discovery, partner_secrets, .. } = read("partner = \"203.0.113.2\"").binding;
+        assert!(!format!("{partner_secrets:?}").contains("0123"), "Debug is for logs");
+        let link = discovery.ipv4.unwrap().link().unwrap();
+        let ends = [link.local, link.public, link.partner].map(|addr| addr.to_string());
+        assert_eq!(ends, ["10.0.0.1:3478", "203.0.113.1:3478", "203.0.113.2:3478"]);
+        assert_eq!((link.second_port, discovery.ipv6), (3479, None));
+        let here: Vec<_> = discovery.addrs().map(|addr| addr.to_string()).collect();
+        assert_eq!(here, ["10.0.0.1:3478", "10.0.0.1:3479"]);
+        let both = read("partner = [\"2001:db8::2\", \"203.0.113.2\"]\nrfc5780 = true").binding.discovery;
+        assert_eq!(both.links().count(), 2);
+    }
+
+    #[test]
+    fn half_a_partner_is_refused_with_its_line() {
+        let secret = "partner-secret = \"0123456789abcdef\"\n";
+        let one = "listening-ip = \"192.0.2.1\"\n";
+        let whole = format!("partner = \"192.0.2.2\"\n{secret}");
+        let to = |partner: &str| format!("partner = {partner}\n{secret}{one}");
+        for (text, place, hint) in [
+            (format!("{one}partner = \"192.0.2.2\""), "stun.toml:2: partner:", "partner-secret"),
+            (format!("{one}{secret}"), "stun.toml:2: partner-secret:", "no partner"),
+            (format!("{one}partner-secret = \"short\""), "stun.toml:2: partner-secret:", "5 characters"),
+            (to("\"192.0.2.1\""), "stun.toml:1: partner:", "own address"),
+            (to("\"192.0.2.9\"") + "external-ip = \"192.0.2.9\"", "stun.toml:1: partner:", "own address"),
+            (to("\"224.0.0.1\""), "stun.toml:1: partner:", "no host's address"),
+            (to("\"2001:db8::2\""), "stun.toml:1: partner:", "give the listening-ip"),
+            (to("[\"192.0.2.2\", \"192.0.2.3\"]"), "stun.toml:1: partner:", "one of each"),
+            (whole.clone(), "stun.toml:1: partner:", "give the listening-ip"),
+            (
+                format!("{whole}listening-ip = [\"192.0.2.1\", \"192.0.2.3\"]"),
+                "stun.toml:1: partner:",
+                "needs no partner",
+            ),
+            (format!("{whole}{one}listening-port = 0"), "stun.toml:1: partner:", "not 0"),
+            (format!("{whole}{one}listening-port = 65535"), "alt-listening-port", "differs"),
+            (format!("{whole}{one}rfc5780 = false"), "stun.toml:4: rfc5780:", "leave rfc5780 out"),
+        ] {
+            let error = read(&text).unwrap_err();
+            assert!(error.contains(place) && error.contains(hint), "{text}\n{error}");
+            assert!(!error.contains("0123") && !error.contains("short"), "{error}");
         }
     }
 

@@ -240,7 +240,7 @@ fn start(shards: usize, ips: [&str; 2], limit: Option<Limit>) -> (Running, [u16;
     loop {
         let probes = [0, 1].map(|_| UdpSocket::bind((ips[0], 0)).unwrap());
         let ports = probes.map(|probe| probe.local_addr().unwrap().port());
-        let binding = BindingConfig { discovery: discovery(ips, ports), limit };
+        let binding = BindingConfig { discovery: discovery(ips, ports), limit, ..BindingConfig::default() };
         let mut config = Config { binding, ..Config::default() };
         (config.listen.udp, config.listen.tcp) = (Vec::new(), Vec::new());
         config.listen.shards = NonZeroUsize::new(shards);

@@ -58,7 +58,7 @@ impl Server {
     /// Binds all listening sockets, and serves from then on: STUN Binding and TURN, on a thread for each shard.
     pub fn start(config: Config) -> Result<Running, StartError> {
         let Config { mut listen, relay, binding, mut engine } = config;
-        binding.complete(&mut listen);
+        let shard_binding = Binding::for_shards(&binding, &mut listen);
         let ports = Arc::new(Ports::new(relay.clone()));
         let mut seed = [0; 32];
         OsRng.try_fill_bytes(&mut seed).map_err(|error| StartError::System(std::io::Error::other(error)))?;
@@ -75,7 +75,7 @@ impl Server {
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
             let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
-            RelayService::new(shard, engine, Binding::new(&binding), ports.clone(), own)
+            RelayService::new(shard, engine, shard_binding(shard), ports.clone(), own)
         })?;
         Ok(Running { shards: running, shared })
     }

@@ -151,6 +151,9 @@ impl Service for RelayService {
 
     fn handle_timeout(&mut self, clock: Clock) {
         self.engine.handle_timeout(clock.now);
+        if self.binding.poll_timeout().is_some_and(|at| at <= clock.now) {
+            self.binding.handle_timeout(clock);
+        }
         if self.ask_again.is_some_and(|at| at <= clock.now) {
             self.ask_again = None;
             for lookup in std::mem::take(&mut self.awaited) {
@@ -160,7 +163,8 @@ impl Service for RelayService {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.engine.poll_timeout(), self.ask_again].into_iter().flatten().min()
+        let timeouts = [self.engine.poll_timeout(), self.binding.poll_timeout(), self.ask_again];
+        timeouts.into_iter().flatten().min()
     }
 
     fn work(&mut self, clock: Clock, io: &mut ShardIo) {
@@ -173,7 +177,7 @@ impl Service for RelayService {
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.engine.poll_transmit()
+        self.engine.poll_transmit().or_else(|| self.binding.poll_transmit())
     }
 }
 

@@ -34,6 +34,8 @@ pub const KEYS: &[Key] = &[
     stun::EXTERNAL_IP,
     stun::ALT_LISTENING_PORT,
     stun::RFC5780,
+    stun::PARTNER,
+    stun::PARTNER_SECRET,
     stun::RATE_LIMIT,
     key("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
     key("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
