@@ -6,17 +6,20 @@
 //! - [`message`], [`classic`]: the STUN view and writer, every attribute, integrity, fingerprint; RFC 3489.
 //! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
+//! - [`partner`]: what partner servers say to each other.
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
 mod credentials;
 mod framing;
 mod message;
+mod partner;
 mod text;
 
 pub use credentials::{credentials, nonce, prepared, token};
 pub use framing::{channel_data, framing};
 pub use message::{classic, message};
+pub use partner::partner;
 pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
 
 /// A body of a target.
@@ -32,6 +35,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("framing", framing),
     ("message", message),
     ("nonce", nonce),
+    ("partner", partner),
     ("prepared", prepared),
     ("session", session),
     ("settings", settings),
