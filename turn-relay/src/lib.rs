@@ -8,12 +8,14 @@
 //! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets.
 //! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 //!
-//! `settings` is what file, environment and flags say, `announce` what people are told of a server that has started.
+//! `settings` is what file, environment and flags say, `import` says it for who comes from coturn, `announce` what people are told of a server that has started.
 
 pub mod engine;
 
 #[cfg(feature = "driver")]
 pub mod announce;
+#[cfg(feature = "driver")]
+pub mod import;
 #[cfg(feature = "driver")]
 mod ports;
 #[cfg(feature = "driver")]

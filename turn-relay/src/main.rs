@@ -1,28 +1,70 @@
 //! `turn-relay`: a STUN server and TURN relay.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{Arg, Command, value_parser};
 use rand::TryRngCore;
-use thirl_common::config::{Flags, Values};
+use thirl_common::config::{ConfigError, Flags, Values};
 use thirl_stun_server::program;
 use thirl_turn_relay::announce::Announcement;
+use thirl_turn_relay::import::import;
 use thirl_turn_relay::server::Server;
 use thirl_turn_relay::settings::{KEYS, Settings};
 
 fn main() -> ExitCode {
     let command = Command::new("turn-relay")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("STUN server and TURN relay (RFC 8489, RFC 8656)");
-    let matches = Flags::augment(command, KEYS).get_matches();
+        .about("STUN server and TURN relay (RFC 8489, RFC 8656)")
+        .args_conflicts_with_subcommands(true);
+    let check_config = Command::new("check-config").about("Check the settings, open nothing, and end");
+    let import_coturn = Command::new("import-coturn")
+        .about("Print coturn's settings as TOML, and on standard error what could not be carried over")
+        .arg(
+            Arg::new("file")
+                .value_name("TURNSERVER.CONF")
+                .required(true)
+                .value_parser(value_parser!(PathBuf)),
+        );
+    let matches = Flags::augment(command, KEYS)
+        .subcommand(Flags::augment(check_config, KEYS))
+        .subcommand(import_coturn)
+        .get_matches();
     program::log_to_stderr();
-    program::raise_open_files_limit();
-    program::exit_code("turn-relay", run(&Flags::from_matches(&matches, KEYS)))
+    let outcome = match matches.subcommand() {
+        Some(("check-config", matches)) => check(&Flags::from_matches(matches, KEYS)),
+        Some((_, matches)) => matches.get_one::<PathBuf>("file").map_or(Ok(()), |file| import_from(file)),
+        None => serve(&Flags::from_matches(&matches, KEYS)),
+    };
+    program::exit_code("turn-relay", outcome)
 }
 
-fn run(flags: &Flags) -> Result<(), program::Failure> {
-    let values = Values::load(KEYS, flags, |name| std::env::var(name).ok())?;
-    let mut settings = Settings::from_values(&values)?;
+fn load(flags: &Flags) -> Result<Settings, ConfigError> {
+    Settings::from_values(&Values::load(KEYS, flags, |name| std::env::var(name).ok())?)
+}
+
+fn check(flags: &Flags) -> Result<(), program::Failure> {
+    load(flags)?;
+    program::print_line("the settings can be used");
+    Ok(())
+}
+
+fn import_from(file: &Path) -> Result<(), program::Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| ConfigError::Unreadable { path: file.to_owned(), error: error.to_string() })?;
+    let imported = import(&text);
+    program::print_line(imported.toml.trim_end());
+    for left in &imported.left {
+        eprintln!("{}:{left}", file.display());
+    }
+    // What coturn takes and this relay does not: names given for addresses, a value out of range.
+    Settings::from_values(&Values::from_file(KEYS, Path::new("the TOML above"), &imported.toml)?)?;
+    Ok(())
+}
+
+fn serve(flags: &Flags) -> Result<(), program::Failure> {
+    program::raise_open_files_limit();
+    let mut settings = load(flags)?;
     let mut random = [0; 16];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(std::io::Error::other)?;
     let new_secret = settings.ensure_credentials(random);
