@@ -13,14 +13,19 @@
 //! 8. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
 //! 9. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
 //!
-//! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system, and `resolve`
-//! the DNS.
+//! 10. [`dtls`]: the cookie exchange that comes before a DTLS session; the session itself with the feature `tls`.
+//! 11. `tls` (feature `tls`): a server's certificate and key, and their renewal.
+//!
+//! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system, `resolve` the
+//! DNS, and `tls` what is between the bytes and the system.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 #[cfg(feature = "std")]
 pub mod auth;
 #[cfg(feature = "driver")]
 pub mod config;
+#[cfg(feature = "std")]
+pub mod dtls;
 #[cfg(feature = "driver")]
 pub mod io;
 #[cfg(feature = "std")]
@@ -31,6 +36,8 @@ pub mod request;
 pub mod resolve;
 #[cfg(feature = "std")]
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(feature = "std")]
 pub mod uri;
 pub mod wire;

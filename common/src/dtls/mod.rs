@@ -1,0 +1,18 @@
+//! DTLS for servers (RFC 6347): who speaks to them proves its address before they remember anything of it.
+//!
+//! 1. [`ClientHello`]: a client's first message, as far as the cookie exchange needs it.
+//! 2. [`Cookies`]: whether the client gets mail at its address. Nothing is kept of one that has not shown it, and it is sent
+//!    less than it sent.
+//! 3. [`Acceptor`] (feature `tls`): begins a [`Session`] with a client that has, at the point where the cookie exchange has
+//!    brought it to.
+//! 4. [`Session`]: handshake, records, retransmission, by `dimpl`.
+
+mod cookie;
+mod hello;
+#[cfg(feature = "tls")]
+mod session;
+
+pub use cookie::{Answer, Cookies};
+pub use hello::ClientHello;
+#[cfg(feature = "tls")]
+pub use session::{Acceptor, MAX_DATA_LEN, Output, Session, SessionError};
