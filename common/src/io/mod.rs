@@ -11,7 +11,8 @@
 //!    the arena is never filled anew while something queued still lies in it.
 //!
 //! A datagram that cannot be sent costs itself and no other: see [`ShardIo::failures`] and [`DatagramCounters`].
-//! Streams are read and written by [`StreamConn`] when [`ShardIo::turn`] says that they are ready.
+//! Streams are read and written by [`StreamConn`] when [`ShardIo::turn`] says that they are ready; `ClientConn` (feature `tls`)
+//! does the same, with TLS in between if the client begins so.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -56,6 +57,8 @@ mod poller;
 mod shard;
 mod stream;
 mod sys;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use batch::{HEADROOM, Received, Route};
 pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
@@ -65,6 +68,8 @@ pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
 pub use stream::{
     Accepted, ListenOptions, ReadOutcome, StreamConn, StreamLimits, StreamListener, TakeError, WriteOutcome,
 };
+#[cfg(feature = "tls")]
+pub use tls::ClientConn;
 
 #[cfg(test)]
 mod tests;

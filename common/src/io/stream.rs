@@ -13,7 +13,7 @@ use crate::wire::FrameLen;
 const FAILED_CONNECTIONS: usize = 16;
 
 /// A frame is written from at most so many parts without a copy.
-const PARTS: usize = 4;
+pub(super) const PARTS: usize = 4;
 
 /// How to listen. An IPv6 listener never takes IPv4: each family has its own.
 #[derive(Clone, Debug)]
@@ -134,12 +134,12 @@ impl AsFd for StreamListener {
 /// writable: [`flush`](Self::flush). Watch it for writing while [`wants_write`](Self::wants_write).
 #[derive(Debug)]
 pub struct StreamConn {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     peer: SocketAddr,
     local: SocketAddr,
-    limits: StreamLimits,
-    input: FrameBuffer,
-    output: WriteQueue,
+    pub(super) limits: StreamLimits,
+    pub(super) input: FrameBuffer,
+    pub(super) output: WriteQueue,
 }
 
 /// What [`StreamConn::read`] found.
@@ -300,7 +300,7 @@ impl StreamConn {
     }
 
     /// How many bytes the kernel took; 0 when its buffer is full.
-    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             // A connection that the other side reset is an error, not a signal that ends the process.
             match SockRef::from(&self.stream).send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {

@@ -3,6 +3,8 @@
 mod datagrams;
 mod errors;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;
 
 use std::net::{IpAddr, SocketAddr};

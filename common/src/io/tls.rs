@@ -1,0 +1,295 @@
+//! A client's connection by TCP that may begin with TLS: the same frames, with records of `rustls` around them.
+
+use std::io::{self, BufRead, IoSlice, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection};
+
+use super::stream::{PARTS, ReadOutcome, StreamConn, TakeError, WriteOutcome};
+use crate::wire::FrameLen;
+
+/// The first byte of every TLS connection, and of nothing that goes without: `ContentType.handshake` (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Each read takes 4 KiB at most; the poller tells if there is more than so many.
+const READS: usize = 4;
+
+/// A connection that a client opened, used as a [`StreamConn`] is. Its first byte tells whether it is TLS.
+///
+/// Of TLS, frames are taken out of the record that they were decrypted in, and copied only where records cut them. What is
+/// written is encrypted from where it lies, and copied only where the kernel does not take it. The bounds are those of the
+/// stream, and one or two records more for `rustls`.
+#[derive(Debug)]
+pub struct ClientConn {
+    stream: StreamConn,
+    /// Whether anything was read, so that it is known what it is.
+    begun: bool,
+    tls: Option<Tls>,
+}
+
+impl ClientConn {
+    /// Of which nothing was read.
+    pub fn new(stream: StreamConn) -> ClientConn {
+        ClientConn { stream, begun: false, tls: None }
+    }
+
+    /// The other side's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.stream.peer_addr()
+    }
+
+    /// This side's address, as [`StreamConn::local_addr`].
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr()
+    }
+
+    /// Whether the client began with TLS, and was taken at its word.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether the handshake of TLS is going on.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.connection.is_handshaking())
+    }
+
+    /// Reads once, or a few times. `config` is asked for when the client begins with TLS; without one, that is a frame that
+    /// nobody knows. An error means that the connection is lost; a client that is at fault was told.
+    pub fn read(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>) -> io::Result<ReadOutcome> {
+        if let Some(tls) = &mut self.tls {
+            return tls.read(&mut self.stream);
+        }
+        let outcome = self.stream.read()?;
+        if let ReadOutcome::Data(_) = outcome
+            && !std::mem::replace(&mut self.begun, true)
+            && self.stream.input.buffered().first() == Some(&HANDSHAKE)
+            && let Some(config) = config()
+        {
+            self.tls = Some(Tls::begin(&mut self.stream, config)?);
+        }
+        Ok(outcome)
+    }
+
+    /// As [`StreamConn::take_frame`].
+    #[inline]
+    pub fn take_frame<E>(
+        &mut self,
+        frame_len: impl Fn(&[u8]) -> Result<FrameLen, E>,
+    ) -> Result<Option<&[u8]>, TakeError<E>> {
+        match &mut self.tls {
+            None => self.stream.take_frame(frame_len),
+            Some(tls) => tls.take_frame(&mut self.stream, frame_len),
+        }
+    }
+
+    /// As [`StreamConn::write`].
+    #[inline]
+    pub fn write(&mut self, parts: &[&[u8]]) -> io::Result<WriteOutcome> {
+        match &mut self.tls {
+            None => self.stream.write(parts),
+            Some(tls) => tls.write(&mut self.stream, parts),
+        }
+    }
+
+    /// As [`StreamConn::flush`].
+    pub fn flush(&mut self) -> io::Result<bool> {
+        self.stream.flush()
+    }
+
+    /// As [`StreamConn::wants_write`].
+    pub fn wants_write(&self) -> bool {
+        self.stream.wants_write()
+    }
+
+    /// How many bytes are queued, encrypted if they are to be.
+    pub fn queued_len(&self) -> usize {
+        self.stream.queued_len()
+    }
+
+    /// Says that this was all, where the protocol has a word for it and as far as the kernel takes it.
+    pub fn close(mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.connection.send_close_notify();
+            // It is dropped, whether or not the client learns why.
+            let _ = tls.send(&mut self.stream);
+        }
+    }
+}
+
+impl AsFd for ClientConn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// TLS over a stream. Frames that records cut are joined in the stream's input; what the kernel does not take waits in its
+/// output.
+#[derive(Debug)]
+struct Tls {
+    connection: Box<ServerConnection>,
+    /// How many decrypted bytes the frame last taken had, padding included.
+    taken: usize,
+}
+
+impl Tls {
+    /// Begins with what was read of the stream.
+    fn begin(stream: &mut StreamConn, config: Arc<ServerConfig>) -> io::Result<Tls> {
+        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        // What waits is bounded by the stream: all that is encrypted goes there at once.
+        connection.set_buffer_limit(None);
+        let mut tls = Tls { connection: Box::new(connection), taken: 0 };
+        let begun = stream.input.buffered().to_vec();
+        stream.input.take(begun.len(), begun.len());
+        stream.input.settle();
+        let mut begun = &begun[..];
+        while !begun.is_empty() {
+            tls.connection.read_tls(&mut begun)?;
+            tls.process(stream)?;
+        }
+        Ok(tls)
+    }
+
+    fn read(&mut self, stream: &mut StreamConn) -> io::Result<ReadOutcome> {
+        self.consume_taken();
+        let mut read = 0;
+        for _ in 0..READS {
+            match self.connection.read_tls(&mut &stream.stream) {
+                Ok(0) if read == 0 => return Ok(ReadOutcome::Closed),
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock if read == 0 => return Ok(ReadOutcome::Idle),
+                    // What was decrypted has to be taken first.
+                    io::ErrorKind::Other if read == 0 => return Ok(ReadOutcome::Full),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Other => break,
+                    io::ErrorKind::Interrupted => continue,
+                    _ => return Err(error),
+                },
+            }
+            self.process(stream)?;
+        }
+        Ok(ReadOutcome::Data(read))
+    }
+
+    fn take_frame<'s, E>(
+        &'s mut self,
+        stream: &'s mut StreamConn,
+        frame_len: impl Fn(&[u8]) -> Result<FrameLen, E>,
+    ) -> Result<Option<&'s [u8]>, TakeError<E>> {
+        self.consume_taken();
+        loop {
+            let joining = stream.input.buffered().len();
+            let front = if joining > 0 { stream.input.buffered() } else { self.decrypted() };
+            if front.is_empty() {
+                break;
+            }
+            let needed = match frame_len(front).map_err(TakeError::Framing)? {
+                FrameLen::Complete { frame, padded } if joining > 0 => {
+                    return Ok(stream.input.take(frame, padded));
+                }
+                FrameLen::Complete { frame, padded } => {
+                    self.taken = padded;
+                    return Ok(self.decrypted().get(..frame));
+                }
+                FrameLen::NeedMore(needed) => needed,
+            };
+            let limit = stream.limits.read;
+            if needed > limit {
+                return Err(TakeError::TooLong { frame: needed, limit });
+            }
+            // No more than the frame needs, so that the next one can be taken where it lies.
+            if self.join(stream, needed - joining) == 0 {
+                break;
+            }
+        }
+        stream.input.settle();
+        Ok(None)
+    }
+
+    /// Before the end of the handshake nothing is taken.
+    fn write(&mut self, stream: &mut StreamConn, parts: &[&[u8]]) -> io::Result<WriteOutcome> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let behind = stream.wants_write() && stream.queued_len() + len > stream.limits.write;
+        if behind || self.connection.is_handshaking() {
+            return Ok(WriteOutcome::Full);
+        }
+        let mut slices = [IoSlice::new(&[]); PARTS];
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+        }
+        let taken = self.connection.writer().write_vectored(&slices[..parts.len().min(PARTS)])?;
+        debug_assert_eq!(taken, len, "nothing bounds what is encrypted");
+        self.send(stream)?;
+        Ok(if stream.wants_write() { WriteOutcome::Queued } else { WriteOutcome::Written })
+    }
+
+    /// Decrypts what was read, and sends what the handshake has to say.
+    fn process(&mut self, stream: &mut StreamConn) -> io::Result<()> {
+        let processed = self.connection.process_new_packets();
+        // If that failed, there is an alert to send.
+        let sent = self.send(stream);
+        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        sent?;
+        // A client that makes the server answer, and does not read the answers.
+        if stream.queued_len() > stream.limits.write {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, stream: &mut StreamConn) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut Sink(stream))?;
+        }
+        Ok(())
+    }
+
+    fn consume_taken(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        if taken > 0 {
+            self.connection.reader().consume(taken);
+        }
+    }
+
+    /// What was decrypted of one record and not yet taken.
+    fn decrypted(&mut self) -> &[u8] {
+        // It is an error if there is nothing; `read` tells whether more will come.
+        self.connection.reader().into_first_chunk().unwrap_or_default()
+    }
+
+    /// Moves at most `len` decrypted bytes to where frames are joined, and says how many.
+    fn join(&mut self, stream: &mut StreamConn, len: usize) -> usize {
+        let Some(space) = stream.input.space(stream.limits.read) else { return 0 };
+        let decrypted = self.decrypted();
+        let len = len.min(decrypted.len()).min(space.len());
+        space[..len].copy_from_slice(&decrypted[..len]);
+        stream.input.filled(len);
+        self.connection.reader().consume(len);
+        len
+    }
+}
+
+/// Takes everything: what the kernel does not, waits in the stream's output.
+struct Sink<'a>(&'a mut StreamConn);
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Sink(stream) = self;
+        let mut sent = if stream.wants_write() { 0 } else { stream.send(slices)? };
+        for slice in slices {
+            stream.output.push(&[slice], sent);
+            sent = sent.saturating_sub(slice.len());
+        }
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
