@@ -11,15 +11,15 @@
 //! 6. [`Discovery`]: the second address and port of a server that lets clients discover what their NAT does (RFC 5780).
 //! 7. [`partner`]: the link to another machine that has the second address.
 //!
-//! TLS and DTLS listeners are to come: they stand where `shard::streams` and the listeners of `shard` stand, and hand the
-//! service what they deciphered, under a five-tuple that says so.
-//!
-//! `settings` is what the binary `stun-server` takes, `program` what all server binaries do alike.
+//! `settings` is what the binary `stun-server` takes, `secure` the part of it that is about TLS and DTLS, `program` what all
+//! server binaries do alike.
 
 #[cfg(feature = "driver")]
 pub mod binding;
 #[cfg(feature = "driver")]
 pub mod program;
+#[cfg(feature = "driver")]
+pub mod secure;
 #[cfg(feature = "driver")]
 pub mod server;
 #[cfg(feature = "driver")]

@@ -21,13 +21,19 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> Result<(), program::Failure> {
     let values = Values::load(settings::KEYS, flags, |name| std::env::var(name).ok())?;
     let config = settings::config(&values)?;
+    program::log_security(&config.listen);
     let signals = program::Signals::catch()?;
     let running = Server::start(&config)?;
     for (transport, addr) in running.local_addrs() {
-        let query = if *transport == Transport::Tcp { "  (TCP)" } else { "" };
-        program::print_line(&format!("stun:{addr}{query}"));
+        let (scheme, remark) = match transport {
+            Transport::Udp => ("stun", ""),
+            Transport::Tcp => ("stun", "  (TCP)"),
+            Transport::Tls => ("stuns", ""),
+            Transport::Dtls => ("stuns", "  (DTLS)"),
+        };
+        program::print_line(&format!("{scheme}:{addr}{remark}"));
     }
-    let signal = signals.wait();
+    let signal = signals.wait(|| running.renew_certificates());
     tracing::info!("{signal}: ending");
     running.shutdown();
     let counters = running.join();

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as Received;
 use thirl_common::config::ConfigError;
 use tracing_subscriber::EnvFilter;
 
-use crate::shard::StartError;
+use crate::shard::{Listen, StartError};
 
 /// Why a server program ends before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +60,17 @@ pub fn print_line(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// SIGINT and SIGTERM, caught from the moment that this exists.
+/// Says so if the server has no TLS and no DTLS, and what it takes.
+pub fn log_security(listen: &Listen) {
+    if listen.secure.is_none() {
+        tracing::info!("TLS and DTLS are off: cert and pkey, the paths of PEM files, switch them on");
+    }
+}
+
+/// SIGHUP, SIGINT and SIGTERM, caught from the moment that this exists.
 pub struct Signals(Received);
 
-/// Which of them came.
+/// Which of them ends the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Ctrl-C.
@@ -84,15 +91,19 @@ impl fmt::Display for Signal {
 impl Signals {
     /// From here on the signals do not end the process.
     pub fn catch() -> io::Result<Signals> {
-        Received::new([SIGINT, SIGTERM]).map(Signals)
+        Received::new([SIGHUP, SIGINT, SIGTERM]).map(Signals)
     }
 
-    /// Waits for one.
-    pub fn wait(mut self) -> Signal {
-        match self.0.forever().next() {
-            Some(SIGINT) => Signal::Interrupt,
-            _ => Signal::Terminate,
+    /// Waits for one that ends the program. SIGHUP does not: it asks for what is on disk to be read anew.
+    pub fn wait(mut self, mut read_anew: impl FnMut()) -> Signal {
+        for signal in self.0.forever() {
+            match signal {
+                SIGHUP => read_anew(),
+                SIGINT => return Signal::Interrupt,
+                _ => break,
+            }
         }
+        Signal::Terminate
     }
 }
 

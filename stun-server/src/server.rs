@@ -1,4 +1,4 @@
-//! The STUN server: [`Binding`] behind UDP and TCP listeners on every core.
+//! The STUN server: [`Binding`] behind listeners on every core.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -63,6 +63,11 @@ impl Running {
     /// Where it listens: a port that was given as 0 is the one that the system chose.
     pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
         self.0.local_addrs()
+    }
+
+    /// As [`shard::Running::renew_certificates`].
+    pub fn renew_certificates(&self) {
+        self.0.renew_certificates();
     }
 
     /// Asks the server to end.

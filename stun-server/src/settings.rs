@@ -10,7 +10,7 @@ use crate::binding::BindingConfig;
 use crate::partner::PartnerSecrets;
 use crate::server::Config;
 use crate::shard::Listen;
-use crate::{AddressPair, Discovery, Limit};
+use crate::{AddressPair, Discovery, Limit, secure};
 
 /// Every setting of the STUN server.
 pub const KEYS: &[Key] = &[
@@ -22,6 +22,11 @@ pub const KEYS: &[Key] = &[
     PARTNER,
     PARTNER_SECRET,
     RATE_LIMIT,
+    secure::CERT,
+    secure::PKEY,
+    secure::TLS_LISTENING_PORT,
+    secure::NO_TLS,
+    secure::NO_DTLS,
 ];
 
 /// `listening-ip`.
@@ -101,7 +106,9 @@ const MAX_RATE: u64 = 1_000_000_000;
 pub fn config(values: &Values) -> Result<Config, ConfigError> {
     let ips = values.all(LISTENING_IP.name, parse::ip)?;
     let port = values.one(LISTENING_PORT.name, parse::listening_port)?.unwrap_or(DEFAULT_PORT);
-    Ok(Config { listen: listen(&ips, port), binding: binding(values, &ips, port)? })
+    let secure = secure::secure(values, &ips, port)?;
+    let listen = Listen { secure, ..listen(&ips, port) };
+    Ok(Config { listen, binding: binding(values, &ips, port)? })
 }
 
 /// What a server on these addresses and this port does about Binding requests.
@@ -252,10 +259,14 @@ fn partner_secret(text: &str) -> Result<String, Problem> {
 
 /// Both transports on each address, or on all addresses of both families if none is given.
 pub fn listen(ips: &[IpAddr], port: u16) -> Listen {
-    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let ips = if ips.is_empty() { &everywhere } else { ips };
-    let addrs: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+    let addrs: Vec<_> = or_everywhere(ips).iter().map(|ip| SocketAddr::new(*ip, port)).collect();
     Listen { udp: addrs.clone(), tcp: addrs, ..Listen::default() }
+}
+
+/// The addresses to listen on: all of both families if none is given.
+pub(crate) fn or_everywhere(ips: &[IpAddr]) -> &[IpAddr] {
+    const EVERYWHERE: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    if ips.is_empty() { EVERYWHERE } else { ips }
 }
 
 #[cfg(test)]

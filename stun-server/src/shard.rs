@@ -3,15 +3,18 @@
 //! # A turn
 //! 1. [`ShardIo::turn`] sends what the last turn queued, waits, and receives a batch. Both clocks are read once.
 //! 2. Each datagram goes to the [`Service`], and so does each frame of a stream that is readable (`streams`). The
-//!    [`Outcome`] is queued: data in place, without a copy.
+//!    [`Outcome`] is queued: data in place, without a copy. Where the first byte says TLS or DTLS, the service gets what was
+//!    decrypted (`streams`, `dtls`), under a five-tuple that says so.
 //! 3. What is due is ended: the service's timers, streams without use.
 //! 4. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
-//! `start`: binds all sockets of all shards, starts their threads, and ends them.
+//! `start`: binds all sockets of all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
 //!
 //! Shards share nothing that data touches. A five-tuple stays with one shard, since the kernel chooses by a hash of it
 //! among sockets with `SO_REUSEPORT`, and all are bound before any thread runs.
 
+mod dtls;
+mod renewal;
 mod start;
 mod streams;
 
@@ -25,7 +28,8 @@ use thirl_common::io::{Event, Route, ShardIo, SocketId};
 use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport};
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
-pub use start::{Listen, Running, StartError, start};
+use dtls::DtlsSessions;
+pub use start::{Listen, Running, Secure, StartError, start};
 use streams::Streams;
 
 /// The tokens of a service's own sockets are below this.
@@ -188,6 +192,7 @@ struct Shard<S> {
     io: ShardIo,
     listeners: Vec<Listener>,
     streams: Streams,
+    dtls: Option<DtlsSessions>,
     stop: Arc<AtomicBool>,
 }
 
@@ -197,7 +202,9 @@ impl<S: Service> Shard<S> {
         let mut events = Vec::new();
         let mut clock = read_clocks();
         while !self.stop.load(Ordering::Acquire) {
-            let next = [self.service.poll_timeout(), self.streams.poll_timeout()].into_iter().flatten().min();
+            let dtls = self.dtls.as_ref().and_then(DtlsSessions::poll_timeout);
+            let next = [self.service.poll_timeout(), self.streams.poll_timeout(), dtls];
+            let next = next.into_iter().flatten().min();
             // Since the turn began, which makes the wait too long by what the turn took at the most.
             let timeout = next.map(|at| at.saturating_duration_since(clock.now));
             if let Err(error) = self.io.turn(timeout, &mut events) {
@@ -224,6 +231,11 @@ impl<S: Service> Shard<S> {
         if self.streams.poll_timeout().is_some_and(|at| at <= clock.now) {
             self.streams.handle_timeout(clock, &mut self.service, &self.io);
         }
+        if let Some(dtls) = &mut self.dtls
+            && dtls.poll_timeout().is_some_and(|at| at <= clock.now)
+        {
+            dtls.handle_timeout(clock, &mut self.service, &mut self.io);
+        }
         self.service.work(clock, &mut self.io);
         while let Some(transmit) = self.service.poll_transmit() {
             self.transmit(clock, &transmit);
@@ -232,7 +244,7 @@ impl<S: Service> Shard<S> {
 
     #[inline]
     fn handle_datagram(&mut self, clock: Clock, index: usize) {
-        let Shard { service, io, listeners, streams, .. } = self;
+        let Shard { service, io, listeners, streams, dtls, .. } = self;
         let Some(received) = io.received(index) else { return };
         let Some(listener) = received.token.checked_sub(SERVICE_TOKEN_LIMIT) else {
             let outcome = service.handle_socket(clock, received.token, received.from, received.payload);
@@ -241,7 +253,15 @@ impl<S: Service> Shard<S> {
                     if let Some(route) = route(listeners, &five_tuple) {
                         io.forward(index, range, prefix.as_ref(), padding, route);
                     } else if let Some(data) = received.payload.get(range) {
-                        streams.write_data(io, &five_tuple, prefix.as_ref(), data, padding);
+                        let zeros = [0; 3];
+                        let parts = [prefix.as_ref(), data, zeros.get(..padding).unwrap_or_default()];
+                        match dtls {
+                            Some(dtls) if five_tuple.transport == Transport::Dtls => {
+                                dtls.write(clock, five_tuple, &parts, service);
+                                dtls.advance(clock, five_tuple, service, io);
+                            }
+                            _ => streams.write_data(io, &five_tuple, &parts),
+                        }
                     }
                 }
                 Outcome::ToSocket { socket, to, range } => {
@@ -254,6 +274,17 @@ impl<S: Service> Shard<S> {
         let Some(listener) = usize::try_from(listener).ok().and_then(|at| listeners.get(at)) else { return };
         let server = listener.server_addr(received.local);
         let client = ClientAddr(received.from);
+        if let Some(dtls) = dtls
+            && DtlsSessions::concerns(received.payload)
+        {
+            let five_tuple = FiveTuple { transport: Transport::Dtls, client, server };
+            let Some(route) = listener.route(server, client) else { return };
+            match dtls.handle_datagram(clock, five_tuple, route, received.payload, service) {
+                Some(answer) => answer.datagram().into_iter().for_each(|datagram| io.send(route, datagram)),
+                None => dtls.advance(clock, five_tuple, service, io),
+            }
+            return;
+        }
         let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
         match service.handle_client(clock, five_tuple, received.payload) {
             Outcome::ToSocket { socket, to, range } => {
@@ -275,27 +306,25 @@ impl<S: Service> Shard<S> {
     }
 
     fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
+        let Shard { service, io, listeners, streams, dtls, .. } = self;
         let five_tuple = FiveTuple {
             transport: transmit.transport,
             client: ClientAddr(transmit.to),
             server: ServerAddr(transmit.from),
         };
-        match route(&self.listeners, &five_tuple) {
-            Some(route) => self.io.send(route, &transmit.payload),
-            None => {
-                self.streams.write_control(
-                    clock,
-                    &five_tuple,
-                    &transmit.payload,
-                    &mut self.service,
-                    &self.io,
-                );
+        let payload = &transmit.payload;
+        match (route(listeners, &five_tuple), dtls) {
+            (Some(route), _) => io.send(route, payload),
+            (None, Some(dtls)) if five_tuple.transport == Transport::Dtls => {
+                dtls.write(clock, five_tuple, &[payload], service);
+                dtls.advance(clock, five_tuple, service, io);
             }
+            _ => streams.write_control(clock, &five_tuple, payload, service, io),
         }
     }
 }
 
-/// How a datagram gets to a client; `None` if it is one with a stream.
+/// How a datagram gets to a client as it is; `None` if it is one with a stream or a session.
 #[inline]
 fn route(listeners: &[Listener], five_tuple: &FiveTuple) -> Option<Route> {
     if five_tuple.transport != Transport::Udp {

@@ -18,7 +18,7 @@ const PRINTED_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// URIs of a running server and, if it has a secret, credentials that hold for a day.
 #[derive(Clone, Serialize)]
 pub struct Announcement {
-    /// `stun:` and `turn:` URIs.
+    /// `stun:` and `turn:` URIs, then those of the servers with a certificate.
     pub uris: Vec<String>,
     /// Username of the credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,8 +34,9 @@ impl Announcement {
         let hosts: Vec<_> = public_ips(settings).into_iter().map(Host::Ip).collect();
         let credentials = mint(settings, "thirl", PRINTED_LIFETIME);
         let (stun, turn) = uris(&hosts, local_addrs);
+        let turns = secure_uris(&hosts, local_addrs);
         Announcement {
-            uris: stun.iter().chain(&turn).map(ToString::to_string).collect(),
+            uris: stun.iter().chain(&turn).chain(&turns).map(ToString::to_string).collect(),
             username: credentials.as_ref().map(|credentials| credentials.username.clone()),
             credential: credentials.map(|credentials| credentials.password),
         }
@@ -88,27 +89,40 @@ fn host_ips() -> Vec<IpAddr> {
 /// The `stun:` and the `turn:` URIs of a server that is known by `hosts` and listens at `local_addrs`. A name stands for
 /// addresses of both families.
 pub fn uris(hosts: &[Host], local_addrs: &[(Transport, SocketAddr)]) -> (Vec<ServerUri>, Vec<ServerUri>) {
-    let port = |host: &Host, wanted: Transport| {
-        let reached_by = |addr: &SocketAddr| match host {
-            Host::Ip(ip) => ip.is_ipv4() == addr.is_ipv4(),
-            Host::Name(_) => true,
-        };
-        let found = local_addrs.iter().find(|(transport, addr)| *transport == wanted && reached_by(addr));
-        found.map(|(_, addr)| addr.port())
-    };
     let uri = |scheme, host: &Host, port, tcp| ServerUri { scheme, host: host.clone(), port, tcp };
     let mut stun = Vec::new();
     let mut turn = Vec::new();
     for host in hosts {
-        if let Some(port) = port(host, Transport::Udp) {
+        if let Some(port) = port(host, Transport::Udp, local_addrs) {
             stun.push(uri(Scheme::Stun, host, port, None));
             turn.push(uri(Scheme::Turn, host, port, Some(false)));
         }
-        if let Some(port) = port(host, Transport::Tcp) {
+        if let Some(port) = port(host, Transport::Tcp, local_addrs) {
             turn.push(uri(Scheme::Turn, host, port, Some(true)));
         }
     }
     (stun, turn)
+}
+
+/// The `turns:` URIs, in which clients compare the host with the server's certificate.
+fn secure_uris(hosts: &[Host], local_addrs: &[(Transport, SocketAddr)]) -> Vec<ServerUri> {
+    let both = [(Transport::Tls, true), (Transport::Dtls, false)];
+    let each = hosts.iter().flat_map(|host| both.map(|(transport, tcp)| (host, transport, tcp)));
+    each.filter_map(|(host, transport, tcp)| {
+        let port = port(host, transport, local_addrs)?;
+        Some(ServerUri { scheme: Scheme::Turns, host: host.clone(), port, tcp: Some(tcp) })
+    })
+    .collect()
+}
+
+/// Where the host is found by this transport.
+fn port(host: &Host, wanted: Transport, local_addrs: &[(Transport, SocketAddr)]) -> Option<u16> {
+    let reached_by = |addr: &SocketAddr| match host {
+        Host::Ip(ip) => ip.is_ipv4() == addr.is_ipv4(),
+        Host::Name(_) => true,
+    };
+    let found = local_addrs.iter().find(|(transport, addr)| *transport == wanted && reached_by(addr));
+    found.map(|(_, addr)| addr.port())
 }
 
 #[expect(clippy::disallowed_methods, reason = "credentials expire by the wall clock")]
@@ -135,5 +149,8 @@ mod tests {
                 "turn:203.0.113.10:3479?transport=tcp"
             ]
         );
+        let local = [(Transport::Tls, addr("[::]:5349")), (Transport::Dtls, addr("0.0.0.0:5350"))];
+        let text: Vec<_> = secure_uris(&hosts, &local).iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["turns:203.0.113.10:5350?transport=udp", "turns:[2001:db8::1]:5349?transport=tcp"]);
     }
 }

@@ -69,14 +69,16 @@ fn serve(flags: &Flags) -> Result<(), program::Failure> {
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(std::io::Error::other)?;
     let new_secret = settings.ensure_credentials(random);
     let signals = program::Signals::catch()?;
-    let running = Server::start(settings.config())?;
+    let config = settings.config();
+    program::log_security(&config.listen);
+    let running = Server::start(config)?;
     program::print_line(&Announcement::new(&settings, running.local_addrs()).to_string());
     if let Some(secret) = new_secret {
         program::print_line(&format!(
             "static-auth-secret: {secret}  (new; set one to keep credentials over a restart)"
         ));
     }
-    let signal = signals.wait();
+    let signal = signals.wait(|| running.renew_certificates());
     tracing::info!("{signal}: ending");
     running.shutdown();
     let report = running.join();

@@ -16,7 +16,7 @@ use crate::service::RelayService;
 
 pub use crate::ports::RelayAddresses;
 pub use thirl_common::net::ExternalIp;
-pub use thirl_stun_server::shard::{Listen, StartError};
+pub use thirl_stun_server::shard::{Listen, Secure, StartError};
 
 /// What a relay is told.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +103,11 @@ impl Running {
         self.shards.local_addrs()
     }
 
+    /// As [`shard::Running::renew_certificates`].
+    pub fn renew_certificates(&self) {
+        self.shards.renew_certificates();
+    }
+
     /// How many allocations and reserved ports there are.
     pub fn allocations(&self) -> usize {
         self.shared.seats()
@@ -129,7 +134,8 @@ impl Running {
 /// Where no `relay-ip` is configured, any address that clients may arrive at is relayed from. Of those, private ones are
 /// left to the allocations that are there: a client that came from outside must not reach, say, loopback by its port.
 fn complete_policy(policy: &mut PeerPolicy, listen: &Listen, relay: &RelayAddresses, ports: &Ports) {
-    let listening = || listen.udp.iter().chain(&listen.tcp);
+    let secure = || listen.secure.iter().flat_map(|secure| &secure.addrs);
+    let listening = || listen.udp.iter().chain(&listen.tcp).chain(secure());
     policy.relay_ports = relay.ports.clone();
     policy.listening_ports.extend(listening().map(SocketAddr::port));
     policy.relay_ips.extend(ports.configured_ips());

@@ -13,10 +13,10 @@ use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeature
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 
 use thirl_stun_server::binding::BindingConfig;
-use thirl_stun_server::settings as stun;
+use thirl_stun_server::{secure, settings as stun};
 
 use crate::engine::{Bandwidth, EngineConfig, IpRange, PeerPolicy};
-use crate::server::{Config, ExternalIp, Listen, RelayAddresses};
+use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
 const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
     Key { name, value, help, repeat: false }
@@ -86,6 +86,11 @@ pub const KEYS: &[Key] = &[
         "COUNT",
         "Shards, each with a thread and sockets of its own. Default: one for each core",
     ),
+    secure::CERT,
+    secure::PKEY,
+    secure::TLS_LISTENING_PORT,
+    secure::NO_TLS,
+    secure::NO_DTLS,
 ];
 
 /// The values with their types.
@@ -125,6 +130,8 @@ pub struct Settings {
     pub nonce_lifetime: Duration,
     /// `None`: one for each core.
     pub shards: Option<NonZeroUsize>,
+    /// TLS and DTLS, if there is a certificate.
+    pub secure: Option<Secure>,
 }
 
 impl Settings {
@@ -150,6 +157,7 @@ impl Settings {
         let listening_port =
             values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
         Ok(Settings {
+            secure: secure::secure(values, &listening_ips, listening_port)?,
             binding: stun::binding(values, &listening_ips, listening_port)?,
             listening_ips,
             listening_port,
@@ -207,7 +215,11 @@ impl Settings {
             ..PeerPolicy::default()
         };
         Config {
-            listen: Listen { shards: self.shards, ..stun::listen(&self.listening_ips, self.listening_port) },
+            listen: Listen {
+                shards: self.shards,
+                secure: self.secure.clone(),
+                ..stun::listen(&self.listening_ips, self.listening_port)
+            },
             relay: RelayAddresses {
                 ips: self.relay_ips.clone(),
                 external: self.external_ips.clone(),

@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let second_stun = start_second_stun(&settings, signalling.port)?;
     announce(&settings, &relay, &signalling, made_secret, arguments.json)?;
 
-    let signal = signals.wait();
+    let signal = signals.wait(|| relay.renew_certificates());
     tracing::info!("{signal}: ending");
     signalling.stop();
     second_stun.shutdown();

@@ -13,8 +13,11 @@ use thirl_common::io::{
     BindOptions, DatagramSocket, IoOptions, ListenOptions, ShardIo, StreamLimits, StreamListener, Waker,
 };
 use thirl_common::net::Transport;
+use thirl_common::tls::Certificates;
 
-use super::streams::Streams;
+use super::dtls::{self, DtlsSessions};
+use super::renewal::Renewal;
+use super::streams::{self, Streams};
 use super::{Listener, SERVICE_TOKEN_LIMIT, Service, Shard};
 
 /// The waker's token among those that are not datagram sockets'.
@@ -29,14 +32,39 @@ pub struct Listen {
     pub tcp: Vec<SocketAddr>,
     /// How many threads serve, each with sockets of its own. `None`: as many as the process may run at once.
     pub shards: Option<NonZeroUsize>,
-    /// TCP connections at most, of all shards together.
+    /// TCP connections at most, of all shards together, and as many DTLS sessions.
     pub max_connections: usize,
-    /// How long a TCP connection may be of no use: no message in whole, and nothing kept for its client.
+    /// How long a TCP connection or DTLS session may be of no use: no message in whole, and nothing kept for its client.
     pub idle_timeout: Duration,
     /// The bounds of a TCP connection's buffers.
     pub stream_limits: StreamLimits,
+    /// TLS and DTLS, which are told from plain STUN and TURN by their first byte, so that any of these addresses takes them.
+    pub secure: Option<Secure>,
     /// The kernel's receive and send buffers of each UDP listener in bytes, as far as it allows: what a burst may hold.
     pub socket_buffer: usize,
+}
+
+/// TLS over TCP, DTLS over UDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secure {
+    /// What the server proves itself with.
+    pub certificates: Certificates,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Whether it speaks DTLS.
+    pub dtls: bool,
+    /// Addresses to listen on besides those of [`Listen`]: by TCP for TLS, by UDP for DTLS.
+    pub addrs: Vec<SocketAddr>,
+    /// How long a TLS handshake may take, once it has begun. (A DTLS handshake may take 10 s.)
+    pub handshake_timeout: Duration,
+}
+
+impl Secure {
+    /// Both, with 10 s for a handshake, and no addresses of their own.
+    pub fn new(certificates: Certificates) -> Secure {
+        let handshake_timeout = Duration::from_secs(10);
+        Secure { certificates, tls: true, dtls: true, addrs: Vec::new(), handshake_timeout }
+    }
 }
 
 impl Default for Listen {
@@ -50,6 +78,7 @@ impl Default for Listen {
             max_connections: 10_000,
             idle_timeout: Duration::from_secs(60),
             stream_limits: StreamLimits::default(),
+            secure: None,
             socket_buffer: 4 << 20,
         }
     }
@@ -69,7 +98,7 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {transport} {addr}: {source}{}", hint(.source))]
     Bind {
-        /// UDP or TCP.
+        /// UDP or TCP, or what is over it.
         transport: Transport,
         /// Which address.
         addr: SocketAddr,
@@ -110,18 +139,43 @@ pub fn start<S: Service>(
         for (token, (socket, addr)) in (SERVICE_TOKEN_LIMIT..).zip(sockets.udp.remove(0)) {
             listeners.push(Listener { socket: io.add(socket, token)?, addr });
         }
-        let max_connections = listen.max_connections.div_ceil(count);
-        let streams = Streams::new(sockets.tcp.remove(0), max_connections, listen.idle_timeout, &io)?;
+        let streams = streams(listen, count, sockets.tcp.remove(0), &io)?;
+        let dtls = dtls_sessions(listen, count)?;
         wakers.push(io.poller().waker(WAKER)?);
-        shards.push(Shard { service: make(number), io, listeners, streams, stop: stop.clone() });
+        shards.push(Shard { service: make(number), io, listeners, streams, dtls, stop: stop.clone() });
     }
-    let mut running = Running { stop, wakers, threads: Vec::new(), addrs };
+    let renewal = listen.secure.clone().map(Renewal::start).transpose()?;
+    let mut running = Running { stop, wakers, threads: Vec::new(), renewal, addrs };
     for (number, shard) in shards.into_iter().enumerate() {
         // Should this fail, dropping `running` ends those that run.
         let thread = std::thread::Builder::new().name(format!("shard-{number}"));
         running.threads.push(thread.spawn(move || shard.run())?);
     }
     Ok(running)
+}
+
+fn streams(
+    listen: &Listen,
+    shards: usize,
+    listeners: Vec<StreamListener>,
+    io: &ShardIo,
+) -> io::Result<Streams> {
+    let secure = listen.secure.as_ref().filter(|secure| secure.tls);
+    let limits = streams::Limits {
+        max_connections: listen.max_connections.div_ceil(shards),
+        idle_timeout: listen.idle_timeout,
+        handshake_timeout: secure.map_or(Duration::ZERO, |secure| secure.handshake_timeout),
+    };
+    Streams::new(listeners, limits, secure.map(|secure| secure.certificates.clone()), io)
+}
+
+fn dtls_sessions(listen: &Listen, shards: usize) -> io::Result<Option<DtlsSessions>> {
+    let Some(secure) = listen.secure.as_ref().filter(|secure| secure.dtls) else { return Ok(None) };
+    let limits = dtls::Limits {
+        max_sessions: listen.max_connections.div_ceil(shards),
+        idle_timeout: listen.idle_timeout,
+    };
+    DtlsSessions::new(secure.certificates.clone(), limits).map(Some)
 }
 
 /// The listening sockets of each shard.
@@ -141,7 +195,15 @@ impl Sockets {
             tcp: (0..shards).map(|_| Vec::new()).collect(),
         };
         let mut skipped = None;
-        for &addr in &listen.udp {
+        let secure = |on: fn(&Secure) -> bool| {
+            listen
+                .secure
+                .iter()
+                .filter(move |secure| on(secure))
+                .flat_map(|secure| secure.addrs.iter().copied())
+        };
+        let udp = listen.udp.iter().map(|addr| (Transport::Udp, *addr));
+        for (transport, addr) in udp.chain(secure(|secure| secure.dtls).map(|addr| (Transport::Dtls, addr))) {
             let bound = bind_all(addr, &mut sockets.udp, |addr, reuse_port| {
                 let options = BindOptions {
                     reuse_port,
@@ -153,9 +215,10 @@ impl Sockets {
                 let addr = socket.local_addr()?;
                 Ok(((socket, addr), addr))
             });
-            note(Transport::Udp, addr, bound, addrs, &mut skipped)?;
+            note(transport, addr, bound, addrs, &mut skipped)?;
         }
-        for &addr in &listen.tcp {
+        let tcp = listen.tcp.iter().map(|addr| (Transport::Tcp, *addr));
+        for (transport, addr) in tcp.chain(secure(|secure| secure.tls).map(|addr| (Transport::Tls, addr))) {
             let bound = bind_all(addr, &mut sockets.tcp, |addr, reuse_port| {
                 let options =
                     ListenOptions { reuse_port, limits: listen.stream_limits, ..ListenOptions::default() };
@@ -163,7 +226,7 @@ impl Sockets {
                 let addr = listener.local_addr()?;
                 Ok((listener, addr))
             });
-            note(Transport::Tcp, addr, bound, addrs, &mut skipped)?;
+            note(transport, addr, bound, addrs, &mut skipped)?;
         }
         match (addrs.is_empty(), skipped) {
             (false, _) => Ok(sockets),
@@ -225,6 +288,7 @@ pub struct Running<S> {
     stop: Arc<AtomicBool>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<S>>,
+    renewal: Option<Renewal>,
     addrs: Vec<(Transport, SocketAddr)>,
 }
 
@@ -232,6 +296,13 @@ impl<S> Running<S> {
     /// Where it listens: a port that was given as 0 is the one that the system chose.
     pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
         &self.addrs
+    }
+
+    /// Has certificates that were renewed on disk taken up now, and not within a minute.
+    pub fn renew_certificates(&self) {
+        if let Some(renewal) = &self.renewal {
+            renewal.hurry();
+        }
     }
 
     /// Asks all shards to end after their turn. From any thread, any number of times.

@@ -1,13 +1,15 @@
-//! The TCP side of a shard: listeners, and connections with bounded buffers and deadlines.
+//! The TCP side of a shard: listeners, and connections with bounded buffers and deadlines, TLS or not.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use thirl_common::io::{
-    Accepted, Event, Interest, ReadOutcome, Route, ShardIo, StreamConn, StreamListener, WriteOutcome,
+    Accepted, ClientConn, Event, Interest, ReadOutcome, Route, ShardIo, StreamConn, StreamListener,
+    WriteOutcome,
 };
 use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transport, canonical};
 use thirl_common::time::Deadlines;
+use thirl_common::tls::Certificates;
 
 use super::{Clock, Outcome, Service};
 
@@ -31,8 +33,17 @@ pub(super) struct Streams {
     free: Vec<u32>,
     by_five_tuple: HashMap<FiveTuple, u32, foldhash::fast::RandomState>,
     deadlines: Deadlines<Timer>,
-    max_connections: usize,
-    idle_timeout: Duration,
+    limits: Limits,
+    /// What clients who begin with TLS are served with.
+    certificates: Option<Certificates>,
+}
+
+/// The bounds of [`Streams`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_connections: usize,
+    pub(super) idle_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
 }
 
 struct Slot {
@@ -41,7 +52,7 @@ struct Slot {
 }
 
 struct Connection {
-    stream: StreamConn,
+    stream: ClientConn,
     five_tuple: FiveTuple,
     /// Whether it is watched for writing as well.
     writing: bool,
@@ -63,8 +74,8 @@ struct Lost;
 impl Streams {
     pub(super) fn new(
         listeners: Vec<StreamListener>,
-        max_connections: usize,
-        idle_timeout: Duration,
+        limits: Limits,
+        certificates: Option<Certificates>,
         io: &ShardIo,
     ) -> std::io::Result<Streams> {
         for (listener, token) in listeners.iter().zip(FIRST_LISTENER..) {
@@ -76,8 +87,8 @@ impl Streams {
             free: Vec::new(),
             by_five_tuple: HashMap::default(),
             deadlines: Deadlines::default(),
-            max_connections,
-            idle_timeout,
+            limits,
+            certificates,
         })
     }
 
@@ -86,6 +97,7 @@ impl Streams {
     }
 
     pub(super) fn handle_timeout<S: Service>(&mut self, clock: Clock, service: &mut S, io: &ShardIo) {
+        let idle_timeout = self.limits.idle_timeout;
         while let Some(timer) = self.deadlines.pop_due(clock.now) {
             match timer {
                 Timer::Listener(token) => self.watch_listener(token, Interest::READ, io),
@@ -93,8 +105,8 @@ impl Streams {
                     let Some(connection) = self.connection(token) else { continue };
                     let used =
                         if service.keeps(&connection.five_tuple) { clock.now } else { connection.used };
-                    if used + self.idle_timeout > clock.now {
-                        self.deadlines.set(timer, used + self.idle_timeout);
+                    if used + idle_timeout > clock.now && !connection.stream.is_handshaking() {
+                        self.deadlines.set(timer, used + idle_timeout);
                     } else {
                         self.close(clock, token, service);
                     }
@@ -116,13 +128,17 @@ impl Streams {
             }
             return;
         }
-        let Some(connection) = self.connection(event.token) else { return };
+        let Streams { slots, certificates, .. } = self;
+        let Some((_, Slot { connection: Some(connection), .. })) = slot_of(slots, event.token) else {
+            return;
+        };
         let mut lost = Ok(());
         if event.writable {
             lost = connection.stream.flush().map(|_| ()).map_err(|_| Lost);
         }
         if event.readable && lost.is_ok() {
-            lost = connection.read(clock, service, io);
+            lost = connection.read(certificates.as_ref(), clock, service, io);
+            self.note_tls(clock, event.token);
         }
         match lost {
             Ok(()) => self.watch(event.token, io),
@@ -130,21 +146,12 @@ impl Streams {
         }
     }
 
-    /// Data for a client; dropped where the client does not read as fast as its peers send.
+    /// Data for a client, in these parts; dropped where the client does not read as fast as its peers send.
     #[inline]
-    pub(super) fn write_data(
-        &mut self,
-        io: &ShardIo,
-        five_tuple: &FiveTuple,
-        prefix: &[u8],
-        data: &[u8],
-        padding: usize,
-    ) {
+    pub(super) fn write_data(&mut self, io: &ShardIo, five_tuple: &FiveTuple, parts: &[&[u8]]) {
         let Some((token, connection)) = self.find(five_tuple) else { return };
-        let zeros = [0; 3];
-        let padding = zeros.get(..padding).unwrap_or_default();
         // A connection that was lost is reported by the poller, and closed then.
-        if let Ok(WriteOutcome::Queued) = connection.stream.write(&[prefix, data, padding]) {
+        if let Ok(WriteOutcome::Queued) = connection.stream.write(parts) {
             self.watch(token, io);
         }
     }
@@ -172,7 +179,7 @@ impl Streams {
             let Some(listener) = listener else { return };
             match listener.accept() {
                 // Beyond the limit it is closed at once: the client learns of it, and another shard may have room.
-                Ok(Accepted::Connection(_)) if self.by_five_tuple.len() >= self.max_connections => {}
+                Ok(Accepted::Connection(_)) if self.by_five_tuple.len() >= self.limits.max_connections => {}
                 Ok(Accepted::Connection(stream)) => self.insert(clock, stream, io),
                 Ok(Accepted::Nothing) => return,
                 Ok(Accepted::Exhausted(error)) => {
@@ -220,9 +227,25 @@ impl Streams {
             self.free.push(index);
             return;
         }
+        let stream = ClientConn::new(stream);
         slot.connection = Some(Connection { stream, five_tuple, writing: false, used: clock.now });
         self.by_five_tuple.insert(five_tuple, index);
-        self.deadlines.set(Timer::Connection(token), clock.now + self.idle_timeout);
+        self.deadlines.set(Timer::Connection(token), clock.now + self.limits.idle_timeout);
+    }
+
+    /// A connection that has become TLS is known as such from then on, and its handshake has a deadline.
+    fn note_tls(&mut self, clock: Clock, token: u64) {
+        let handshake_timeout = self.limits.handshake_timeout;
+        let Some((index, Slot { connection: Some(connection), .. })) = self.slot(token) else { return };
+        if !connection.stream.is_tls() || connection.five_tuple.transport == Transport::Tls {
+            return;
+        }
+        let before = connection.five_tuple;
+        connection.five_tuple.transport = Transport::Tls;
+        let five_tuple = connection.five_tuple;
+        self.by_five_tuple.remove(&before);
+        self.by_five_tuple.insert(five_tuple, index);
+        self.deadlines.set(Timer::Connection(token), clock.now + handshake_timeout);
     }
 
     fn close<S: Service>(&mut self, clock: Clock, token: u64, service: &mut S) {
@@ -233,6 +256,7 @@ impl Streams {
         self.by_five_tuple.remove(&connection.five_tuple);
         self.deadlines.cancel(Timer::Connection(token));
         service.handle_client_gone(clock, connection.five_tuple);
+        connection.stream.close();
     }
 
     /// Watches a connection for writing exactly as long as something is queued.
@@ -249,9 +273,7 @@ impl Streams {
     }
 
     fn slot(&mut self, token: u64) -> Option<(u32, &mut Slot)> {
-        let index = u32::try_from(token & u64::from(u32::MAX)).ok()?;
-        let slot = self.slots.get_mut(index as usize)?;
-        (token >> 32 & u64::from(GENERATIONS - 1) == u64::from(slot.generation)).then_some((index, slot))
+        slot_of(&mut self.slots, token)
     }
 
     fn connection(&mut self, token: u64) -> Option<&mut Connection> {
@@ -267,10 +289,23 @@ impl Streams {
     }
 }
 
+fn slot_of(slots: &mut [Slot], token: u64) -> Option<(u32, &mut Slot)> {
+    let index = u32::try_from(token & u64::from(u32::MAX)).ok()?;
+    let slot = slots.get_mut(index as usize)?;
+    (token >> 32 & u64::from(GENERATIONS - 1) == u64::from(slot.generation)).then_some((index, slot))
+}
+
 impl Connection {
     /// Reads once, and hands on each whole frame.
-    fn read<S: Service>(&mut self, clock: Clock, service: &mut S, io: &mut ShardIo) -> Result<(), Lost> {
-        match self.stream.read().map_err(|_| Lost)? {
+    fn read<S: Service>(
+        &mut self,
+        certificates: Option<&Certificates>,
+        clock: Clock,
+        service: &mut S,
+        io: &mut ShardIo,
+    ) -> Result<(), Lost> {
+        let config = || Some(certificates?.current().tls().clone());
+        match self.stream.read(config).map_err(|_| Lost)? {
             ReadOutcome::Closed => return Err(Lost),
             ReadOutcome::Data(_) | ReadOutcome::Idle | ReadOutcome::Full => {}
         }

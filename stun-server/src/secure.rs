@@ -1,0 +1,72 @@
+//! The settings of TLS and DTLS, which the STUN server and the relay have in common.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
+use thirl_common::tls::{CertificateError, Certificates, PemFiles};
+use thirl_common::uri::DEFAULT_TLS_PORT;
+
+use crate::settings::or_everywhere;
+use crate::shard::Secure;
+
+const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
+    Key { name, value, help, repeat: false }
+}
+
+/// The certificate.
+pub const CERT: Key = key(
+    "cert",
+    "FILE",
+    "Certificate for TLS and DTLS, with its intermediate ones, in PEM; taken up anew when it is renewed. Default: neither",
+);
+/// Its key.
+pub const PKEY: Key = key("pkey", "FILE", "Private key of the certificate, in PEM");
+/// Their port.
+pub const TLS_LISTENING_PORT: Key = key(
+    "tls-listening-port",
+    "PORT",
+    "TCP port for TLS and UDP port for DTLS, besides listening-port, which takes them too. Default: 5349",
+);
+/// Without TLS.
+pub const NO_TLS: Key = key("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false");
+/// Without DTLS.
+pub const NO_DTLS: Key = key("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false");
+
+/// TLS and DTLS for a server that listens on these addresses, all if there are none, and this port; `None` if there is no
+/// certificate, or neither is wanted. Files that cannot be used are refused.
+pub fn secure(values: &Values, ips: &[IpAddr], port: u16) -> Result<Option<Secure>, ConfigError> {
+    let wanted = |key| Ok(!values.one(key, parse::boolean)?.unwrap_or(false));
+    let (tls, dtls) = (wanted(NO_TLS.name)?, wanted(NO_DTLS.name)?);
+    let own_port = values.one(TLS_LISTENING_PORT.name, parse::listening_port)?;
+    let Some(certificates) = certificates(values)? else { return Ok(None) };
+    // Where the system chooses the one, it may choose the other.
+    let own_port = own_port.unwrap_or(if port == 0 { 0 } else { DEFAULT_TLS_PORT });
+    let addrs = match own_port == port && port != 0 {
+        true => Vec::new(),
+        false => or_everywhere(ips).iter().map(|ip| SocketAddr::new(*ip, own_port)).collect(),
+    };
+    Ok((tls || dtls).then(|| Secure { tls, dtls, addrs, ..Secure::new(certificates) }))
+}
+
+fn certificates(values: &Values) -> Result<Option<Certificates>, ConfigError> {
+    let path = |key| Ok(values.one(key, parse::text)?.map(PathBuf::from));
+    let (certificate, private_key) = match (path(CERT.name)?, path(PKEY.name)?) {
+        (Some(certificate), Some(private_key)) => (certificate, private_key),
+        (None, None) => return Ok(None),
+        (certificate, _) => {
+            let (given, missing) = if certificate.is_some() { (CERT, PKEY) } else { (PKEY, CERT) };
+            let problem = Problem::new(
+                format!("there is no {} to go with it", missing.name),
+                format!("give {}, which may be the same file, or neither", missing.name),
+            );
+            return Err(values.refuse(given.name, problem));
+        }
+    };
+    let read = Certificates::read(PemFiles { certificate, private_key });
+    read.map(Some).map_err(|error| match error {
+        CertificateError::PrivateKey(problem) => values.refuse(PKEY.name, problem),
+        CertificateError::Certificate(problem) => values.refuse(CERT.name, problem),
+        error => values.refuse(CERT.name, Problem::new(error.to_string(), "see cert and pkey")),
+    })
+}
