@@ -70,3 +70,83 @@ fn certificates(values: &Values) -> Result<Option<Certificates>, ConfigError> {
         error => values.refuse(CERT.name, Problem::new(error.to_string(), "see cert and pkey")),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    const KEYS: &[Key] = &[CERT, PKEY, TLS_LISTENING_PORT, NO_TLS, NO_DTLS];
+
+    /// A directory with a certificate, its key and another key.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str) -> Files {
+            let directory = std::env::temp_dir().join(format!("thirl-{name}-{}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+            fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
+            fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+            let other = rcgen::KeyPair::generate().unwrap();
+            fs::write(directory.join("other.pem"), other.serialize_pem()).unwrap();
+            Files(directory)
+        }
+
+        fn secure(&self, port: u16, text: &str) -> Result<Option<Secure>, String> {
+            let text = text.replace("DIR", &self.0.display().to_string());
+            let values = Values::from_file(KEYS, Path::new("stun.toml"), &text);
+            values.and_then(|values| secure(&values, &[], port)).map_err(|error| error.to_string())
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const BOTH: &str = "cert = \"DIR/cert.pem\"\npkey = \"DIR/key.pem\"\n";
+
+    #[test]
+    fn a_certificate_switches_both_on() {
+        let files = Files::new("secure");
+        assert_eq!(files.secure(3478, "tls-listening-port = 443").unwrap(), None);
+        let ports = |port, text: &str| {
+            let secure = files.secure(port, &format!("{BOTH}{text}")).unwrap().unwrap();
+            let ports: Vec<_> = secure.addrs.iter().map(SocketAddr::port).collect();
+            (secure.tls, secure.dtls, ports)
+        };
+        assert_eq!(ports(3478, ""), (true, true, vec![5349, 5349]));
+        assert_eq!(ports(3478, "no-tls = true\ntls-listening-port = 443"), (false, true, vec![443, 443]));
+        assert_eq!(ports(3478, "tls-listening-port = 3478"), (true, true, vec![]), "one port for all");
+        assert_eq!(ports(0, "no-dtls = true"), (true, false, vec![0, 0]));
+        assert_eq!(files.secure(3478, &format!("{BOTH}no-tls = true\nno-dtls = true")).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_its_line() {
+        let files = Files::new("insecure");
+        for (text, place, what) in [
+            ("cert = \"DIR/cert.pem\"", "stun.toml:1: cert:", "no pkey"),
+            ("\npkey = \"DIR/key.pem\"", "stun.toml:2: pkey:", "no cert"),
+            (
+                "cert = \"DIR/none.pem\"\npkey = \"DIR/key.pem\"",
+                "stun.toml:1: cert:",
+                "none.pem: No such file",
+            ),
+            (
+                "cert = \"DIR/cert.pem\"\npkey = \"DIR/other.pem\"",
+                "stun.toml:2: pkey:",
+                "not the certificate's",
+            ),
+            ("cert = \"DIR/key.pem\"\npkey = \"DIR/key.pem\"", "stun.toml:1: cert:", "no certificate"),
+            ("no-tls = 1", "stun.toml:1: no-tls:", "neither true nor false"),
+        ] {
+            let error = files.secure(3478, text).unwrap_err();
+            assert!(error.starts_with(place) && error.contains(what) && error.contains("hint: "), "{error}");
+        }
+    }
+}

@@ -277,3 +277,141 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thirl_common::io::{IoOptions, SocketId};
+    use thirl_common::net::{ClientAddr, ServerAddr, Transport};
+    use thirl_common::tls::PemFiles;
+
+    struct Nobody;
+
+    impl Service for Nobody {
+        type Prefix = [u8; 0];
+
+        fn handle_client(&mut self, _: Clock, _: FiveTuple, _: &[u8]) -> Outcome<'_, [u8; 0]> {
+            Outcome::Nothing
+        }
+    }
+
+    /// With room for two.
+    fn sessions(name: &str) -> DtlsSessions {
+        let directory = std::env::temp_dir().join(format!("thirl-dtls-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let files =
+            PemFiles { certificate: directory.join("cert.pem"), private_key: directory.join("key.pem") };
+        std::fs::write(&files.certificate, certificate.pem()).unwrap();
+        std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
+        let certificates = Certificates::read(files).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        let limits = Limits { max_sessions: 2, idle_timeout: Duration::from_secs(60) };
+        DtlsSessions::new(certificates, limits).unwrap()
+    }
+
+    /// A ClientHello with the extensions that a handshake needs: X25519, ECDSA, extended master secret.
+    fn hello(random: u8, cookie: &[u8]) -> Vec<u8> {
+        let mut body = vec![0xFE, 0xFD];
+        body.extend([random; 32]);
+        body.extend([0, u8::try_from(cookie.len()).unwrap()]);
+        body.extend(cookie);
+        body.extend([0, 2, 0xC0, 0x2B, 1, 0]);
+        body.extend([0, 20, 0, 10, 0, 4, 0, 2, 0, 29, 0, 13, 0, 4, 0, 2, 4, 3, 0, 23, 0, 0]);
+        let sequence = u8::from(!cookie.is_empty());
+        let len = u8::try_from(body.len()).unwrap();
+        let mut record = vec![22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, sequence, 0, len + 12];
+        record.extend([1, 0, 0, len, 0, sequence, 0, 0, 0, 0, 0, len]);
+        record.extend(body);
+        record
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any origin will do")]
+    fn clock() -> Clock {
+        Clock { now: Instant::now(), unix_seconds: 1_800_000_000 }
+    }
+
+    struct Bench {
+        sessions: DtlsSessions,
+        io: ShardIo,
+        clock: Clock,
+    }
+
+    impl Bench {
+        fn send(&mut self, client: u16, datagram: &[u8]) -> Option<Answer> {
+            let to = ([198, 51, 100, 1], client).into();
+            let server = ServerAddr(([192, 0, 2, 1], 3478).into());
+            let five_tuple = FiveTuple { transport: Transport::Dtls, client: ClientAddr(to), server };
+            let route = Route { socket: SocketId::default(), to, source: None };
+            let Bench { sessions, io, clock } = self;
+            let answer = sessions.handle_datagram(*clock, five_tuple, route, datagram, &mut Nobody);
+            sessions.advance(*clock, five_tuple, &mut Nobody, io);
+            answer
+        }
+
+        fn cookie(&mut self, client: u16, random: u8) -> Vec<u8> {
+            let Some(Answer::Verify(request)) = self.send(client, &hello(random, &[])) else {
+                panic!("it has no cookie")
+            };
+            request[request.len() - 32..].to_vec()
+        }
+
+        fn counts(&self) -> (usize, usize, usize) {
+            (self.sessions.sessions.len(), self.sessions.handshakes, self.sessions.deadlines.len())
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_before_the_cookie_and_little_after_it() {
+        let io = ShardIo::new(IoOptions::default()).unwrap();
+        let clock = clock();
+        let mut bench = Bench { sessions: sessions("cookie"), io, clock };
+        for client in 1..=1_000 {
+            assert!(matches!(bench.send(client, &hello(1, &[])), Some(Answer::Verify(_))));
+            assert!(matches!(bench.send(client, &hello(1, &[9; 32])), Some(Answer::Verify(_))));
+            assert_eq!(bench.send(client, &[23; 100]), None);
+        }
+        assert_eq!(bench.counts(), (0, 0, 0));
+
+        let cookie = bench.cookie(1, 1);
+        for _ in 0..3 {
+            assert_eq!(bench.send(1, &hello(1, &cookie)), None);
+            assert_eq!(bench.counts(), (1, 1, 1), "a repeated one is the same");
+        }
+        let cookie = bench.cookie(1, 2);
+        assert_eq!(bench.counts(), (1, 1, 1), "one without a cookie changes nothing");
+        assert_eq!(bench.send(1, &hello(2, &cookie)), None);
+        assert_eq!(bench.counts(), (1, 1, 1), "another takes its place");
+        for client in 2..=3 {
+            let cookie = bench.cookie(client, 1);
+            assert_eq!(bench.send(client, &hello(1, &cookie)), None);
+        }
+        assert_eq!(bench.counts(), (2, 2, 2), "no more than there is room for");
+
+        // Each handshake is repeated some times, and then given up.
+        let mut turns = 0;
+        while let Some(at) = bench.sessions.poll_timeout() {
+            bench.clock.now = at;
+            bench.sessions.handle_timeout(bench.clock, &mut Nobody, &mut bench.io);
+            turns += 1;
+        }
+        assert_eq!(bench.counts(), (0, 0, 0));
+        assert!(turns < 50, "{turns} turns");
+        assert!(bench.clock.now < clock.now + Duration::from_secs(11));
+    }
+
+    #[test]
+    fn a_handshake_that_cannot_be_is_refused() {
+        let io = ShardIo::new(IoOptions::default()).unwrap();
+        let clock = clock();
+        let mut bench = Bench { sessions: sessions("refused"), io, clock };
+        let cookie = bench.cookie(1, 1);
+        let mut without = hello(1, &cookie);
+        // Another extension in the place of extended_master_secret, which is the last.
+        let kind = without.len() - 3;
+        without[kind] = 99;
+        assert_eq!(bench.send(1, &without), Some(Answer::HANDSHAKE_FAILURE));
+        assert_eq!(bench.counts(), (0, 0, 0));
+    }
+}

@@ -65,7 +65,7 @@ fn renew(secure: &Secure) {
             warn(secure, &certificates.current());
         }
         Err(error) => {
-            tracing::error!(%error, "the renewed certificate is refused, and the old one stays in use")
+            tracing::error!(%error, "the renewed certificate is refused, and the old one stays in use");
         }
     }
 }
