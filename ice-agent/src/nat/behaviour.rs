@@ -93,6 +93,8 @@ pub fn classic_name(mapping: Mapping, filtering: Filtering) -> Option<&'static s
         (Mapping::EndpointIndependent, Filtering::EndpointIndependent) => Some("full cone"),
         (Mapping::EndpointIndependent, Filtering::AddressDependent) => Some("restricted cone"),
         (Mapping::EndpointIndependent, Filtering::AddressAndPortDependent) => Some("port restricted cone"),
+        // There, only hosts that were sent to answer through a symmetric NAT.
+        (Mapping::AddressAndPortDependent, Filtering::EndpointIndependent) => None,
         (Mapping::AddressAndPortDependent, _) => Some("symmetric"),
         (Mapping::AddressDependent, _) => None,
     }

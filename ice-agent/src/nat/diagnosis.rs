@@ -205,18 +205,22 @@ impl Diagnosis {
     /// What was found.
     pub fn report(&self) -> FamilyReport {
         let (answers, silent) = match &self.mapping {
-            Some(mapping) => (mapping.answers.clone(), mapping.silent.clone()),
+            Some(mapping) => (mapping.answers(), mapping.silent.clone()),
             None => (Vec::new(), Vec::new()),
         };
-        let answering = answers.iter().map(|answer| answer.server).collect();
         let loss = self.prober.loss();
-        let filtering = self.filtering.as_ref().map(|test| test.conclude(&self.found, &answering, loss));
-        let mapping = conclude(&answers, self.found.silent.len());
+        let filtering = self.filtering.as_ref().map(|test| test.conclude(&self.found, loss));
+        let silent_at_all = self.found.silent.len();
+        let mapping = match &self.mapping {
+            Some(mapping) => mapping.conclude(silent_at_all),
+            None => conclude(&[], silent_at_all),
+        };
         let hairpin = self.hairpin.as_ref().map(|test| {
             test.report(
                 &self.found,
                 mapping.mapping,
                 filtering.as_ref().and_then(|(filtering, ..)| *filtering),
+                loss,
             )
         });
         FamilyReport::new(Conclusions {

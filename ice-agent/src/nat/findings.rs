@@ -57,21 +57,32 @@ impl Findings {
         }
         // The address that it was asked on first stands for the whole server.
         self.sound.retain(|sound| sound.from != server);
+        self.observations.retain(|seen| seen.server != server);
     }
 
     pub(super) fn observe(&mut self, observation: Option<Observation>) {
         self.observations.extend(observation);
     }
 
-    /// The servers that have another address, with it.
+    /// The servers beyond all NATs that have another address, with it.
     pub(super) fn with_other_address(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
-        self.sound.iter().filter_map(|sound| Some((sound.from, sound.other?)))
+        self.beyond_all_nats().filter_map(|sound| Some((sound.from, sound.other?)))
+    }
+
+    /// What a server saw of the first socket that asked it.
+    pub(super) fn first_seen_by(&self, server: SocketAddr) -> Option<SocketAddr> {
+        self.sound.iter().find(|sound| sound.from == server).map(|sound| sound.reflexive)
     }
 
     /// A server on the far side of every NAT: the one to measure all else with.
     pub(super) fn outermost(&self) -> Option<SocketAddr> {
-        let outer = self.sound.iter().find(|sound| Scope::of(sound.reflexive.ip()) == Scope::Global);
-        outer.or(self.sound.first()).map(|sound| sound.from)
+        self.beyond_all_nats().next().map(|sound| sound.from)
+    }
+
+    fn beyond_all_nats(&self) -> impl Iterator<Item = &Response> {
+        let scope = |sound: &Response| Scope::of(sound.reflexive.ip());
+        let outermost = self.sound.iter().map(scope).max();
+        self.sound.iter().filter(move |sound| Some(scope(sound)) == outermost)
     }
 }
 

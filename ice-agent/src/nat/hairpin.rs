@@ -11,7 +11,7 @@ use thirl_common::net::Transport;
 
 use super::behaviour::{Filtering, Mapping};
 use super::findings::Findings;
-use super::probe::{Outcome, ProbeId, Prober, Question, SocketId};
+use super::probe::{Loss, Outcome, ProbeId, Prober, Question, SocketId, TOLERATED_ERROR, TRANSMISSIONS};
 
 /// What was learnt of hairpinning.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,6 +26,7 @@ pub struct HairpinReport {
 
 #[derive(Debug)]
 pub(super) struct HairpinTest {
+    server: SocketAddr,
     sides: [Side; 2],
     /// Whether they send to each other by now.
     crossing: bool,
@@ -47,13 +48,17 @@ impl HairpinTest {
             let probe = prober.ask(now, socket, Question::plain(server));
             Side { socket, probe, reflexive: None, outcome: None }
         };
-        HairpinTest { sides: [side(), side()], crossing: false, over: false }
+        HairpinTest { server, sides: [side(), side()], crossing: false, over: false }
     }
 
     pub(super) fn handle(&mut self, now: Instant, prober: &mut Prober, probe: ProbeId, outcome: &Outcome) {
         let Some(side) = self.sides.iter_mut().find(|side| side.probe == probe) else { return };
         match (outcome, side.reflexive) {
             (Outcome::Answered(response), None) => side.reflexive = Some(response.reflexive),
+            // Somebody who sends our requests back is no hairpin.
+            (Outcome::CameBack(from), _) if !self.crossing || from.ip() == self.server.ip() => {
+                side.outcome = Some(Outcome::Silent { connected: false });
+            }
             _ => side.outcome = Some(outcome.clone()),
         }
         let [one, two] = &mut self.sides;
@@ -79,6 +84,7 @@ impl HairpinTest {
         found: &Findings,
         mapping: Option<Mapping>,
         filtering: Option<Filtering>,
+        loss: Loss,
     ) -> HairpinReport {
         let unknown =
             |reason: &str| HairpinReport { works: None, from_external: None, reason: reason.to_owned() };
@@ -98,6 +104,9 @@ impl HairpinTest {
         let punched = mapping == Some(Mapping::EndpointIndependent)
             || filtering == Some(Filtering::EndpointIndependent);
         match punched {
+            true if loss.all_lost(2 * TRANSMISSIONS) > TOLERATED_ERROR => {
+                unknown("too many packets are lost to tell")
+            }
             true => HairpinReport {
                 works: Some(false),
                 from_external: None,

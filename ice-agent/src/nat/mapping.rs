@@ -8,21 +8,29 @@ use thirl_common::net::Transport;
 
 use super::behaviour::{Confidence, Mapping};
 use super::findings::{Answer, Findings, Observation, beyond_all_nats};
-use super::probe::{Outcome, ProbeId, Prober, Question, SocketId};
+use super::probe::{Outcome, ProbeId, Prober, Question, Response, SocketId};
 use super::servers::{ServerFault, fault};
 
 /// More destinations are not asked, whatever servers claim of their other addresses.
 const MAX_DESTINATIONS: usize = 16;
 
-/// Asks servers what they see of one socket, and servers of RFC 5780 on their other address and port too.
+/// Asks servers what they see of one socket, and servers of RFC 5780 on their other address and port too. In the end
+/// each server is asked again: a mapping that changes meanwhile tells nothing.
 #[derive(Debug)]
 pub(super) struct MappingTest {
     socket: SocketId,
+    transport: Transport,
+    /// Each destination with the server that it belongs to.
     asked: BTreeMap<ProbeId, (SocketAddr, SocketAddr)>,
     destinations: BTreeSet<SocketAddr>,
     observed: bool,
+    /// Each answer with the server that it belongs to.
+    answers: Vec<(SocketAddr, Answer)>,
+    /// Servers that were asked again, what they saw before, and whether that was another address already.
+    again: BTreeMap<ProbeId, (Answer, bool)>,
+    /// What the first server saw from then on, if the mapping has changed.
+    changed: Option<Answer>,
     pub(super) local: Option<SocketAddr>,
-    pub(super) answers: Vec<Answer>,
     pub(super) silent: Vec<SocketAddr>,
     /// Who gave no answer that can be used, and why.
     pub(super) failed: Vec<(SocketAddr, String)>,
@@ -39,11 +47,14 @@ impl MappingTest {
     ) -> MappingTest {
         let mut test = MappingTest {
             socket: prober.open(transport),
+            transport,
             asked: BTreeMap::new(),
             destinations: BTreeSet::new(),
             observed: false,
-            local: None,
             answers: Vec::new(),
+            again: BTreeMap::new(),
+            changed: None,
+            local: None,
             silent: Vec::new(),
             failed: Vec::new(),
             accepted: false,
@@ -65,33 +76,16 @@ impl MappingTest {
         probe: ProbeId,
         outcome: &Outcome,
     ) {
-        let Some((server, destination)) = self.asked.remove(&probe) else { return };
-        self.local = prober.local(self.socket);
-        match outcome {
-            Outcome::Answered(response) => match fault(response).filter(|_| destination == server) {
-                Some(fault) => self.blame(found, server, fault),
-                None if response.origin.is_some_and(|origin| origin != response.from) => {
-                    let origin = response.origin.unwrap_or(response.from);
-                    self.blame(found, server, ServerFault::ResponseOriginDiffers { origin });
-                }
-                None => {
-                    if !self.observed && Some(destination) == found.outermost() {
-                        found.observe(Observation::of(self.local, response));
-                        self.observed = true;
-                    }
-                    self.answers.push(Answer::of(response));
-                    if destination == server {
-                        self.ask_others(now, prober, server, response.other);
-                    }
-                }
-            },
-            Outcome::WrongSource(from) => self.blame(found, server, ServerFault::WrongSource { from: *from }),
-            Outcome::Failed(reason) => self.failed.push((destination, reason.clone())),
-            Outcome::Silent { connected: true } => {
-                self.accepted = true;
-                self.failed.push((destination, "it accepts connections and does not answer".to_owned()));
+        if let Some((server, destination)) = self.asked.remove(&probe) {
+            self.local = prober.local(self.socket);
+            self.handle_first(now, prober, found, (server, destination), outcome);
+            if self.asked.is_empty() {
+                self.ask_again(now, prober);
             }
-            _ => self.silent.push(destination),
+        } else if let Some((before, twice)) = self.again.remove(&probe) {
+            self.handle_again(now, prober, found, (before, twice), outcome);
+        } else {
+            return;
         }
         if self.is_over() {
             prober.close(self.socket);
@@ -99,7 +93,23 @@ impl MappingTest {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.asked.is_empty()
+        self.asked.is_empty() && self.again.is_empty()
+    }
+
+    /// What servers that can be believed saw.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        self.answers.iter().map(|(_, answer)| *answer).collect()
+    }
+
+    /// What that tells of the mapping; of the servers so many were silent from the beginning.
+    pub(super) fn conclude(&self, silent: usize) -> Conclusion {
+        if let Some(Answer { server, reflexive, .. }) = self.changed {
+            let reason = format!(
+                "the NAT changed its mappings meanwhile, as if it had been restarted: {server} now sees {reflexive}"
+            );
+            return Conclusion::unknown(None, reason);
+        }
+        conclude(&self.answers(), silent)
     }
 
     /// All four addresses of a server of RFC 5780.
@@ -124,11 +134,92 @@ impl MappingTest {
         }
     }
 
+    fn handle_first(
+        &mut self,
+        now: Instant,
+        prober: &mut Prober,
+        found: &mut Findings,
+        (server, destination): (SocketAddr, SocketAddr),
+        outcome: &Outcome,
+    ) {
+        match outcome {
+            Outcome::Answered(response) => match self.fault(found, server, response) {
+                Some(fault) => self.blame(found, server, fault),
+                None => {
+                    if !self.observed && Some(destination) == found.outermost() {
+                        found.observe(Observation::of(self.local, response));
+                        self.observed = true;
+                    }
+                    self.answers.push((server, Answer::of(response)));
+                    if destination == server {
+                        self.ask_others(now, prober, server, response.other);
+                    }
+                }
+            },
+            Outcome::WrongSource(from) => self.blame(found, server, ServerFault::WrongSource { from: *from }),
+            Outcome::Failed(reason) => self.failed.push((destination, reason.clone())),
+            Outcome::Silent { connected: true } => {
+                self.accepted = true;
+                self.failed.push((destination, "it accepts connections and does not answer".to_owned()));
+            }
+            _ => self.silent.push(destination),
+        }
+    }
+
+    /// What is wrong with an answer. By its other addresses a server need not tell its other address again: of coturn only
+    /// the first is right.
+    fn fault(&self, found: &Findings, server: SocketAddr, response: &Response) -> Option<ServerFault> {
+        let other = response.other.filter(|_| response.from == server);
+        let reflexive = response.reflexive;
+        // The first socket is still open, and two sockets cannot be seen as one.
+        let same = self.transport == Transport::Udp && found.first_seen_by(response.from) == Some(reflexive);
+        let wrong = same.then_some(ServerFault::WrongReflexiveAddress { reflexive });
+        fault(&Response { other, ..*response }).or(wrong)
+    }
+
+    /// Asks each server a second time. Not over TCP, where one port makes no second connection to the same place.
+    fn ask_again(&mut self, now: Instant, prober: &mut Prober) {
+        if self.transport != Transport::Udp {
+            return;
+        }
+        for (server, answer) in &self.answers {
+            if *server == answer.server {
+                let probe = prober.ask(now, self.socket, Question::plain(*server));
+                self.again.insert(probe, (*answer, false));
+            }
+        }
+    }
+
+    /// A mapping that has changed stays as it is then; a server that sees something else each time is wrong.
+    fn handle_again(
+        &mut self,
+        now: Instant,
+        prober: &mut Prober,
+        found: &mut Findings,
+        (before, twice): (Answer, bool),
+        outcome: &Outcome,
+    ) {
+        // That a server falls silent does not concern the mapping.
+        let Outcome::Answered(response) = outcome else { return };
+        let (server, reflexive) = (before.server, response.reflexive);
+        match (reflexive == before.reflexive, twice) {
+            (true, false) => {}
+            (true, true) => self.changed = self.changed.or(Some(before)),
+            (false, false) => {
+                let probe = prober.ask(now, self.socket, Question::plain(server));
+                self.again.insert(probe, (Answer::of(response), true));
+            }
+            (false, true) => self.blame(found, server, ServerFault::WrongReflexiveAddress { reflexive }),
+        }
+    }
+
     fn blame(&mut self, found: &mut Findings, server: SocketAddr, fault: ServerFault) {
         self.accepted = true;
         self.failed.push((server, fault.to_string()));
         found.blame(server, fault);
-        self.answers.retain(|answer| answer.server != server);
+        self.answers.retain(|(of, _)| *of != server);
+        // What is still to come from it would count as well.
+        self.asked.retain(|_, (of, _)| *of != server);
     }
 }
 

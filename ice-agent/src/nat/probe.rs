@@ -31,11 +31,15 @@ pub(super) const UDP: Retransmission = Retransmission {
 /// How often a request is sent that nobody answers.
 pub(super) const TRANSMISSIONS: u32 = 7;
 
-/// To connect and be answered; there is nothing to retransmit.
+/// Silence that chance explains more often than this tells nothing.
+pub(super) const TOLERATED_ERROR: f64 = 1e-5;
+
+/// To connect and be answered; there is nothing to retransmit, but the system repeats its SYN, after one, three and seven
+/// seconds at the latest: four of them tell of a firewall and not of loss.
 pub(super) const STREAM: Retransmission = Retransmission {
     rto: Duration::from_secs(1),
     transmissions: 1,
-    last_wait: 3,
+    last_wait: 8,
     max_interval: Duration::from_secs(1),
 };
 

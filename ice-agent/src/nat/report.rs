@@ -12,7 +12,7 @@ use super::findings::{Answer, Findings, Scope};
 use super::hairpin::HairpinReport;
 use super::hops::Hop;
 use super::lifetime::LifetimeReport;
-use super::mapping::{Conclusion, MappingTest, conclude};
+use super::mapping::{Conclusion, MappingTest};
 use super::path_mtu::PathMtuReport;
 use super::servers::FaultyServer;
 use super::verdict::Verdict;
@@ -310,14 +310,15 @@ impl TcpReport {
     fn new(test: &MappingTest) -> TcpReport {
         let failed = test.failed.iter().map(|(server, reason)| (*server, reason.clone()));
         let silent =
-            test.silent.iter().map(|server| (*server, "no connection within three seconds".to_owned()));
+            test.silent.iter().map(|server| (*server, "no connection within eight seconds".to_owned()));
         let failed: Vec<_> =
             failed.chain(silent).map(|(server, reason)| TcpFailure { server, reason }).collect();
-        let conclusion = conclude(&test.answers, failed.len());
+        let answers = test.answers();
+        let conclusion = test.conclude(failed.len());
         TcpReport {
             local: test.local,
-            reachable: !test.answers.is_empty() || test.accepted,
-            answers: test.answers.clone(),
+            reachable: !answers.is_empty() || test.accepted,
+            answers,
             failed,
             mapping: conclusion.mapping,
             mapping_depends_on_destination: conclusion.depends,

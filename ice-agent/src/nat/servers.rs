@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -35,6 +35,12 @@ pub enum ServerFault {
     },
     /// It answered a CHANGE-REQUEST from the address that was asked, as if there were none.
     IgnoresChangeRequest,
+    /// The reflexive address that it tells cannot be true: nobody can have it, it told the same one for two sockets, or
+    /// two different ones for a single socket while other servers did not.
+    WrongReflexiveAddress {
+        /// What it said.
+        reflexive: SocketAddr,
+    },
 }
 
 impl fmt::Display for ServerFault {
@@ -47,6 +53,9 @@ impl fmt::Display for ServerFault {
             }
             ServerFault::WrongSource { from } => write!(f, "it answered from {from}"),
             ServerFault::IgnoresChangeRequest => f.write_str("it ignores CHANGE-REQUEST"),
+            ServerFault::WrongReflexiveAddress { reflexive } => {
+                write!(f, "it says that it sees {reflexive}, which cannot be true")
+            }
         }
     }
 }
@@ -67,17 +76,25 @@ pub(super) fn fault(response: &Response) -> Option<ServerFault> {
     if let Some(origin) = origin {
         return Some(ServerFault::ResponseOriginDiffers { origin });
     }
+    if is_nobodys(response.reflexive, response.from) {
+        return Some(ServerFault::WrongReflexiveAddress { reflexive: response.reflexive });
+    }
     let other = response.other?;
-    let ip = other.ip();
-    let loops = ip.is_loopback() && !response.from.ip().is_loopback();
-    let nobodys = ip.is_unspecified() || loops || ip.is_multicast() || other.port() == 0;
-    if ip == response.from.ip() {
+    if other.ip() == response.from.ip() {
         Some(ServerFault::OtherAddressHasSameIp)
-    } else if nobodys || ip.is_ipv4() != response.from.is_ipv4() {
+    } else if is_nobodys(other, response.from) || other.is_ipv4() != response.from.is_ipv4() {
         Some(ServerFault::OtherAddressUnusable { other })
     } else {
         None
     }
+}
+
+/// Whether no host can have this address that `teller` told.
+fn is_nobodys(address: SocketAddr, teller: SocketAddr) -> bool {
+    let ip = address.ip();
+    let loops = ip.is_loopback() && !teller.ip().is_loopback();
+    let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    ip.is_unspecified() || loops || ip.is_multicast() || broadcast || address.port() == 0
 }
 
 /// Asks every server once.
@@ -118,9 +135,7 @@ impl Discovery {
             Outcome::Failed(reason) => self.failure = Some(reason.clone()),
             _ => found.silent.push(server),
         }
-        if self.asked.is_empty() {
-            prober.close(self.socket);
-        }
+        // The socket stays open: its port has sent to all servers, so no later test may get it.
     }
 
     pub(super) fn is_over(&self) -> bool {

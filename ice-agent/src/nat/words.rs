@@ -84,7 +84,8 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
         say("ports", &format!("{ports}{step}: {}", allocation.reason));
         if allocation.addresses.len() > 1 {
             let addresses: Vec<_> = allocation.addresses.iter().map(ToString::to_string).collect();
-            say("pooling", &format!("arbitrary: {}", addresses.join(", ")));
+            let how = if allocation.pooling.is_some() { "arbitrary" } else { "unknown" };
+            say("pooling", &format!("{how}: {}", addresses.join(", ")));
         }
     }
     if let Some(at_least) = report.layers.at_least.filter(|at_least| *at_least > 0) {
