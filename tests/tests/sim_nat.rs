@@ -2,28 +2,23 @@
 //! who reaches whom is what two agents do.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use thirl_common::net::Transport;
-use thirl_common::wire::{
-    ChangeRequest, Class, ErrorCode, Message, MessageWriter, Method, OtherAddress, ResponseOrigin,
-    XorMappedAddress,
-};
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Role};
 use thirl_ice_agent::nat::{
-    self, Action, Confidence, Diagnosis, Facts, FamilyReport, HostNetwork, Options, PairPath, Report,
-    SocketId, direct_path, predict,
+    self, Confidence, Facts, FamilyReport, HostNetwork, Options, PairPath, Report, ServerFault, UdpReport,
+    direct_path, predict,
 };
-use thirl_tests::sim::{
-    Filtering, HostId, Link, Mapping, NatSpec, Network, Packet, Pair, PeerSpec, PortAllocation,
-};
+use thirl_tests::behaviour::{Filtering, Mapping, PortAllocation, combinations};
+use thirl_tests::sim::{Lie, Link, NatSpec, Pair, PeerSpec, Scene};
 
-const MAPPINGS: [Mapping; 3] =
-    [Mapping::EndpointIndependent, Mapping::AddressDependent, Mapping::AddressAndPortDependent];
-const FILTERINGS: [Filtering; 3] =
-    [Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent];
+/// So many times as many runs as usual: `THIRL_RUNS=50 cargo test --release --test sim_nat`.
+fn runs(usual: u64) -> u64 {
+    let times = std::env::var("THIRL_RUNS").ok().and_then(|times| times.parse().ok());
+    usual * times.unwrap_or(1)
+}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -33,75 +28,6 @@ fn in_the_agents_words(spec: NatSpec) -> (nat::Mapping, nat::Filtering) {
     (nat::Mapping::ALL[spec.mapping as usize], nat::Filtering::ALL[spec.filtering as usize])
 }
 
-/// What a server does wrong.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Lie {
-    None,
-    SameIp,
-    Origin,
-    IgnoresChange,
-    WrongSource,
-    /// It has a second address that nothing comes from or goes to.
-    DeadOther,
-    RefusesChange,
-}
-
-/// A server of RFC 5780 on two addresses of a host.
-struct Server {
-    host: HostId,
-    ips: [IpAddr; 2],
-    lie: Lie,
-}
-
-const PORTS: [u16; 2] = [3478, 3479];
-
-impl Server {
-    fn new(network: &mut Network, ips: [IpAddr; 2], lie: Lie) -> Server {
-        Server { host: network.add_host(&ips, None, Link::delayed(Duration::from_millis(5))), ips, lie }
-    }
-
-    fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.ips[0], PORTS[0])
-    }
-
-    fn answer(&self, network: &mut Network, packet: &Packet) {
-        let dead = self.lie == Lie::DeadOther && packet.to.ip() == self.ips[1];
-        if packet.transport != Transport::Udp || dead {
-            return;
-        }
-        let request = Message::parse(&packet.payload).unwrap();
-        let change: ChangeRequest = request.get().unwrap().unwrap_or_default();
-        let asked = [packet.to.ip() == self.ips[1], packet.to.port() == PORTS[1]].map(usize::from);
-        let other = [1 - asked[0], 1 - asked[1]];
-        let obeys = self.lie != Lie::IgnoresChange && self.lie != Lie::RefusesChange;
-        let from = [obeys && change.ip, obeys && change.port];
-        let place = |n: usize| if from[n] { other[n] } else { asked[n] };
-        let mut from = SocketAddr::new(self.ips[place(0)], PORTS[place(1)]);
-        if self.lie == Lie::WrongSource {
-            from.set_port(9);
-        }
-        let refuses = self.lie == Lie::RefusesChange && (change.ip || change.port);
-        let class = if refuses { Class::Error } else { Class::Success };
-        let mut buffer = [0; 128];
-        let id = request.transaction_id();
-        let mut writer = MessageWriter::new(&mut buffer, class, Method::BINDING, id).unwrap();
-        if refuses {
-            writer.attribute(&ErrorCode::UNKNOWN_ATTRIBUTE).unwrap();
-        } else {
-            let told = if self.lie == Lie::SameIp { self.ips[asked[0]] } else { self.ips[other[0]] };
-            let origin = if self.lie == Lie::Origin { "10.0.0.1:3478".parse().unwrap() } else { from };
-            writer.attribute(&XorMappedAddress(packet.from)).unwrap();
-            writer.attribute(&ResponseOrigin(origin)).unwrap();
-            writer.attribute(&OtherAddress(SocketAddr::new(told, PORTS[other[1]]))).unwrap();
-        }
-        let dead = self.lie == Lie::DeadOther && from.ip() == self.ips[1];
-        if !dead {
-            let payload = writer.finish().to_vec();
-            network.send(self.host, Packet::udp(from, packet.from, payload));
-        }
-    }
-}
-
 /// Runs a diagnosis behind a NAT.
 fn diagnose(seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
     diagnose_at(1, seed, spec, loss, lies)
@@ -109,61 +35,12 @@ fn diagnose(seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
 
 /// The same at one of several places, each with addresses of its own.
 fn diagnose_at(place: u8, seed: u64, spec: NatSpec, loss: f64, lies: &[Lie]) -> FamilyReport {
-    let mut network = Network::new(seed);
-    let servers: Vec<_> = (1..)
-        .zip(lies)
-        .map(|(n, lie)| {
-            let ips = [ip(&format!("9.9.{n}.10")), ip(&format!("9.9.{n}.11"))];
-            Server::new(&mut network, ips, *lie)
-        })
-        .collect();
-    let behind = network.add_nat(spec, ip(&format!("5.5.5.{place}")));
-    let own = ip(&format!("192.168.{place}.2"));
-    let link = Link { delay: Duration::from_millis(10), loss };
-    let host = network.add_host(&[own], Some(behind), link);
-    let addresses: Vec<_> = servers.iter().map(Server::address).collect();
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut diagnosis = Diagnosis::new(network.now(), &addresses, Options::default(), bytes);
-    let mut sockets = BTreeMap::<SocketId, SocketAddr>::new();
-    let mut port = 40_000;
-    while !diagnosis.is_over() {
-        while let Some(action) = diagnosis.poll_action() {
-            match action {
-                Action::Bind { socket, transport: Transport::Udp } => {
-                    port += 7;
-                    sockets.insert(socket, SocketAddr::new(own, port));
-                    diagnosis.socket_bound(network.now(), socket, Ok(sockets[&socket]));
-                }
-                Action::Bind { socket, .. } => {
-                    diagnosis.socket_bound(network.now(), socket, Err("no TCP in this test".to_owned()));
-                }
-                // Nothing is far, and nothing too large.
-                Action::Travel { .. } => {}
-                Action::Close { socket } => _ = sockets.remove(&socket),
-            }
-        }
-        while let Some(transmit) = diagnosis.poll_transmit() {
-            assert!(sockets.values().any(|local| *local == transmit.from), "from a socket that is open");
-            network.send(host, Packet::udp(transmit.from, transmit.to, transmit.payload));
-        }
-        let deadline = [diagnosis.poll_timeout(), network.next_event()].into_iter().flatten().min();
-        match network.advance(deadline.unwrap()) {
-            Some((at, packet)) if at == host => {
-                let now = network.now();
-                diagnosis.handle_datagram(now, packet.transport, packet.to, packet.from, &packet.payload);
-            }
-            Some((at, packet)) => {
-                servers.iter().find(|server| server.host == at).unwrap().answer(&mut network, &packet);
-            }
-            None => diagnosis.handle_timeout(network.now()),
-        }
-    }
-    diagnosis.report()
+    let link = Link { loss, ..Link::delayed(Duration::from_millis(10)) };
+    Scene { place, link, servers: lies.to_vec(), ..Scene::new(seed, spec) }.diagnose()
 }
 
 fn every_nat() -> impl Iterator<Item = NatSpec> {
-    MAPPINGS.into_iter().flat_map(|mapping| FILTERINGS.map(|filtering| NatSpec::new(mapping, filtering)))
+    combinations().map(|(mapping, filtering)| NatSpec::new(mapping, filtering))
 }
 
 #[test]
@@ -203,6 +80,165 @@ fn ports_that_are_preserved() {
     assert_eq!(allocation.ports, Some(nat::PortAllocation::Preserving));
     assert_eq!(allocation.parity_preserved, Some(true));
     assert_eq!(allocation.pooling, Some(nat::Pooling::Paired));
+}
+
+/// Whether nothing is wrong; what could not be measured is not.
+fn is_never_wrong(spec: NatSpec, udp: &UdpReport) -> bool {
+    let (mapping, filtering) = in_the_agents_words(spec);
+    let allocation = match spec.allocation {
+        PortAllocation::Preserving => nat::PortAllocation::Preserving,
+        PortAllocation::Random => nat::PortAllocation::Random,
+        PortAllocation::Sequential => nat::PortAllocation::Sequential,
+    };
+    let depends = mapping.depends_on_destination();
+    let ports = udp.allocation.as_ref().is_none_or(|found| {
+        found.ports.is_none_or(|ports| ports == allocation)
+            && found.step.is_none_or(|step| step == 1)
+            && found
+                .parity_preserved
+                .is_none_or(|kept| kept == (spec.allocation == PortAllocation::Preserving))
+            && found.pooling.is_none_or(|pooling| pooling == nat::Pooling::Paired)
+    });
+    let punched = !depends || spec.filtering == Filtering::EndpointIndependent;
+    udp.mapping.is_none_or(|found| found == mapping)
+        && udp.mapping_depends_on_destination.is_none_or(|found| found == depends)
+        && udp.filtering.is_none_or(|found| found == filtering)
+        && udp.translated != Some(false)
+        && ports
+        && udp.hairpin.as_ref().and_then(|hairpin| hairpin.works).is_none_or(|works| works == punched)
+}
+
+/// Every NAT with every allocation that goes with it.
+fn every_nat_and_allocation() -> impl Iterator<Item = NatSpec> {
+    let with_each = |spec: NatSpec| {
+        let all = [PortAllocation::Preserving, PortAllocation::Random, PortAllocation::Sequential];
+        let possible = move |allocation: &PortAllocation| {
+            *allocation != PortAllocation::Preserving || spec.mapping == EIM
+        };
+        all.into_iter().filter(possible).map(move |allocation| NatSpec { allocation, ..spec })
+    };
+    every_nat().flat_map(with_each)
+}
+
+const EIM: Mapping = Mapping::EndpointIndependent;
+
+/// Loss, delay, packets that overtake others and packets that come twice.
+#[test]
+fn on_bad_lines_nothing_is_named_wrong() {
+    const PERCENT: [u64; 4] = [0, 5, 10, 20];
+    // Mapping, filtering, allocation: how often they were measured at each loss.
+    let mut measured = [[0; 3]; PERCENT.len()];
+    let mut of = 0;
+    for seed in 0..runs(4) {
+        for (n, spec) in (0..).zip(every_nat_and_allocation()) {
+            of += 1;
+            for (k, percent) in PERCENT.into_iter().enumerate() {
+                let run = (seed * 100 + n) * 10 + percent / 5;
+                let delay = Duration::from_millis([10, 60, 150, 280][(run % 4) as usize]);
+                #[expect(clippy::cast_precision_loss, reason = "they are small")]
+                let loss = percent as f64 / 100.0;
+                let jitter = Duration::from_millis([0, 20, 200][(run % 3) as usize]);
+                let mut scene = Scene::new(run, spec);
+                scene.link = Link { delay, jitter, loss, duplication: 0.1 };
+                scene.servers = vec![Lie::None; 1 + (run % 2) as usize];
+                scene.options = Options { hairpin: true, ..Options::default() };
+                let udp = scene.diagnose().udp;
+                assert!(is_never_wrong(spec, &udp), "{scene:?}: {udp:#?}");
+                assert_eq!(udp.faulty, [], "{scene:?}");
+                measured[k][0] += usize::from(udp.mapping.is_some());
+                measured[k][1] += usize::from(udp.filtering.is_some());
+                measured[k][2] += usize::from(udp.allocation.is_some_and(|found| found.ports.is_some()));
+            }
+        }
+    }
+    println!("of {of} runs each at {PERCENT:?} % loss: {measured:?}");
+    assert_eq!(measured[0], [of; 3], "without loss everything is measured");
+    assert!(
+        measured[2].iter().all(|count| *count * 10 > of * 9),
+        "with a tenth lost most of it is: {measured:?}"
+    );
+}
+
+#[test]
+fn a_server_that_dies_or_a_nat_that_restarts_meanwhile_makes_nothing_wrong() {
+    for seed in 0..runs(5) {
+        for (n, spec) in (0..).zip(every_nat_and_allocation()) {
+            let mut scene = Scene::new(seed * 100 + n, spec);
+            scene.link.delay = Duration::from_millis(5 + seed * 13 % 90);
+            scene.link.loss = [0.0, 0.1][(seed % 2) as usize];
+            let when = Some(Duration::from_millis((seed * 577 + n * 97) % 7000));
+            scene.servers = vec![Lie::None; 1 + (seed / 2 % 2) as usize];
+            scene.dies_after = when;
+            let udp = scene.diagnose().udp;
+            assert!(is_never_wrong(spec, &udp), "{scene:?}: {udp:#?}");
+            (scene.dies_after, scene.reboots_after) = (None, when);
+            let udp = scene.diagnose().udp;
+            assert!(is_never_wrong(spec, &udp), "{scene:?}: {udp:#?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_a_server_does_wrong_nothing_is_named_wrong() {
+    for seed in 0..runs(1) {
+        for (n, spec) in (0..).zip(every_nat_and_allocation()) {
+            for (k, lie) in (0..).zip(Lie::ALL) {
+                // Where the mapping depends on the destination, no filter can be opened to see whether such a server answers
+                // at all: silence is all that there is, and the confidence says so.
+                let undetectable = lie == Lie::DropsChange && spec.mapping != EIM;
+                for (m, servers) in (0..).zip([vec![lie], vec![lie, Lie::None], vec![Lie::None, lie]]) {
+                    let alone = servers.len() == 1;
+                    let mut scene = Scene::new(((seed * 100 + n) * 100 + k) * 10 + m, spec);
+                    scene.link.loss = [0.0, 0.1][(seed % 2) as usize];
+                    scene.servers = servers;
+                    let mut udp = scene.diagnose().udp;
+                    if undetectable && alone {
+                        assert!(udp.filtering_confidence < Some(Confidence::High), "{scene:?}: {udp:#?}");
+                        udp.filtering = None;
+                    }
+                    assert!(is_never_wrong(spec, &udp), "{scene:?}: {udp:#?}");
+                    if !alone && scene.link.loss == 0.0 {
+                        let (mapping, filtering) = in_the_agents_words(spec);
+                        let found = (udp.mapping, udp.filtering);
+                        assert_eq!(
+                            found,
+                            (Some(mapping), Some(filtering)),
+                            "one is honest, {scene:?}: {udp:#?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reflexive_addresses_that_cannot_be_true_are_named() {
+    for (seed, lie) in (0..).zip([Lie::RandomReflexive, Lie::SameReflexive, Lie::NobodysReflexive]) {
+        let spec = NatSpec::new(Mapping::AddressDependent, Filtering::AddressDependent);
+        let mut scene = Scene::new(seed, spec);
+        scene.servers = vec![lie, Lie::None];
+        let udp = scene.diagnose().udp;
+        let named: Vec<_> =
+            udp.faulty.iter().map(|faulty| (faulty.server.to_string(), faulty.fault)).collect();
+        let [(server, ServerFault::WrongReflexiveAddress { .. })] = named.as_slice() else {
+            panic!("{lie:?}: {udp:#?}");
+        };
+        assert_eq!(server, "9.9.1.10:3478");
+    }
+}
+
+#[test]
+fn the_open_network_is_open() {
+    for servers in [vec![Lie::None], vec![Lie::RandomReflexive, Lie::None], vec![Lie::OneAddress, Lie::None]]
+    {
+        let mut scene = Scene::new(9, NatSpec::new(EIM, Filtering::EndpointIndependent));
+        (scene.nat, scene.servers) = (None, servers);
+        let udp = scene.diagnose().udp;
+        let (mapping, filtering) = (nat::Mapping::EndpointIndependent, nat::Filtering::EndpointIndependent);
+        assert_eq!((udp.mapping, udp.filtering), (Some(mapping), Some(filtering)), "{udp:#?}");
+        assert_eq!((udp.translated, udp.layers.at_least), (Some(false), Some(0)), "{udp:#?}");
+    }
 }
 
 #[test]

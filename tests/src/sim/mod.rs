@@ -7,13 +7,16 @@
 //! 2. `nat`: mapping, filtering and port allocation of RFC 4787.
 //! 3. `server`: STUN and TURN servers: the TURN engine of `turn-relay`.
 //! 4. [`Pair`]: two agents, their signalling, and the loop that runs them.
+//! 5. [`Scene`]: a NAT diagnosis, and servers that lie.
 
+mod diagnosis;
 mod nat;
 mod network;
 mod pair;
 mod server;
 
 pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
+pub use diagnosis::{Lie, Scene};
 pub use nat::{Nat, NatSpec};
 pub use network::{HostId, Link, Network, Packet};
 pub use pair::{Pair, Peer, PeerSpec, Side};

@@ -40,6 +40,8 @@ pub struct Nat {
     ports: BTreeMap<u16, (SocketAddr, BTreeSet<SocketAddr>)>,
     /// Internal end of a TCP connection to external port.
     connections: BTreeMap<SocketAddr, u16>,
+    /// The next port, if they are sequential.
+    next: u16,
 }
 
 impl Nat {
@@ -51,6 +53,7 @@ impl Nat {
             mappings: BTreeMap::new(),
             ports: BTreeMap::new(),
             connections: BTreeMap::new(),
+            next: 20_000,
         }
     }
 
@@ -113,9 +116,13 @@ impl Nat {
         SocketAddr::new(self.external, *self.connections.entry(from).or_insert(next))
     }
 
-    fn free_port(&self, rng: &mut StdRng, wanted: u16) -> u16 {
+    fn free_port(&mut self, rng: &mut StdRng, wanted: u16) -> u16 {
         if self.spec.allocation == PortAllocation::Preserving && !self.ports.contains_key(&wanted) {
             return wanted;
+        }
+        if self.spec.allocation == PortAllocation::Sequential {
+            self.next += 1;
+            return self.next - 1;
         }
         loop {
             let port = rng.random_range(1024..=u16::MAX);

@@ -19,14 +19,18 @@ pub struct HostId(usize);
 pub struct Link {
     /// One way.
     pub delay: Duration,
+    /// Up to so much more, each packet by itself: some overtake others.
+    pub jitter: Duration,
     /// The probability that a packet is lost, each way: 0 to 1.
     pub loss: f64,
+    /// The probability that it comes twice, each way: 0 to 1.
+    pub duplication: f64,
 }
 
 impl Link {
     /// A link without loss.
     pub fn delayed(delay: Duration) -> Link {
-        Link { delay, loss: 0.0 }
+        Link { delay, jitter: Duration::ZERO, loss: 0.0, duplication: 0.0 }
     }
 }
 
@@ -65,7 +69,7 @@ struct Host {
 }
 
 /// Where a packet stands.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Place {
     /// In the core: on its way to the NAT or host that has its destination address.
     Core,
@@ -155,8 +159,8 @@ impl Network {
             return;
         }
         if let Some(neighbour) = self.neighbour(nat, packet.to.ip()) {
-            let delay = link.delay + self.hosts[neighbour.0].link.delay;
-            self.fly(delay, Place::Host(neighbour), packet);
+            let far = self.hosts[neighbour.0].link.delay;
+            self.fly(Link { delay: link.delay + far, ..link }, Place::Host(neighbour), packet);
             return;
         }
         let from = match nat {
@@ -164,7 +168,7 @@ impl Network {
             None => Some(packet.from),
         };
         if let Some(from) = from {
-            self.fly(link.delay, Place::Core, Packet { from, ..packet });
+            self.fly(link, Place::Core, Packet { from, ..packet });
         }
     }
 
@@ -201,7 +205,7 @@ impl Network {
         let Some(host) = self.neighbour(nat, to.ip()) else { return };
         let link = self.hosts[host.0].link;
         if !self.is_lost(link, &packet) {
-            self.fly(link.delay, Place::Host(host), Packet { to, ..packet });
+            self.fly(link, Place::Host(host), Packet { to, ..packet });
         }
     }
 
@@ -214,7 +218,20 @@ impl Network {
         !packet.transport.is_reliable() && link.loss > 0.0 && self.rng.random_bool(link.loss)
     }
 
-    fn fly(&mut self, delay: Duration, place: Place, packet: Packet) {
+    fn fly(&mut self, link: Link, place: Place, packet: Packet) {
+        let unreliable = !packet.transport.is_reliable();
+        let chance = |share: f64| unreliable && share > 0.0;
+        if chance(link.duplication) && self.rng.random_bool(link.duplication) {
+            self.arrive_later(link, place, packet.clone());
+        }
+        self.arrive_later(link, place, packet);
+    }
+
+    fn arrive_later(&mut self, link: Link, place: Place, packet: Packet) {
+        let mut delay = link.delay;
+        if !packet.transport.is_reliable() && !link.jitter.is_zero() {
+            delay += self.rng.random_range(Duration::ZERO..link.jitter);
+        }
         self.next += 1;
         self.flying.insert((self.now + delay, self.next), (place, packet));
     }
