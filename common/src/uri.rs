@@ -162,8 +162,8 @@ pub(crate) fn parse(text: &str) -> Result<(ServerUri, bool), UriError> {
     Ok((ServerUri { scheme, host, port: port.unwrap_or(default), tcp }, port.is_some()))
 }
 
-/// `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host_and_port(authority: &str) -> Result<(Host, Option<u16>), UriError> {
+/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+pub fn host_and_port(authority: &str) -> Result<(Host, Option<u16>), UriError> {
     let wrong_host = || UriError::Host(authority.to_owned());
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {

@@ -1,5 +1,7 @@
 //! The driver: hickory-resolver answers the queries.
 
+use std::net::Ipv6Addr;
+
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{RData, RecordType};
@@ -7,7 +9,10 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use super::{
     NaptrRecord, Query, Records, Resolution, ResolvedServer, SrvRecord, Target, UnsupportedTransport,
 };
-use crate::net::Transport;
+use crate::net::{Nat64Prefix, Transport};
+
+/// Has no AAAA records, so that whoever is told some has a DNS64 before it (RFC 7050, section 8.2).
+const IPV4_ONLY: &str = "ipv4only.arpa.";
 
 /// Resolves URIs through DNS.
 #[derive(Clone)]
@@ -79,6 +84,19 @@ impl Resolver {
         }
     }
 
+    /// The prefixes of this network's NAT64, the one to use first (RFC 7050, section 3); none if DNS knows of none.
+    pub async fn nat64_prefixes(&self) -> Result<Vec<Nat64Prefix>, ResolverError> {
+        match self.dns.lookup(IPV4_ONLY, RecordType::AAAA).await {
+            Ok(found) => {
+                let records: Vec<_> =
+                    found.answers().iter().filter_map(|record| aaaa(&record.data)).collect();
+                Ok(Nat64Prefix::discover(&records))
+            }
+            Err(reason) if reason.is_no_records_found() => Ok(Vec::new()),
+            Err(reason) => Err(ResolverError::Failed { host: IPV4_ONLY.to_owned(), reason }),
+        }
+    }
+
     async fn ask(&self, query: &Query) -> Result<Records, NetError> {
         Ok(match query {
             // The dot keeps the system's search domains out; addresses may be known by a short name.
@@ -114,6 +132,11 @@ fn naptr(data: &RData) -> Option<NaptrRecord> {
         regexp: text(&record.regexp),
         replacement: record.replacement.to_ascii(),
     })
+}
+
+fn aaaa(data: &RData) -> Option<Ipv6Addr> {
+    let RData::AAAA(record) = data else { return None };
+    Some(record.0)
 }
 
 fn srv(data: &RData) -> Option<SrvRecord> {

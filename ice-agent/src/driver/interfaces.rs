@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use thirl_common::net::{HostIpv6, parse_if_inet6};
 
 use crate::nat::HostNetwork;
 
@@ -25,11 +27,6 @@ const PREFER_OTHER: u8 = 200;
 const PREFER_TUNNEL: u8 = 100;
 const PREFER_VIRTUAL: u8 = 40;
 
-/// Flags of `/proc/net/if_inet6` (Linux, `if_addr.h`): such an address must not be used for new sessions.
-const UNUSABLE: u8 = 0x20 | 0x40 | 0x08; // IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
-/// A temporary address (RFC 8981), which RFC 8445, section 5.1.1.1, prefers for privacy.
-const TEMPORARY: u8 = 0x01;
-
 /// An address to bind a socket on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAddress {
@@ -46,7 +43,10 @@ struct Listed {
     index: u32,
     ip: IpAddr,
     prefix: u8,
-    flags: u8,
+    /// Not for new sessions.
+    unusable: bool,
+    /// A temporary address (RFC 8981), which RFC 8445, section 5.1.1.1, prefers for privacy.
+    temporary: bool,
 }
 
 /// The addresses of this host that are worth a socket, the best first.
@@ -60,23 +60,31 @@ pub fn host_networks() -> io::Result<Vec<HostNetwork>> {
 }
 
 fn list() -> io::Result<Vec<Listed>> {
-    let flags = ipv6_flags();
+    let flags: BTreeMap<_, _> =
+        host_ipv6().unwrap_or_default().into_iter().map(|host| (IpAddr::from(host.ip), host)).collect();
     let up = |interface: &if_addrs::Interface| {
         interface.oper_status != if_addrs::IfOperStatus::Down || interface.is_loopback()
     };
     let listed = if_addrs::get_if_addrs()?.into_iter().filter(up).map(|interface| {
-        let (prefix, flags) = match &interface.addr {
-            if_addrs::IfAddr::V4(v4) => (v4.prefixlen, 0),
-            if_addrs::IfAddr::V6(v6) => (v6.prefixlen, flags.get(&v6.ip).copied().unwrap_or(0)),
+        let prefix = match &interface.addr {
+            if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+            if_addrs::IfAddr::V6(v6) => v6.prefixlen,
         };
-        let (ip, index) = (interface.ip(), interface.index.unwrap_or(0));
-        Listed { ip, index, prefix, flags, interface: interface.name }
+        let flags = flags.get(&interface.ip());
+        Listed {
+            ip: interface.ip(),
+            index: interface.index.unwrap_or(0),
+            prefix,
+            unusable: flags.is_some_and(|flags| flags.deprecated || flags.tentative),
+            temporary: flags.is_some_and(|flags| flags.temporary),
+            interface: interface.name,
+        }
     });
     Ok(listed.collect())
 }
 
 fn choose(mut listed: Vec<Listed>) -> Vec<Listed> {
-    listed.retain(|address| !address.ip.is_unspecified() && address.flags & UNUSABLE == 0);
+    listed.retain(|address| !address.ip.is_unspecified() && !address.unusable);
     // Each scope only if there is no wider one.
     for scope in [Scope::Wide, Scope::LinkLocal, Scope::Loopback] {
         let mut chosen: Vec<_> = listed.iter().filter(|address| Scope::of(address.ip) == scope).collect();
@@ -126,7 +134,7 @@ fn preference(address: &Listed) -> u8 {
     } else {
         PREFER_OTHER
     };
-    preference + u8::from(address.flags & TEMPORARY != 0)
+    preference + u8::from(address.temporary)
 }
 
 fn local_address(listed: &Listed) -> LocalAddress {
@@ -137,26 +145,25 @@ fn local_address(listed: &Listed) -> LocalAddress {
     LocalAddress { address, preference: preference(listed) }
 }
 
-/// Flags of IPv6 addresses where the system tells them: Linux.
-fn ipv6_flags() -> BTreeMap<Ipv6Addr, u8> {
-    let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    table.lines().filter_map(read_flags).collect()
-}
-
-/// `fe800000000000000000000000000001 02 40 20 80 eth0`: address, index, prefix length, scope, flags, name.
-fn read_flags(line: &str) -> Option<(Ipv6Addr, u8)> {
-    let mut words = line.split_ascii_whitespace();
-    let address = u128::from_str_radix(words.next()?, 16).ok()?;
-    let flags = u8::from_str_radix(words.nth(3)?, 16).ok()?;
-    Some((Ipv6Addr::from(address), flags))
+/// The IPv6 addresses with their flags, where the system tells them: Linux.
+pub(crate) fn host_ipv6() -> io::Result<Vec<HostIpv6>> {
+    let table = std::fs::read_to_string("/proc/net/if_inet6")?;
+    Ok(parse_if_inet6(&table).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listed(interface: &str, ip: &str, flags: u8) -> Listed {
-        Listed { interface: interface.to_owned(), index: 3, ip: ip.parse().unwrap(), prefix: 24, flags }
+    fn listed(interface: &str, ip: &str, flag: &str) -> Listed {
+        Listed {
+            interface: interface.to_owned(),
+            index: 3,
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            unusable: flag == "deprecated",
+            temporary: flag == "temporary",
+        }
     }
 
     fn chosen(listed: Vec<Listed>) -> Vec<String> {
@@ -165,14 +172,14 @@ mod tests {
 
     #[test]
     fn real_interfaces_come_first_and_virtual_ones_are_few() {
-        let mut all: Vec<_> = (0..9).map(|n| listed("docker0", &format!("172.17.{n}.1"), 0)).collect();
+        let mut all: Vec<_> = (0..9).map(|n| listed("docker0", &format!("172.17.{n}.1"), "")).collect();
         all.extend([
-            listed("lo", "127.0.0.1", 0),
-            listed("wg0", "10.8.0.2", 0),
-            listed("eth0", "192.168.1.2", 0),
+            listed("lo", "127.0.0.1", ""),
+            listed("wg0", "10.8.0.2", ""),
+            listed("eth0", "192.168.1.2", ""),
         ]);
-        all.extend([listed("eth0", "fe80::1", 0x80), listed("eth0", "2001:db8::1", 0x20)]);
-        all.extend([listed("eth0", "2001:db8::2", 0), listed("eth0", "2001:db8::3", 1)]);
+        all.extend([listed("eth0", "fe80::1", ""), listed("eth0", "2001:db8::1", "deprecated")]);
+        all.extend([listed("eth0", "2001:db8::2", ""), listed("eth0", "2001:db8::3", "temporary")]);
         let best = ["2001:db8::3", "192.168.1.2", "2001:db8::2", "10.8.0.2", "172.17.0.1", "172.17.1.1"];
         assert_eq!(chosen(all), best);
     }
@@ -180,18 +187,11 @@ mod tests {
     #[test]
     fn loopback_and_link_local_only_if_alone() {
         assert_eq!(
-            chosen(vec![listed("lo", "127.0.0.1", 0), listed("lo", "::1", 0x80)]),
+            chosen(vec![listed("lo", "127.0.0.1", ""), listed("lo", "::1", "")]),
             ["127.0.0.1", "::1"]
         );
-        let link_local = choose(vec![listed("lo", "127.0.0.1", 0), listed("eth0", "fe80::1", 0x80)]);
+        let link_local = choose(vec![listed("lo", "127.0.0.1", ""), listed("eth0", "fe80::1", "")]);
         assert_eq!(local_address(&link_local[0]).address.to_string(), "[fe80::1%3]:0");
         assert_eq!(link_local.len(), 1);
-    }
-
-    #[test]
-    fn flags_are_read_as_linux_writes_them() {
-        let line = "20010db8000000000000000000000001 02 40 00 20     eth0";
-        assert_eq!(read_flags(line), Some(("2001:db8::1".parse().unwrap(), 0x20)));
-        assert_eq!(read_flags("nonsense"), None);
     }
 }

@@ -43,6 +43,7 @@ mod task;
 pub use builder::{Builder, StartError};
 pub use description::Description;
 pub use handle::{ConnectError, IceAgent, LocalCandidates};
+pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use path::{Path, PathClosed};
 pub use resolve::resolve;
