@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use thirl_common::uri::ServerUri;
-use thirl_ice_agent::nat::{Event, Options, Report, diagnose};
+use thirl_ice_agent::nat::{Event, Options, Report, WebProbe, diagnose, discover_nat64, look_around};
 
 use super::{print_json, print_line};
 use crate::error::Failure;
@@ -10,6 +10,9 @@ use crate::resolve::{server_uri, udp_addresses};
 
 /// Asked if no server is named: two operators, since it takes two addresses to tell what the mapping depends on.
 const PUBLIC_SERVERS: [&str; 2] = ["stun:stun.cloudflare.com:3478", "stun:stun.l.google.com:19302"];
+
+/// Asked for a known page if no server is named: of an operator whose STUN server is asked anyway.
+const PUBLIC_WEB: &str = "cp.cloudflare.com";
 
 /// The version of the JSON that is printed: `docs/nat-json.md`.
 const JSON_VERSION: u32 = 1;
@@ -32,6 +35,14 @@ pub(crate) struct Arguments {
     /// depends on, or one server with two (RFC 5780), which filtering needs. Default: two public ones.
     #[arg(long = "server", value_name = "URI", value_parser = server_uri)]
     servers: Vec<ServerUri>,
+    /// A page in the clear whose answer is known, to tell a captive portal by: `http://HOST[:PORT]/PATH`, or HOST for
+    /// `http://HOST/generate_204`. TLS and QUIC are tried at its port 443. Default: a public one if no --server is
+    /// named, else none.
+    #[arg(long, value_name = "URL")]
+    web: Option<WebProbe>,
+    /// What the page of --web says, if it is not empty (status 204).
+    #[arg(long, value_name = "TEXT", requires = "web")]
+    web_body: Option<String>,
     /// Test hairpinning too: whether hosts behind the NAT reach each other by its external address. Some firewalls take
     /// the packets for an attack.
     #[arg(long)]
@@ -53,14 +64,21 @@ struct Output<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let servers = match arguments.servers {
-        servers if servers.is_empty() => PUBLIC_SERVERS.iter().filter_map(|uri| uri.parse().ok()).collect(),
-        servers => servers,
+    let (servers, web) = match arguments.servers {
+        servers if servers.is_empty() => {
+            let public = PUBLIC_SERVERS.iter().filter_map(|uri| uri.parse().ok()).collect();
+            (public, arguments.web.or_else(|| PUBLIC_WEB.parse().ok()))
+        }
+        servers => (servers, arguments.web),
     };
-    let addresses = udp_addresses(&servers).await?;
-    let options = Options { hairpin: arguments.hairpin, lifetime: arguments.lifetime };
-    let report = diagnose(&addresses, options, tell).await;
-    let report = report.map_err(|error| Failure::of("diagnosis", error))?;
+    let web = web.map(|web| WebProbe { body: arguments.web_body, ..web });
+    let (addresses, nat64) = tokio::join!(udp_addresses(&servers), discover_nat64());
+    let options = Options { hairpin: arguments.hairpin, lifetime: arguments.lifetime, nat64: nat64.prefix };
+    let addresses = addresses?;
+    let (report, surroundings) =
+        tokio::join!(diagnose(&addresses, options, tell), look_around(&servers, web.as_ref(), nat64));
+    let failed = |error| Failure::of("diagnosis", error);
+    let report = report.map_err(failed)?.with_surroundings(surroundings.map_err(failed)?);
     match arguments.json {
         true => print_json(&Output { version: JSON_VERSION, report: &report })?,
         false => print_line(report.to_text(columns()).trim_end())?,

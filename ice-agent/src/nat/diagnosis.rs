@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use thirl_common::net::{Transmit, Transport, Undelivered, canonical};
+use thirl_common::net::{Nat64Prefix, Transmit, Transport, Undelivered, canonical};
 
 use super::allocation::AllocationTest;
 use super::filtering::FilteringTest;
@@ -24,6 +24,8 @@ pub struct Options {
     pub hairpin: bool,
     /// The lifetime of mappings, which takes minutes.
     pub lifetime: bool,
+    /// The prefix under which IPv4 servers are reached if this machine has no IPv4: for the driver.
+    pub nat64: Option<Nat64Prefix>,
 }
 
 /// What happens.

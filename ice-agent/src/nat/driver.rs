@@ -1,6 +1,6 @@
 //! Runs the diagnosis on real sockets, both families at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use rand::TryRngCore;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use thirl_common::io::{Fragmentation, report_errors, set_fragmentation, take_error};
-use thirl_common::net::{Transmit, Transport, Undelivered};
+use thirl_common::io::{Fragmentation, local_address_towards, report_errors, set_fragmentation, take_error};
+use thirl_common::net::{Nat64Prefix, Obstacle, Transmit, Transport, Undelivered};
 use thirl_common::wire::{FrameLen, frame_len};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -27,6 +27,9 @@ const QUEUE: usize = 256;
 /// An answer is not longer: bytes.
 const MAX_FRAME: usize = 2048;
 
+/// So much shorter than that of IPv6 is an IPv4 header, bytes (RFC 7915, section 1.2).
+const SHORTER_HEADER: u32 = 20;
+
 /// The diagnosis could not begin: this machine's fault, not the network's.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,7 +40,7 @@ pub enum DiagnoseError {
 }
 
 /// Asks `servers`, each in its own family. Takes some three seconds, with [`Options::lifetime`] minutes; `progress` is
-/// told what is waited for.
+/// told what is waited for. Without IPv4 on this machine, IPv4 servers are asked through [`Options::nat64`].
 pub async fn diagnose(
     servers: &[SocketAddr],
     options: Options,
@@ -45,6 +48,9 @@ pub async fn diagnose(
 ) -> Result<Report, DiagnoseError> {
     let mut seeds = [[0; 32]; 2];
     seeds.iter_mut().try_for_each(|seed| rand::rngs::OsRng.try_fill_bytes(seed))?;
+    // What DNS64 made of an IPv4 server is that server.
+    let own = |addr: &SocketAddr| options.nat64.map_or(*addr, |prefix| prefix.to_ipv4(*addr));
+    let servers: BTreeSet<_> = servers.iter().map(own).collect();
     let of_family =
         |ipv4: bool| servers.iter().copied().filter(|addr| addr.is_ipv4() == ipv4).collect::<Vec<_>>();
     let (ipv4, ipv6) = (of_family(true), of_family(false));
@@ -64,12 +70,12 @@ async fn family(
     let Some(first) = servers.first() else {
         return FamilyReport::unavailable("no server with an address of this family");
     };
-    let local_ip = match thirl_common::io::local_address_towards(*first) {
-        Ok(local_ip) => local_ip,
+    let (local_ip, nat64) = match route(*first, options.nat64) {
+        Ok(route) => route,
         Err(error) => return FamilyReport::unavailable(&format!("not available on this machine: {error}")),
     };
     let mut diagnosis = Diagnosis::new(now(), servers, options, seed);
-    let mut sockets = Sockets::new(local_ip);
+    let mut sockets = Sockets::new(local_ip, nat64);
     while !diagnosis.is_over() {
         while let Some(action) = diagnosis.poll_action() {
             match action {
@@ -89,11 +95,19 @@ async fn family(
         }
         let Some(deadline) = diagnosis.poll_timeout() else { continue };
         tokio::select! {
-            Some(arrival) = sockets.arrivals.recv() => handle(&mut diagnosis, arrival),
+            Some(arrival) = sockets.arrivals.recv() => handle(&mut diagnosis, arrival.untranslated(nat64)),
             () = tokio::time::sleep_until(deadline.into()) => diagnosis.handle_timeout(now()),
         }
     }
     diagnosis.report()
+}
+
+/// The address that packets to a server leave from, and the prefix under which it is reached if that takes NAT64.
+fn route(server: SocketAddr, nat64: Option<Nat64Prefix>) -> io::Result<(IpAddr, Option<Nat64Prefix>)> {
+    let direct = local_address_towards(server).map(|local_ip| (local_ip, None));
+    let through =
+        |prefix: Nat64Prefix| Some((local_address_towards(prefix.to_ipv6(server)).ok()?, Some(prefix)));
+    direct.or_else(|error| nat64.filter(|_| server.is_ipv4()).and_then(through).ok_or(error))
 }
 
 fn handle(diagnosis: &mut Diagnosis, arrival: Arrival) {
@@ -114,6 +128,22 @@ struct Arrival {
     what: What,
 }
 
+impl Arrival {
+    /// As if it had come from the destination that the diagnosis sent to, and not through NAT64.
+    fn untranslated(mut self, nat64: Option<Nat64Prefix>) -> Arrival {
+        let Some(prefix) = nat64 else { return self };
+        self.from = prefix.to_ipv4(self.from);
+        if let What::Undelivered(error) = &mut self.what {
+            error.to = prefix.to_ipv4(error.to);
+            error.reporter = error.reporter.map(|ip| prefix.to_ipv4(SocketAddr::new(ip, 0)).ip());
+            if let Obstacle::TooBig { mtu } = &mut error.obstacle {
+                *mtu = mtu.saturating_sub(SHORTER_HEADER);
+            }
+        }
+        self
+    }
+}
+
 enum What {
     Bytes(Vec<u8>),
     Undelivered(Undelivered),
@@ -123,6 +153,8 @@ enum What {
 
 struct Sockets {
     local_ip: IpAddr,
+    /// All destinations are reached under it, if there is one; the diagnosis knows them by their own addresses.
+    nat64: Option<Nat64Prefix>,
     open: BTreeMap<SocketId, Open>,
     /// They end with this.
     tasks: JoinSet<()>,
@@ -145,9 +177,9 @@ enum Kind {
 }
 
 impl Sockets {
-    fn new(local_ip: IpAddr) -> Sockets {
+    fn new(local_ip: IpAddr, nat64: Option<Nat64Prefix>) -> Sockets {
         let (sender, arrivals) = mpsc::channel(QUEUE);
-        Sockets { local_ip, open: BTreeMap::new(), tasks: JoinSet::new(), sender, arrivals }
+        Sockets { local_ip, nat64, open: BTreeMap::new(), tasks: JoinSet::new(), sender, arrivals }
     }
 
     /// The address that packets leave from: servers on other routes are answered from other addresses all the same.
@@ -193,16 +225,19 @@ impl Sockets {
             open.local == transmit.from && matches!(open.kind, Kind::Tcp { .. }) == reliable
         };
         let Some(open) = self.open.values_mut().find(ours) else { return };
+        let to = self.nat64.map_or(transmit.to, |prefix| prefix.to_ipv6(transmit.to));
         match &open.kind {
             // A server that cannot be reached counts as one that does not answer.
             Kind::Udp(socket) => {
-                let sent = socket.send_to(&transmit.payload, transmit.to).await;
+                let sent = socket.send_to(&transmit.payload, to).await;
                 // An ICMP error of an earlier datagram may have taken the place of this one.
                 if sent.is_err() {
-                    socket.send_to(&transmit.payload, transmit.to).await.ok();
+                    socket.send_to(&transmit.payload, to).await.ok();
                 }
             }
-            Kind::Tcp { .. } => open.tasks.push(self.tasks.spawn(exchange(transmit, self.sender.clone()))),
+            Kind::Tcp { .. } => {
+                open.tasks.push(self.tasks.spawn(exchange(transmit, to, self.sender.clone())));
+            }
         }
     }
 }
@@ -245,12 +280,12 @@ async fn listen_to_errors(socket: Arc<UdpSocket>, local: SocketAddr, arrivals: m
     }
 }
 
-/// One request over a connection of its own.
-async fn exchange(transmit: Transmit, arrivals: mpsc::Sender<Arrival>) {
+/// One request over a connection of its own, to where the destination is reached.
+async fn exchange(transmit: Transmit, to: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
     let Transmit { transport, from: local, to: from, payload } = transmit;
     let arrival = |what| Arrival { transport, local, from, what };
     let answer = async {
-        let mut stream = connect(local, from).await?;
+        let mut stream = connect(local, to).await?;
         arrivals.send(arrival(What::Connected)).await.ok();
         stream.write_all(&payload).await?;
         read_frame(&mut stream).await.map(|frame| (frame, stream))
@@ -275,7 +310,7 @@ async fn connect(local: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(to).await
 }
 
-async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(super) async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut buffer = Vec::new();
     loop {
         if let FrameLen::Complete { frame, .. } = frame_len(&buffer).map_err(io::Error::other)? {

@@ -6,8 +6,9 @@
 //!    and the results of `findings`.
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
 //! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
-//! 4. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two.
-//! 5. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
+//! 4. [`Surroundings`]: what the network lets out at all, captive portals, NAT64, and the IPv6 addresses of this machine.
+//! 5. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two.
+//! 6. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
 
 mod allocation;
 mod behaviour;
@@ -26,6 +27,7 @@ mod path_mtu;
 mod probe;
 mod report;
 mod servers;
+mod surroundings;
 mod verdict;
 mod words;
 
@@ -44,4 +46,10 @@ pub use path_mtu::PathMtuReport;
 pub use probe::{Action, SocketId, Travel};
 pub use report::{Families, FamilyReport, LayersReport, Report, TcpFailure, TcpReport, UdpReport};
 pub use servers::{FaultyServer, ServerFault};
+pub use surroundings::{
+    Attempt, CaptivePortalReport, Ipv6Address, Ipv6AddressesReport, Ipv6Scope, Nat64Report, NotAWebProbe,
+    Outcome, ReachReport, Surroundings, VersionNegotiation, WayReport, WebProbe,
+};
+#[cfg(feature = "driver")]
+pub use surroundings::{discover_nat64, look_around};
 pub use verdict::{Peer, Reach, Verdict};

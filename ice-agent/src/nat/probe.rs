@@ -465,7 +465,9 @@ impl Prober {
         self.rng.fill_bytes(&mut id.0);
         let Some(pending) = self.pending.get_mut(&probe) else { return };
         let Some(socket) = self.sockets.get(&pending.socket) else { return };
-        let (Some(from), Ok(payload)) = (socket.local, request(id, &pending.question)) else { return };
+        let (Some(from), Ok(payload)) = (socket.local, request(id, &pending.question)) else {
+            return;
+        };
         pending.ids.push((id, now));
         self.ids.insert(id, probe);
         let (transport, to) = (socket.transport, pending.question.to);
@@ -484,6 +486,21 @@ impl Prober {
         self.forget(probe);
         self.outcomes.push_back((probe, outcome));
     }
+}
+
+/// A Binding request, for who asks in another way than by a [`Prober`].
+#[cfg(feature = "driver")]
+pub(super) fn plain_request(id: TransactionId, to: SocketAddr) -> Vec<u8> {
+    request(id, &Question::plain(to)).unwrap_or_default()
+}
+
+/// Whether this answers it.
+#[cfg(feature = "driver")]
+pub(super) fn is_response(bytes: &[u8], id: TransactionId) -> bool {
+    Message::parse(bytes).is_ok_and(|message| {
+        let answers = matches!(message.class(), Class::Success | Class::Error);
+        answers && message.method() == Method::BINDING && message.transaction_id() == id
+    })
 }
 
 /// Servers ignore it: it is comprehension-optional and nobody's (RFC 8489, section 18.3). PADDING (RFC 5780) would be

@@ -15,6 +15,7 @@ use super::lifetime::LifetimeReport;
 use super::mapping::{Conclusion, MappingTest};
 use super::path_mtu::PathMtuReport;
 use super::servers::FaultyServer;
+use super::surroundings::Surroundings;
 use super::verdict::Verdict;
 
 /// The whole diagnosis.
@@ -26,6 +27,9 @@ pub struct Report {
     pub udp: Families<UdpReport>,
     /// What happens to TCP.
     pub tcp: Families<TcpReport>,
+    /// What else was found, if anybody looked around.
+    #[serde(flatten)]
+    pub surroundings: Option<Surroundings>,
 }
 
 /// The same for both address families.
@@ -42,7 +46,16 @@ impl Report {
     pub fn new(ipv4: FamilyReport, ipv6: FamilyReport) -> Report {
         let udp = Families { ipv4: ipv4.udp, ipv6: ipv6.udp };
         let tcp = Families { ipv4: ipv4.tcp, ipv6: ipv6.tcp };
-        Report { verdict: Verdict::new(&udp, &tcp), udp, tcp }
+        Report { verdict: Verdict::new(&udp, &tcp, None), udp, tcp, surroundings: None }
+    }
+
+    /// Adds what was found around, which the verdict then takes into account.
+    #[must_use]
+    pub fn with_surroundings(mut self, mut surroundings: Surroundings) -> Report {
+        surroundings.nat64.used = self.udp.ipv4.is_through_nat64();
+        self.verdict = Verdict::new(&self.udp, &self.tcp, Some(&surroundings));
+        self.surroundings = Some(surroundings);
+        self
     }
 
     /// Whether any server answered over UDP.
@@ -241,6 +254,12 @@ impl UdpReport {
             hairpin: conclusions.hairpin,
             lifetime: conclusions.lifetime,
         }
+    }
+
+    /// Whether IPv4 is reached from an IPv6 address of this machine.
+    pub(super) fn is_through_nat64(&self) -> bool {
+        let mut asked = self.answers.iter().map(|answer| &answer.server).chain(&self.silent);
+        asked.any(SocketAddr::is_ipv4) && self.local.is_some_and(|local| local.is_ipv6())
     }
 
     /// Whether it is certain that nothing comes back over UDP, though servers were asked.

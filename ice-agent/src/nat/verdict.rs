@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::behaviour::{Confidence, Filtering, Mapping, classic_name, direct_path};
 use super::path_mtu::PathMtuReport;
 use super::report::{Families, TcpReport, UdpReport};
+use super::surroundings::Surroundings;
 
 /// How two hosts will be connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,12 +55,16 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub(super) fn new(udp: &Families<UdpReport>, tcp: &Families<TcpReport>) -> Verdict {
+    pub(super) fn new(
+        udp: &Families<UdpReport>,
+        tcp: &Families<TcpReport>,
+        around: Option<&Surroundings>,
+    ) -> Verdict {
         let ipv4 = udp.ipv4.local.is_some() || udp.ipv6.local.is_none();
         let (name, main, main_tcp) =
             if ipv4 { ("IPv4", &udp.ipv4, &tcp.ipv4) } else { ("IPv6", &udp.ipv6, &tcp.ipv6) };
         let peers = peers(main);
-        let mut summary = summary(name, main, main_tcp, &peers);
+        let mut summary = summary(name, main, main_tcp, around, &peers);
         if ipv4 && udp.ipv6.reachable {
             summary += match udp.ipv6.filtering {
                 Some(Filtering::EndpointIndependent) => {
@@ -73,8 +78,16 @@ impl Verdict {
         }
         let families = [("IPv4", &udp.ipv4), ("IPv6", &udp.ipv6)];
         let why = families.into_iter().filter(|(_, family)| family.local.is_some());
-        let why = why.map(|(name, family)| format!("{name}: {}", why_so(family))).collect();
-        Verdict { summary, why, advice: advice(main, main_tcp, udp), peers }
+        let why = why.map(|(name, family)| {
+            let through = if family.is_through_nat64() { " through NAT64" } else { "" };
+            format!("{name}{through}: {}", why_so(family))
+        });
+        let why = why.collect();
+        let mut verdict = Verdict { summary, why, advice: advice(main, main_tcp, around, udp), peers };
+        if let Some(around) = around {
+            verdict.account_for(around);
+        }
+        verdict
     }
 
     /// How a peer behind such a NAT will be connected with us.
@@ -108,16 +121,26 @@ fn peers(report: &UdpReport) -> Vec<Peer> {
     kinds.map(|(mapping, filtering)| Peer { mapping, filtering, path: path((mapping, filtering)) }).collect()
 }
 
-fn summary(name: &str, report: &UdpReport, tcp: &TcpReport, peers: &[Peer]) -> String {
+fn summary(
+    name: &str,
+    report: &UdpReport,
+    tcp: &TcpReport,
+    around: Option<&Surroundings>,
+    peers: &[Peer],
+) -> String {
     if report.local.is_none() && !report.reachable {
         return "Nothing could be measured: no server can be reached from here.".to_owned();
     }
     if !report.reachable {
-        let relay = match tcp.reachable {
-            true => "Every path over it needs a relay over TCP, which gets out.",
-            false => {
-                "TCP to the servers does not get out either: check the servers, or the network is cut off."
-            }
+        let reach = around.map(|around| &around.reach);
+        let relay = if reach.is_some_and(|reach| reach.udp_443.is_open()) {
+            "UDP to port 443 gets out, though: every path needs a relay that listens there."
+        } else if tcp.reachable {
+            "Every path over it needs a relay over TCP, which gets out."
+        } else if reach.is_some_and(|reach| reach.tls_443.is_open()) {
+            "Every path over it needs a relay over TLS on port 443, which gets out."
+        } else {
+            "TCP to the servers does not get out either: check the servers, or the network is cut off."
         };
         return format!(
             "No answer over UDP and {name}: it is blocked here, or the servers are down. {relay}"
@@ -155,15 +178,25 @@ fn why_so(report: &UdpReport) -> String {
     if !report.reachable {
         return report.reason.clone();
     }
+    if report.translated == Some(false) {
+        return match report.filtering {
+            Some(Filtering::EndpointIndependent) => {
+                "there is no NAT, and no firewall keeps anybody's packets out.".to_owned()
+            }
+            Some(filtering) => {
+                format!("there is no NAT, but a stateful firewall with {filtering} filtering.")
+            }
+            None => "there is no NAT; whose packets are let in could not be measured.".to_owned(),
+        };
+    }
     let mapping = match (report.translated, report.mapping_depends_on_destination) {
-        (Some(false), _) => "there is no address translation",
         (_, Some(false)) => {
             "the external port is the same for every destination, so peers can be told where to send"
         }
         (_, Some(true)) => {
             "the external port changes with the destination, so nobody can be told where to send"
         }
-        (Some(true), None) => "there is address translation, of a kind that could not be measured",
+        (Some(_), None) => "there is address translation, of a kind that could not be measured",
         (None, None) => "no server that can be believed answered",
     };
     let filtering = match report.filtering {
@@ -177,13 +210,22 @@ fn why_so(report: &UdpReport) -> String {
     format!("{mapping}; {filtering}.")
 }
 
-fn advice(report: &UdpReport, tcp: &TcpReport, udp: &Families<UdpReport>) -> Vec<String> {
+fn advice(
+    report: &UdpReport,
+    tcp: &TcpReport,
+    around: Option<&Surroundings>,
+    udp: &Families<UdpReport>,
+) -> Vec<String> {
     let mut advice = Vec::new();
     let mut say = |words: &str| advice.push(words.to_owned());
     if report.is_blocked() {
         say("Allow UDP to leave the network, or at least to the relay's port.");
-        if !tcp.reachable {
-            say("Run a relay on a TCP port that gets out, such as 443.");
+        match around {
+            Some(around) if around.reach.tls_443.is_open() => {
+                say("Run a relay with TLS on port 443, which gets out here.");
+            }
+            _ if !tcp.reachable => say("Run a relay on a TCP port that gets out, such as 443."),
+            _ => {}
         }
     }
     if let Some(PathMtuReport { bytes: Some(bytes), black_hole: Some(true), .. }) = &report.path_mtu {
@@ -206,7 +248,12 @@ fn advice(report: &UdpReport, tcp: &TcpReport, udp: &Families<UdpReport>) -> Vec
              or forward a UDP port to this machine.",
         );
     } else if report.filtering == Some(Filtering::AddressAndPortDependent) {
-        say("To be reached from behind symmetric NATs as well: forward a UDP port to this machine.");
+        match report.translated {
+            Some(false) => say(
+                "To be reached from behind symmetric NATs as well: let the firewall pass UDP to a port of this machine.",
+            ),
+            _ => say("To be reached from behind symmetric NATs as well: forward a UDP port to this machine."),
+        }
     }
     if report.reachable && report.translated == Some(true) && !udp.ipv6.reachable {
         say(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::behaviour::{Confidence, Filtering, Mapping};
-use super::findings::Scope;
+use super::findings::{Answer, Scope};
 use super::hops::Hop;
 use super::report::{Report, TcpReport, UdpReport};
 use super::verdict::known_as;
@@ -34,6 +34,9 @@ impl Report {
             _ = write!(text, "\nTCP over {name}\n");
             tcp_words(&mut text, width, tcp);
         }
+        if let Some(around) = &self.surroundings {
+            around.to_text(&mut text, width);
+        }
         text
     }
 
@@ -53,10 +56,7 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
     let mut say = |key: &str, words: &str| entry(text, width, key, words);
     let Some(local) = report.local else { return say("", &report.reason) };
     say("local", &local.to_string());
-    for answer in &report.answers {
-        let rtt = answer.rtt_ms.map_or(String::new(), |rtt| format!(" in {rtt:.1} ms"));
-        say("reflexive", &format!("{}, seen by {}{rtt}", answer.reflexive, answer.server));
-    }
+    report.answers.iter().for_each(|answer| say("reflexive", &answer_words(answer)));
     report.silent.iter().for_each(|server| say("no answer", &format!("from {server}")));
     for faulty in &report.faulty {
         say("not used", &format!("{}: {}", faulty.server, faulty.fault));
@@ -72,6 +72,11 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
     say("mapping", &mapping);
     let reason = format!("{}{}", report.filtering_reason, sure(report.filtering_confidence));
     match report.filtering {
+        Some(filtering)
+            if report.translated == Some(false) && filtering != Filtering::EndpointIndependent =>
+        {
+            say("filtering", &format!("{filtering}, of a stateful firewall: {reason}"));
+        }
         Some(filtering) => say("filtering", &format!("{filtering}: {reason}")),
         None => say("filtering", &format!("unknown: {reason}")),
     }
@@ -133,7 +138,7 @@ fn tcp_words(text: &mut String, width: usize, report: &TcpReport) {
         return entry(text, width, "", &report.reason);
     }
     for answer in &report.answers {
-        entry(text, width, "reflexive", &format!("{}, seen by {}", answer.reflexive, answer.server));
+        entry(text, width, "reflexive", &answer_words(answer));
     }
     for failure in &report.failed {
         entry(text, width, "no answer", &format!("from {}: {}", failure.server, failure.reason));
@@ -143,8 +148,13 @@ fn tcp_words(text: &mut String, width: usize, report: &TcpReport) {
     }
 }
 
+fn answer_words(answer: &Answer) -> String {
+    let rtt = answer.rtt_ms.map_or(String::new(), |rtt| format!(" in {rtt:.1} ms"));
+    format!("{}, seen by {}{rtt}", answer.reflexive, answer.server)
+}
+
 /// A key and its value; on a narrow terminal the value begins a line of its own.
-fn entry(text: &mut String, width: usize, key: &str, value: &str) {
+pub(super) fn entry(text: &mut String, width: usize, key: &str, value: &str) {
     match key {
         "" => paragraph(text, width, "  ", value),
         _ if width < 60 => {
