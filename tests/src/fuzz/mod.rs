@@ -7,18 +7,22 @@
 //! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
 //! - [`partner`]: what partner servers say to each other.
+//! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
+//!   system.
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
 mod credentials;
 mod framing;
 mod message;
+mod network;
 mod partner;
 mod text;
 
 pub use credentials::{credentials, nonce, prepared, token};
 pub use framing::{channel_data, framing};
 pub use message::{classic, message};
+pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
 pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
 
@@ -28,15 +32,19 @@ pub type Body = fn(&[u8]);
 /// Every target: its name, which is that of its corpus, and its body.
 pub const TARGETS: &[(&str, Body)] = &[
     ("candidate", candidate),
+    ("captive_portal", captive_portal),
     ("channel_data", channel_data),
     ("classic", classic),
     ("credentials", credentials),
     ("facts", facts),
     ("framing", framing),
+    ("if_inet6", if_inet6),
     ("message", message),
+    ("nat64", nat64),
     ("nonce", nonce),
     ("partner", partner),
     ("prepared", prepared),
+    ("quic_version", quic_version),
     ("session", session),
     ("settings", settings),
     ("signalling", signalling),
