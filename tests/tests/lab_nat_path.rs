@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use serde_json::{Value, json};
+use thirl_tests::behaviour::Filtering;
 use thirl_tests::harness::{self, Program};
 use thirl_tests::judge::{Software, diagnose, serve};
 use thirl_tests::natlab::{
@@ -102,7 +103,7 @@ fn a_black_hole() {
 #[test]
 fn ipv6_with_and_without_icmp() {
     requires!(coturn_is_here());
-    let network = Network::behind(Nat::new()).ipv6(Ipv6::Firewalled);
+    let network = Network::behind(Nat::new()).ipv6(Ipv6::Firewalled(Filtering::AddressAndPortDependent));
     for (network, bytes, black_hole) in [
         (network, 1500, false),
         (network.mtu(1380), 1380, false),

@@ -203,14 +203,19 @@ fn ipv6_is_open_or_behind_a_firewall_or_absent() {
     let probe = |probed: &Probed, node| {
         probed.prober(node, &["client", &SRV_V6.to_string(), &SRV_ALTERNATE_V6.to_string()])
     };
-    let builder =
-        Lab::builder().site(Site::A, network.ipv6(Ipv6::Open)).site(Site::B, network.ipv6(Ipv6::Firewalled));
-    let probed = Probed::new(builder);
-    for (node, filtering) in [(Node::A, "EIF"), (Node::B, "APDF")] {
-        let found = probe(&probed, node);
-        assert_eq!([&found["mapping"], &found["filtering"]], ["EIM", filtering], "{found}");
+    let firewalled = |filtering| network.ipv6(Ipv6::Firewalled(filtering));
+    let [eif, adf, apdf] =
+        [Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent];
+    for (a, b, filterings) in [
+        (network.ipv6(Ipv6::Open), firewalled(apdf), ["EIF", "APDF"]),
+        (firewalled(eif), firewalled(adf), ["EIF", "ADF"]),
+    ] {
+        let probed = Probed::new(Lab::builder().site(Site::A, a).site(Site::B, b));
+        for (node, filtering) in [Node::A, Node::B].into_iter().zip(filterings) {
+            let found = probe(&probed, node);
+            assert_eq!([&found["mapping"], &found["filtering"]], ["EIM", filtering], "{found}");
+        }
     }
-    drop(probed);
     let probed = Probed::new(Lab::builder().site(Site::A, network));
     assert_eq!(probe(&probed, Node::A)["mapping"], "blocked");
     let addresses = probed.lab.command(Node::A, "cat").arg("/proc/net/if_inet6").output().unwrap().stdout;

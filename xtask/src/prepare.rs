@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 9] = [
+const PROGRAMS: [(&str, &str, &str); 12] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -20,6 +20,9 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("turnserver", "coturn", "is the TURN server that our ICE agent is tested against"),
     ("turnutils_uclient", "coturn", "is the TURN client that our relay is tested against"),
     ("stun", "stun-client", "is the STUN client that our STUN server is tested against"),
+    ("caddy", "caddy", "is the web server, with TLS and QUIC, that the NAT diagnosis is tested with"),
+    ("named", "bind9", "is the DNS server with DNS64 that the NAT diagnosis is tested with"),
+    ("tayga", "tayga", "is the NAT64 of the NAT lab"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
 ];
 const APT_LIMIT: Duration = Duration::from_secs(300);
@@ -77,7 +80,9 @@ fn explain_missing() -> String {
     format!("missing: {}", reasons.join(", "))
 }
 
-/// The coturn package starts a server on port 3478 and would at each boot; the tests start their own.
+/// These packages start a server and would at each boot; the tests start their own.
+const SERVICES: [(&str, &str); 3] = [("coturn", "coturn"), ("caddy", "caddy"), ("bind9", "named")];
+
 fn install(packages: &[&str]) -> io::Result<()> {
     let _policy = ServicePolicy::forbid()?;
     let mut update = Command::new("apt-get");
@@ -85,8 +90,10 @@ fn install(packages: &[&str]) -> io::Result<()> {
     let mut install = Command::new("apt-get");
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
     expect_success(shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"), APT_LIMIT, |_| {})?)?;
-    if packages.contains(&"coturn") && Path::new("/run/systemd/system").exists() {
-        shell::run(Command::new("systemctl").args(["disable", "coturn"]), APT_LIMIT, |_| {})?;
+    if Path::new("/run/systemd/system").exists() {
+        for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+            shell::run(Command::new("systemctl").args(["disable", service]), APT_LIMIT, |_| {})?;
+        }
     }
     Ok(())
 }

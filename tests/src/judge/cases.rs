@@ -183,11 +183,23 @@ fn others() -> Vec<Case> {
         case.servers = vec![Place::PublicV6];
         case
     };
+    let only_443 = Network::behind(Nat::new()).firewall(Firewall::Tcp443Only);
+    let only_443 = Case::behind("TCP 443 only", only_443)
+        .says("udp.ipv4.reachable", false)
+        .says("tcp.ipv4.reachable", false)
+        .says("reach.tcp_3478.outcome", "silent")
+        .says("reach.udp_443.outcome", "silent");
+    let firewall = |filtering: Filtering| {
+        ipv6(&format!("IPv6 behind an {} firewall", filtering.name()), Ipv6::Firewalled(filtering), filtering)
+    };
     let slow = Case::behind("a line of 64 kbit/s", Network::behind(nat(EIM, ADF)).rate_kbit(64));
     vec![
         blocked,
         public,
-        ipv6("IPv6 behind a firewall", Ipv6::Firewalled, APDF),
+        only_443,
+        firewall(EIF),
+        firewall(ADF),
+        firewall(APDF),
         ipv6("IPv6, open", Ipv6::Open, EIF),
         slow.named(EIM, ADF).allocates(PortAllocation::Preserving),
     ]

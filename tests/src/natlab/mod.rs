@@ -24,6 +24,7 @@
 //! ```
 
 mod availability;
+mod nat64;
 mod operations;
 mod process;
 mod ruleset;

@@ -1,6 +1,6 @@
 //! What happens to a network while programs run in it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::ruleset::ruleset;
 use super::spec::{Node, Site};
@@ -53,7 +53,7 @@ impl Lab {
         let plug = ip_batch(&[format!("link set p-{client} master br0 up")]);
         let ipv6 = self.topology.has_ipv6(site);
         let mut renumber = vec!["addr flush dev eth0".to_owned()];
-        renumber.extend(client_addresses(site, address, ipv6));
+        renumber.extend(client_addresses(site, address, self.topology.has_ipv4(site), ipv6));
         let renumber = format!(
             "for i in /proc/sys/net/ipv6/conf/*; do echo {} >$i/disable_ipv6; done\n{}",
             u8::from(!ipv6),
@@ -64,6 +64,16 @@ impl Lab {
         )?;
         self.topology.clients.insert(client, (site, address));
         Ok(())
+    }
+
+    /// What every node asks for names from now on.
+    ///
+    /// # Errors
+    /// If this machine cannot mount anything on its `/etc/resolv.conf`.
+    pub fn set_name_server(&self, address: IpAddr) -> Result<(), LabError> {
+        self.tree.run(&format!(
+            "echo nameserver {address} >/run/resolv.conf\nmount --bind /run/resolv.conf /etc/resolv.conf"
+        ))
     }
 
     /// Flows are stopped while conntrack is emptied: under traffic it learns the old mappings again within

@@ -24,14 +24,15 @@ const ICMP_ERRORS: [&str; 2] = [
 
 /// The whole ruleset of a NAT router with these external addresses, of which there is one at least; it replaces an earlier one.
 pub(super) fn ruleset(network: &Network, external: &[Ipv4Addr]) -> String {
-    let nat = nat_table(&network.nat, external);
+    let nat = nat_table(network, external);
     let forward = forward_table(network, external);
     format!(
         "table ip nat {{}}\ndelete table ip nat\ntable inet fw {{}}\ndelete table inet fw\n{nat}{forward}"
     )
 }
 
-fn nat_table(nat: &Nat, external: &[Ipv4Addr]) -> String {
+fn nat_table(network: &Network, external: &[Ipv4Addr]) -> String {
+    let nat = &network.nat;
     let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", nat.udp_timeout.as_secs());
     let all = set_of(external);
     let let_in = |known: &str| {
@@ -43,6 +44,10 @@ fn nat_table(nat: &Nat, external: &[Ipv4Addr]) -> String {
         Filtering::EndpointIndependent => let_in(""),
         Filtering::AddressDependent => let_in("ip daddr . udp dport . ip saddr @peers "),
         Filtering::AddressAndPortDependent => String::new(),
+    };
+    let portal = match network.firewall {
+        Firewall::CaptivePortal => "iifname != \"wan\" tcp dport { 80, 443 } redirect",
+        _ => "",
     };
     let first = external.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
     let outbound = outbound_rules(nat, external);
@@ -56,6 +61,7 @@ fn nat_table(nat: &Nat, external: &[Ipv4Addr]) -> String {
  set used           {{ type inet_service; {set} }}
  chain pre {{ type nat hook prerouting priority -100;
   {inbound}
+  {portal}
  }}
  chain post {{ type nat hook postrouting priority 100;
 {outbound}  oifname "wan" snat ip to {first}
@@ -150,10 +156,11 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
             "iifname \"wan\" meta l4proto tcp ct state established,related accept".into(),
             "drop".into(),
         ]),
+        Firewall::CaptivePortal => rules.push("drop".into()),
     }
     match network.ipv6 {
         Ipv6::None => rules.push("meta nfproto ipv6 drop".into()),
-        Ipv6::Firewalled => {}
+        Ipv6::Firewalled(filtering) => rules.extend(ipv6_rules(filtering)),
         Ipv6::Open => rules.push("meta nfproto ipv6 accept".into()),
     }
     rules.extend([
@@ -171,7 +178,28 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
             ICMP_ERRORS[0], ICMP_ERRORS[1]
         ),
     };
+    let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", network.nat.udp_timeout.as_secs());
     format!(
-        "table inet fw {{\n chain forward {{ type filter hook forward priority 0; policy accept;\n  {rules}\n }}\n{own}}}\n"
+        "table inet fw {{
+ set open6    {{ type ipv6_addr . inet_service; {set} }}
+ set sent_to6 {{ type ipv6_addr . inet_service . ipv6_addr; {set} }}
+ chain forward {{ type filter hook forward priority 0; policy accept;\n  {rules}\n }}\n{own}}}\n"
     )
+}
+
+/// What a stateful firewall does beyond conntrack, which alone lets in answers only.
+fn ipv6_rules(filtering: Filtering) -> Vec<String> {
+    let (learn, let_in) = match filtering {
+        Filtering::EndpointIndependent => {
+            ("@open6 { ip6 saddr . udp sport }", "ip6 daddr . udp dport @open6")
+        }
+        Filtering::AddressDependent => {
+            ("@sent_to6 { ip6 saddr . udp sport . ip6 daddr }", "ip6 daddr . udp dport . ip6 saddr @sent_to6")
+        }
+        Filtering::AddressAndPortDependent => return Vec::new(),
+    };
+    vec![
+        format!("iifname != \"wan\" meta l4proto udp update {learn}"),
+        format!("iifname \"wan\" {let_in} accept"),
+    ]
 }

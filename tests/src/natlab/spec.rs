@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use thirl_common::net::Nat64Prefix;
+
 use crate::behaviour::{Filtering, Mapping, PortAllocation};
 
 /// What a site's firewall lets out.
@@ -14,6 +16,8 @@ pub enum Firewall {
     NoUdp,
     /// Nothing but TCP to port 443.
     Tcp443Only,
+    /// Nothing: TCP to ports 80 and 443 of any IPv4 address ends at the router itself, where a portal may listen.
+    CaptivePortal,
 }
 
 /// What a site does with IPv6.
@@ -21,8 +25,8 @@ pub enum Firewall {
 pub enum Ipv6 {
     /// The clients have none.
     None,
-    /// Global addresses behind a firewall that lets only answers in.
-    Firewalled,
+    /// Global addresses behind a stateful firewall that lets in what this says.
+    Firewalled(Filtering),
     /// Global addresses, reachable from everywhere.
     Open,
 }
@@ -217,6 +221,7 @@ pub struct Network {
     pub(super) icmp_errors: bool,
     pub(super) rate_kbit: Option<u32>,
     pub(super) behind_cgn: bool,
+    pub(super) nat64: Option<Nat64Prefix>,
 }
 
 impl Network {
@@ -232,6 +237,7 @@ impl Network {
             icmp_errors: true,
             rate_kbit: None,
             behind_cgn: false,
+            nat64: None,
         }
     }
 
@@ -292,6 +298,14 @@ impl Network {
         self
     }
 
+    /// The clients have IPv6 only and reach IPv4 hosts under `prefix`, of 2001:db8:1::/48 for site A: `tayga` translates,
+    /// and the NAT follows it.
+    #[must_use]
+    pub fn nat64(mut self, prefix: Nat64Prefix) -> Self {
+        self.nat64 = Some(prefix);
+        self
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         self.nat.check()?;
         if !(1..=2).contains(&self.clients) {
@@ -305,6 +319,9 @@ impl Network {
         }
         if self.rate_kbit == Some(0) {
             return Err("a line of 0 kbit/s carries nothing".into());
+        }
+        if self.nat64.is_some() && self.ipv6 == Ipv6::None {
+            return Err("NAT64 is for clients with IPv6".into());
         }
         if self.behind_cgn && self.ipv6 != Ipv6::None {
             return Err("the carrier-grade NAT of the lab carries no IPv6".into());

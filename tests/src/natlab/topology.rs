@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::nat64;
 use super::ruleset::ruleset;
 use super::spec::{Ipv6, Nat, Network, Node, Site};
 use super::{LabError, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6};
@@ -174,6 +175,9 @@ impl Topology {
         }
         script.shell += &network.rate_kbit.map_or(String::new(), |rate| limit("wan", rate));
         script.shell += &self.downlink_rates(node);
+        if let Some(prefix) = network.nat64 {
+            script.last = nat64::script(node, prefix);
+        }
         script
     }
 
@@ -230,12 +234,16 @@ impl Topology {
         let mut ip = vec!["link set eth0 up".to_owned()];
         let mut shell = COMMON_SYSCTLS.to_owned();
         if let Some(&(site, address)) = self.clients.get(&node) {
-            ip.extend(client_addresses(site, address, self.has_ipv6(site)));
+            ip.extend(client_addresses(site, address, self.has_ipv4(site), self.has_ipv6(site)));
             if !self.has_ipv6(site) {
                 shell = NO_IPV6.to_owned();
             }
         }
-        NodeScript { node, shell, ip, ruleset: String::new() }
+        NodeScript { node, shell, ip, ruleset: String::new(), last: String::new() }
+    }
+
+    pub(super) fn has_ipv4(&self, site: Site) -> bool {
+        self.sites.get(&site).is_some_and(|network| network.nat64.is_none())
     }
 
     pub(super) fn has_ipv6(&self, site: Site) -> bool {
@@ -254,10 +262,13 @@ pub(super) struct Uplink {
 }
 
 /// What `ip` is told on a client of `site`.
-pub(super) fn client_addresses(site: Site, address: Ipv4Addr, ipv6: bool) -> Vec<String> {
+pub(super) fn client_addresses(site: Site, address: Ipv4Addr, ipv4: bool, ipv6: bool) -> Vec<String> {
     let number = number(site.nat());
-    let mut ip =
-        vec![format!("addr add {address}/24 dev eth0"), format!("route add default via 192.168.{number}.1")];
+    let mut ip = Vec::new();
+    if ipv4 {
+        ip.push(format!("addr add {address}/24 dev eth0"));
+        ip.push(format!("route add default via 192.168.{number}.1"));
+    }
     if ipv6 {
         ip.push(format!("addr add 2001:db8:{number}::{}/64 dev eth0 nodad", address.octets()[3]));
         ip.push(format!("route add default via 2001:db8:{number}::1"));
@@ -285,7 +296,13 @@ fn srv() -> NodeScript {
     ip.extend([SRV, SRV_ALTERNATE].map(|address| format!("addr add {address}/24 dev wan")));
     ip.extend([SRV_V6, SRV_ALTERNATE_V6].map(|address| format!("addr add {address}/64 dev wan nodad")));
     ip.extend(["203.0.113.1", "2001:db8:53::1"].map(|router| format!("route add default via {router}")));
-    NodeScript { node: Node::Srv, shell: COMMON_SYSCTLS.into(), ip, ruleset: String::new() }
+    NodeScript {
+        node: Node::Srv,
+        shell: COMMON_SYSCTLS.into(),
+        ip,
+        ruleset: String::new(),
+        last: String::new(),
+    }
 }
 
 /// A queue of 200 ms, as routers have.
@@ -314,11 +331,13 @@ struct NodeScript {
     shell: String,
     ip: Vec<String>,
     ruleset: String,
+    /// Shell commands after all else: programs.
+    last: String,
 }
 
 impl NodeScript {
     fn router(node: Node, ip: Vec<String>, ruleset: String) -> Self {
-        Self { node, shell: format!("{COMMON_SYSCTLS}\n{ROUTER_SYSCTLS}"), ip, ruleset }
+        Self { node, shell: format!("{COMMON_SYSCTLS}\n{ROUTER_SYSCTLS}"), ip, ruleset, last: String::new() }
     }
 }
 
@@ -328,7 +347,7 @@ impl fmt::Display for NodeScript {
             "" => String::new(),
             ruleset => format!("nft -f - <<'NFT'\n{ruleset}NFT\n"),
         };
-        let body = format!("{}\nip link set lo up\n{}{nft}", self.shell, ip_batch(&self.ip));
+        let body = format!("{}\nip link set lo up\n{}{nft}{}", self.shell, ip_batch(&self.ip), self.last);
         f.write_str(&on_node(self.node, &body))
     }
 }
