@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use thirl_tests::harness::{self, Program};
+use thirl_tests::judge::serve_partners;
 use thirl_tests::natlab::{
-    Filtering, Lab, Mapping, Nat, Node, SRV, SRV_ALTERNATE, Site, Unavailable, availability,
+    Filtering, Lab, Mapping, Nat, Node, SRV, SRV_ALTERNATE, SRV2, Site, Unavailable, availability,
 };
 use thirl_tests::requires;
 
@@ -56,11 +57,25 @@ fn on_loopback(program: &Path, arguments: impl Fn(u16) -> Vec<String>) -> String
     run(Command::new(program), &arguments)
 }
 
+/// Where the two addresses are.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    OneMachine,
+    TwoMachines,
+}
+
 /// Serves in the lab's public network and runs a client behind a NAT against it.
-fn behind(mapping: Mapping, filtering: Filtering, program: &Path, arguments: &[&str]) -> String {
+fn behind(on: On, mapping: Mapping, filtering: Filtering, program: &Path, arguments: &[&str]) -> String {
     let nat = Nat::new().mapping(mapping).filtering(filtering);
-    let lab = Lab::builder().site(Site::A, nat).build().unwrap();
-    let _server = serve(lab.command(Node::Srv, harness::stun_server()), [SRV, SRV_ALTERNATE], 3478);
+    let lab = Lab::builder().site(Site::A, nat).second_server().build().unwrap();
+    let _servers = match on {
+        On::OneMachine => {
+            vec![serve(lab.command(Node::Srv, harness::stun_server()), [SRV, SRV_ALTERNATE], 3478)]
+        }
+        On::TwoMachines => {
+            serve_partners(&lab, [(Node::Srv, SRV.to_string()), (Node::Srv2, SRV2.to_string())]).unwrap()
+        }
+    };
     run(lab.command(Node::A, program), arguments)
 }
 
@@ -96,10 +111,13 @@ macro_rules! lab_tests {
         fn $name() {
             requires!(availability());
             let program = requires!(natdiscovery());
-            let said = behind(Mapping::$mapping, Filtering::$filtering, &program, &["-m", "-f", &SRV.to_string()]);
-            let (mapping, filtering) = $depends;
-            assert!(said.contains(&dependence("Mapping", mapping)), "{said}");
-            assert!(said.contains(&dependence("Filtering", filtering)), "{said}");
+            for on in [On::OneMachine, On::TwoMachines] {
+                let arguments = ["-m", "-f", &SRV.to_string()];
+                let said = behind(on, Mapping::$mapping, Filtering::$filtering, &program, &arguments);
+                let (mapping, filtering) = $depends;
+                assert!(said.contains(&dependence("Mapping", mapping)), "{on:?}: {said}");
+                assert!(said.contains(&dependence("Filtering", filtering)), "{on:?}: {said}");
+            }
         }
     )*};
 }
@@ -118,12 +136,15 @@ lab_tests! {
 fn stun_names_the_cones() {
     requires!(availability());
     let program = requires!(stun());
-    for (filtering, name) in [
-        (Filtering::EndpointIndependent, "Independent Filter"),
-        (Filtering::AddressDependent, "Address Dependent Filter"),
-        (Filtering::AddressAndPortDependent, "Port Dependent Filter"),
-    ] {
-        let said = behind(Mapping::EndpointIndependent, filtering, &program, &[&SRV.to_string(), "-v"]);
-        assert!(said.contains(&format!("Independent Mapping, {name}")), "{filtering:?}: {said}");
+    for on in [On::OneMachine, On::TwoMachines] {
+        for (filtering, name) in [
+            (Filtering::EndpointIndependent, "Independent Filter"),
+            (Filtering::AddressDependent, "Address Dependent Filter"),
+            (Filtering::AddressAndPortDependent, "Port Dependent Filter"),
+        ] {
+            let arguments = [&SRV.to_string(), "-v"];
+            let said = behind(on, Mapping::EndpointIndependent, filtering, &program, &arguments);
+            assert!(said.contains(&format!("Independent Mapping, {name}")), "{on:?} {filtering:?}: {said}");
+        }
     }
 }

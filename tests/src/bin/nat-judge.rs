@@ -21,6 +21,9 @@ struct Arguments {
     /// Ask our `stun-server` instead of coturn
     #[arg(long)]
     ours: bool,
+    /// Ask two partners of our `stun-server`, with one address each
+    #[arg(long, conflicts_with = "ours")]
+    partners: bool,
     /// Labs at the same time
     #[arg(long, default_value_t = 8)]
     labs: usize,
@@ -37,7 +40,11 @@ fn main() -> ExitCode {
     let plan = Plan {
         runs: arguments.runs,
         loss_per_mille: arguments.loss,
-        software: if arguments.ours { Software::Ours } else { Software::Coturn },
+        software: match arguments {
+            Arguments { ours: true, .. } => Software::Ours,
+            Arguments { partners: true, .. } => Software::Partners,
+            _ => Software::Coturn,
+        },
         labs: arguments.labs,
     };
     let rows = judge::run(&cases, plan);

@@ -15,6 +15,8 @@ pub enum Software {
     Coturn,
     /// Our `stun-server`.
     Ours,
+    /// Our `stun-server` with one address on each of two machines, which are partners.
+    Partners,
 }
 
 /// Serves STUN on ports 3478 and 3479 of all these addresses of a node; with two addresses by RFC 5780.
@@ -29,8 +31,28 @@ pub fn serve(
 ) -> Result<Program, ProgramError> {
     match software {
         Software::Coturn => coturn(lab, node, addresses),
-        Software::Ours => stun_server(lab, node, addresses),
+        Software::Ours | Software::Partners => stun_server(lab, node, addresses),
     }
+}
+
+/// Serves STUN by RFC 5780 on two machines, of which each has one of the addresses.
+///
+/// # Errors
+/// If a server does not start, or they do not find each other.
+pub fn serve_partners(lab: &Lab, addresses: [(Node, String); 2]) -> Result<Vec<Program>, ProgramError> {
+    let [(_, first), (_, second)] = &addresses;
+    let partners = [second.clone(), first.clone()];
+    let mut servers = Vec::new();
+    for ((node, own), partner) in addresses.into_iter().zip(partners) {
+        let mut command = lab.command(node, harness::stun_server());
+        command.args(["--listening-ip", &own, "--partner", &partner]);
+        command.args(["--partner-secret", "a secret of these two"]);
+        servers.push(Program::spawn(command)?.named(&format!("stun-server on {node}")));
+    }
+    for server in &mut servers {
+        server.wait_for_line("the partner is up", START)?;
+    }
+    Ok(servers)
 }
 
 fn coturn(lab: &Lab, node: Node, addresses: &[String]) -> Result<Program, ProgramError> {

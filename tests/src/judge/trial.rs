@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cases::{Case, Place};
-use super::servers::{Software, serve};
+use super::servers::{Software, serve, serve_partners};
 use crate::harness::{self, Program};
-use crate::natlab::{Lab, Node, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, Site};
+use crate::natlab::{Lab, Node, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, SRV2, SRV2_V6, Site};
 
 /// A diagnosis takes less than ten seconds; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -41,15 +41,27 @@ impl Case {
         if let Some(cgn) = self.cgn {
             builder = builder.cgn(cgn);
         }
+        if software == Software::Partners {
+            builder = builder.second_server();
+        }
         let lab = builder.build()?;
         let (mut uris, mut running) = (Vec::new(), Vec::new());
         for place in &self.servers {
-            let (node, ips) = match place {
-                Place::Public => (Node::Srv, vec![SRV.to_string(), SRV_ALTERNATE.to_string()]),
-                Place::PublicV6 => (Node::Srv, vec![SRV_V6.to_string(), SRV_ALTERNATE_V6.to_string()]),
-                Place::Provider => (Node::Cgn, vec![PROVIDER.to_owned()]),
+            let (node, ips, second) = match place {
+                Place::Public => {
+                    (Node::Srv, vec![SRV.to_string(), SRV_ALTERNATE.to_string()], SRV2.to_string())
+                }
+                Place::PublicV6 => {
+                    (Node::Srv, vec![SRV_V6.to_string(), SRV_ALTERNATE_V6.to_string()], SRV2_V6.to_string())
+                }
+                Place::Provider => (Node::Cgn, vec![PROVIDER.to_owned()], String::new()),
             };
-            running.push(serve(&lab, software, node, &ips)?);
+            match (software, node) {
+                (Software::Partners, Node::Srv) => {
+                    running.extend(serve_partners(&lab, [(node, ips[0].clone()), (Node::Srv2, second)])?);
+                }
+                _ => running.push(serve(&lab, software, node, &ips)?),
+            }
             uris.push(match place {
                 Place::PublicV6 => format!("stun:[{}]", ips[0]),
                 Place::Public | Place::Provider => format!("stun:{}", ips[0]),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  a a2 ── natA ──┐                    ┌── srv   203.0.113.10 .11, 2001:db8:53::10 ::11
-//!  192.168.1.0/24 ├─[cgn]── inet ──────┤
+//!  192.168.1.0/24 ├─[cgn]── inet ──────┼─[srv2]  192.0.2.130, 2001:db8:54::10
 //!  b b2 ── natB ──┘                    └── (public addresses: A 198.51.100.10, B .20, CGN .100)
 //!  192.168.2.0/24
 //! ```
@@ -51,6 +51,10 @@ pub const SRV_ALTERNATE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 pub const SRV_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x10);
 /// Second IPv6 address of [`Node::Srv`].
 pub const SRV_ALTERNATE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x11);
+/// IPv4 address of [`Node::Srv2`].
+pub const SRV2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
+/// IPv6 address of [`Node::Srv2`].
+pub const SRV2_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x54, 0, 0, 0, 0, 0x10);
 
 /// A running lab. Dropping it kills every process in it.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ pub struct Lab {
 impl Lab {
     /// Decide, in this order: the sites, how the CGN behaves if a site is behind it, whether root's rights are shed.
     pub fn builder() -> LabBuilder {
-        LabBuilder { sites: BTreeMap::new(), cgn: Nat::new(), user_namespace: false }
+        LabBuilder { sites: BTreeMap::new(), cgn: Nat::new(), second_server: false, user_namespace: false }
     }
 
     /// A command that runs `program` on `node`, in the current directory (a `current_dir` of its own is lost on the
@@ -88,6 +92,7 @@ impl Lab {
 pub struct LabBuilder {
     sites: BTreeMap<Site, Network>,
     cgn: Nat,
+    second_server: bool,
     user_namespace: bool,
 }
 
@@ -106,6 +111,13 @@ impl LabBuilder {
         self
     }
 
+    /// Adds [`Node::Srv2`].
+    #[must_use]
+    pub fn second_server(mut self) -> Self {
+        self.second_server = true;
+        self
+    }
+
     /// Uses a user namespace even as root, as is always done without root.
     #[must_use]
     pub fn unprivileged(mut self) -> Self {
@@ -118,7 +130,7 @@ impl LabBuilder {
     /// # Errors
     /// [`LabError::Spec`] if the lab asked for cannot exist; the others if this machine cannot make it.
     pub fn build(self) -> Result<Lab, LabError> {
-        let topology = Topology::new(self.sites, self.cgn)?;
+        let topology = Topology::new(self.sites, self.cgn, self.second_server)?;
         let tree = ProcessTree::start(self.user_namespace)?;
         tree.run(&topology.script())?;
         Ok(Lab { tree, topology })

@@ -65,6 +65,8 @@ pub enum Node {
     Inet,
     /// The public server.
     Srv,
+    /// A second public server, in another network.
+    Srv2,
     /// The NAT of [`Site::A`].
     NatA,
     /// The NAT of [`Site::B`].
@@ -87,6 +89,7 @@ impl Node {
         match self {
             Self::Inet => "inet",
             Self::Srv => "srv",
+            Self::Srv2 => "srv2",
             Self::NatA => "natA",
             Self::NatB => "natB",
             Self::Cgn => "cgn",

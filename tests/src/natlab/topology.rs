@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::nat64;
 use super::ruleset::ruleset;
 use super::spec::{Ipv6, Nat, Network, Node, Site};
-use super::{LabError, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6};
+use super::{LabError, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, SRV2, SRV2_V6};
 
 /// A router neither checks the way back nor sends redirects: both would hide what the NAT does.
 const ROUTER_SYSCTLS: &str =
@@ -32,10 +32,16 @@ pub(super) struct Topology {
     pub(super) external: BTreeMap<Node, Ipv4Addr>,
     /// Site and LAN address of each client.
     pub(super) clients: BTreeMap<Node, (Site, Ipv4Addr)>,
+    /// The public servers that there are.
+    servers: Vec<Server>,
 }
 
 impl Topology {
-    pub(super) fn new(sites: BTreeMap<Site, Network>, cgn: Nat) -> Result<Self, LabError> {
+    pub(super) fn new(
+        sites: BTreeMap<Site, Network>,
+        cgn: Nat,
+        second_server: bool,
+    ) -> Result<Self, LabError> {
         let mut external = BTreeMap::new();
         let mut clients = BTreeMap::new();
         for (&site, network) in &sites {
@@ -58,7 +64,8 @@ impl Topology {
         } else {
             None
         };
-        Ok(Self { sites, cgn, external, clients })
+        let servers = if second_server { vec![FIRST_SERVER, SECOND_SERVER] } else { vec![FIRST_SERVER] };
+        Ok(Self { sites, cgn, external, clients, servers })
     }
 
     pub(super) fn public_address(&self, site: Site) -> Option<Ipv4Addr> {
@@ -110,14 +117,17 @@ impl Topology {
     }
 
     fn nodes(&self) -> Vec<Node> {
-        let mut nodes = vec![Node::Inet, Node::Srv];
+        let mut nodes = vec![Node::Inet];
+        nodes.extend(self.servers.iter().map(|server| server.node));
         nodes.extend(self.external.keys());
         nodes.extend(self.clients.keys());
         nodes
     }
 
     fn links(&self) -> Vec<String> {
-        let mut links = vec!["link add wan netns srv type veth peer name to-srv netns inet".to_owned()];
+        let server =
+            |node: Node| format!("link add wan netns {node} type veth peer name to-{node} netns inet");
+        let mut links: Vec<_> = self.servers.iter().map(|it| server(it.node)).collect();
         links.extend(self.external.keys().map(|&nat| {
             format!("link add wan netns {nat} type veth peer name to-{nat} netns {}", self.uplink(nat).router)
         }));
@@ -130,18 +140,15 @@ impl Topology {
     fn node_script(&self, node: Node) -> NodeScript {
         match node {
             Node::Inet => self.inet(),
-            Node::Srv => srv(),
+            Node::Srv => FIRST_SERVER.script(),
+            Node::Srv2 => SECOND_SERVER.script(),
             Node::NatA | Node::NatB | Node::Cgn => self.nat(node),
             Node::A | Node::A2 | Node::B | Node::B2 => self.client(node),
         }
     }
 
     fn inet(&self) -> NodeScript {
-        let mut ip = vec![
-            "link set to-srv up".to_owned(),
-            "addr add 203.0.113.1/24 dev to-srv".to_owned(),
-            "addr add 2001:db8:53::1/64 dev to-srv nodad".to_owned(),
-        ];
+        let mut ip: Vec<_> = self.servers.iter().flat_map(Server::line).collect();
         ip.extend(self.downlinks(Node::Inet));
         let mut script = NodeScript::router(Node::Inet, ip, String::new());
         script.shell += &self.downlink_rates(Node::Inet);
@@ -291,17 +298,55 @@ pub(super) fn on_node(node: Node, body: &str) -> String {
     format!("nsenter --net=/run/netns/{node} sh -e <<'NODE'\n{body}\nNODE\n")
 }
 
-fn srv() -> NodeScript {
-    let mut ip = vec!["link set wan up".to_owned()];
-    ip.extend([SRV, SRV_ALTERNATE].map(|address| format!("addr add {address}/24 dev wan")));
-    ip.extend([SRV_V6, SRV_ALTERNATE_V6].map(|address| format!("addr add {address}/64 dev wan nodad")));
-    ip.extend(["203.0.113.1", "2001:db8:53::1"].map(|router| format!("route add default via {router}")));
-    NodeScript {
-        node: Node::Srv,
-        shell: COMMON_SYSCTLS.into(),
-        ip,
-        ruleset: String::new(),
-        last: String::new(),
+/// A public server and its line to `inet`.
+#[derive(Debug, Clone, Copy)]
+struct Server {
+    node: Node,
+    /// The ends of the line in `inet`, with the lengths of their prefixes.
+    gateways: (Ipv4Addr, u8, Ipv6Addr, u8),
+    ipv4: &'static [Ipv4Addr],
+    ipv6: &'static [Ipv6Addr],
+}
+
+const FIRST_SERVER: Server = Server {
+    node: Node::Srv,
+    gateways: (Ipv4Addr::new(203, 0, 113, 1), 24, Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 1), 64),
+    ipv4: &[SRV, SRV_ALTERNATE],
+    ipv6: &[SRV_V6, SRV_ALTERNATE_V6],
+};
+
+const SECOND_SERVER: Server = Server {
+    node: Node::Srv2,
+    gateways: (Ipv4Addr::new(192, 0, 2, 129), 25, Ipv6Addr::new(0x2001, 0xdb8, 0x54, 0, 0, 0, 0, 1), 64),
+    ipv4: &[SRV2],
+    ipv6: &[SRV2_V6],
+};
+
+impl Server {
+    /// What `inet` says to its line.
+    fn line(&self) -> [String; 3] {
+        let Server { node, gateways: (v4, len, v6, len_v6), .. } = self;
+        [
+            format!("link set to-{node} up"),
+            format!("addr add {v4}/{len} dev to-{node}"),
+            format!("addr add {v6}/{len_v6} dev to-{node} nodad"),
+        ]
+    }
+
+    fn script(&self) -> NodeScript {
+        let Server { node, gateways: (gateway, len, gateway_v6, len_v6), ipv4, ipv6 } = self;
+        let mut ip = vec!["link set wan up".to_owned()];
+        ip.extend(ipv4.iter().map(|address| format!("addr add {address}/{len} dev wan")));
+        ip.extend(ipv6.iter().map(|address| format!("addr add {address}/{len_v6} dev wan nodad")));
+        ip.push(format!("route add default via {gateway}"));
+        ip.push(format!("route add default via {gateway_v6}"));
+        NodeScript {
+            node: *node,
+            shell: COMMON_SYSCTLS.into(),
+            ip,
+            ruleset: String::new(),
+            last: String::new(),
+        }
     }
 }
 
