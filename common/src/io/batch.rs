@@ -13,6 +13,9 @@ pub const HEADROOM: usize = 64;
 /// Room after each datagram, for padding to a multiple of four.
 const TAILROOM: usize = 4;
 
+/// So many datagrams are queued at most; one more sends them first.
+pub(super) const QUEUE: usize = 512;
+
 /// The unit of the processor's caches.
 const LINE: usize = 64;
 
@@ -93,15 +96,15 @@ enum Place {
 }
 
 impl Slots {
-    fn new(count: usize, max_datagram: usize) -> Self {
+    fn new(count: usize, head: usize, max_datagram: usize) -> Self {
         // An odd number of cache lines: the starts of slots a power of two apart would share a few sets of the cache.
-        let lines = (HEADROOM + max_datagram + TAILROOM).div_ceil(LINE) | 1;
+        let lines = (head + max_datagram + TAILROOM).div_ceil(LINE) | 1;
         Slots { count, max_datagram, stride: lines * LINE }
     }
 
-    /// Where the payload of a slot starts in the arena.
-    pub(super) fn payload(self, slot: usize) -> usize {
-        slot * self.stride + HEADROOM
+    /// Where a slot starts in the arena.
+    pub(super) fn start(self, slot: usize) -> usize {
+        slot * self.stride
     }
 
     /// The slot that holds this place.
@@ -112,19 +115,25 @@ impl Slots {
 }
 
 impl Batch {
-    pub(super) fn new(count: usize, max_datagram: usize) -> Self {
-        let slots = Slots::new(count, max_datagram);
+    /// An arena of `count` slots, each for `head` bytes (at least [`HEADROOM`]) and a datagram.
+    pub(super) fn new(count: usize, head: usize, max_datagram: usize) -> Self {
+        let slots = Slots::new(count, head.max(HEADROOM), max_datagram);
         Batch {
             arena: Fixed::new(slots.count * slots.stride),
             slots,
             received: Vec::with_capacity(count),
-            queue: Vec::with_capacity(count),
+            queue: Vec::with_capacity(QUEUE),
             owned: Vec::new(),
         }
     }
 
     pub(super) fn slots(&self) -> Slots {
         self.slots
+    }
+
+    /// Bytes that the kernel wrote.
+    pub(super) fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.arena.get(range)
     }
 
     /// The address of a place in the arena, for the kernel to write to.
@@ -237,9 +246,9 @@ mod tests {
     use super::*;
 
     fn batch_with(payloads: &[&[u8]]) -> Batch {
-        let mut batch = Batch::new(4, 32);
+        let mut batch = Batch::new(4, HEADROOM, 32);
         for (slot, payload) in payloads.iter().enumerate() {
-            let start = batch.slots().payload(slot);
+            let start = batch.slots().start(slot) + HEADROOM;
             batch.arena[start..start + payload.len()].copy_from_slice(payload);
             let from = "192.0.2.1:5".parse().unwrap();
             batch.received_at(

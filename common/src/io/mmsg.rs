@@ -4,7 +4,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::batch::{Batch, Origin};
+use super::backend::{Outcome, is_fatal, may_be_pending};
+use super::batch::{Batch, HEADROOM, Origin, Route};
 use super::memory::Fixed;
 use super::shard::{DatagramCounters, SendFailure, SocketId};
 use super::sys::{self, Control, Name};
@@ -38,7 +39,7 @@ impl RecvHeaders {
         let mut controls: Fixed<Control> = Fixed::new(slots.count);
         let mut parts: Fixed<libc::iovec> = Fixed::new(slots.count);
         for (slot, message) in headers.iter_mut().enumerate() {
-            parts[slot].iov_base = batch.address(slots.payload(slot)).cast();
+            parts[slot].iov_base = batch.address(slots.start(slot) + HEADROOM).cast();
             parts[slot].iov_len = slots.max_datagram;
             let header = &mut message.msg_hdr;
             header.msg_iov = parts.at(slot);
@@ -83,7 +84,7 @@ impl RecvHeaders {
             match from {
                 Some(from) if whole => {
                     counters.received += 1;
-                    let start = self.batch.slots().payload(slot);
+                    let start = self.batch.slots().start(slot) + HEADROOM;
                     self.batch.received_at(
                         start,
                         message.msg_len as usize,
@@ -117,7 +118,7 @@ fn receive_past_errors(
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(0),
                 Some(libc::EINTR) => {}
-                Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => return Err(error),
+                Some(errno) if is_fatal(errno) => return Err(error),
                 _ => counters.receive_errors += 1,
             },
         }
@@ -125,7 +126,7 @@ fn receive_past_errors(
     Ok(0)
 }
 
-/// Headers that are filled for each run of datagrams by one socket.
+/// Headers that are filled for the datagrams of a queue.
 pub(super) struct SendHeaders {
     headers: Fixed<libc::mmsghdr>,
     names: Fixed<Name>,
@@ -137,38 +138,43 @@ pub(super) struct SendHeaders {
 unsafe impl Send for SendHeaders {}
 
 impl SendHeaders {
-    pub(super) fn new() -> Self {
-        let mut headers: Fixed<libc::mmsghdr> = Fixed::new(SEND_RUN);
-        let mut names: Fixed<Name> = Fixed::new(SEND_RUN);
-        let mut parts: Fixed<libc::iovec> = Fixed::new(SEND_RUN);
+    /// Headers for `count` datagrams.
+    pub(super) fn new(count: usize) -> Self {
+        let mut headers: Fixed<libc::mmsghdr> = Fixed::new(count);
+        let mut names: Fixed<Name> = Fixed::new(count);
+        let mut parts: Fixed<libc::iovec> = Fixed::new(count);
         for (index, message) in headers.iter_mut().enumerate() {
             message.msg_hdr.msg_name = names.at(index).cast();
             message.msg_hdr.msg_iov = parts.at(index);
             message.msg_hdr.msg_iovlen = 1;
         }
-        SendHeaders { headers, names, controls: Fixed::new(SEND_RUN), parts }
+        SendHeaders { headers, names, controls: Fixed::new(count), parts }
     }
 
-    /// Sends the queued datagrams `first..first + count` (at most [`SEND_RUN`]) by `fd`. One that fails is passed over.
+    /// Sends the queued datagrams `first..first + count` (as many as there are headers, at most) by `fd`. One that fails is
+    /// passed over.
     pub(super) fn send(
         &mut self,
         fd: BorrowedFd<'_>,
         batch: &Batch,
         first: usize,
         count: usize,
-        mut failed: impl FnMut(SendFailure),
-    ) -> usize {
-        let count = count.min(SEND_RUN);
+        outcome: &mut Outcome,
+    ) {
+        let count = count.min(self.headers.len());
         for index in 0..count {
-            self.fill(index, batch, first + index);
+            if let Some((route, bytes)) = batch.queued(first + index) {
+                self.fill(index, route, bytes);
+            }
         }
-        let (mut done, mut sent, mut retried) = (0, 0, false);
+        let (mut done, mut retried) = (0, false);
         while done < count {
             // SAFETY: these headers were just filled: each points to its name, perhaps its control buffer, and its part,
             // which points to bytes that `batch` keeps through this function. The kernel only reads them.
             match unsafe { sys::sendmmsg(fd, &mut self.headers[done..count]) } {
                 Ok(some) => {
-                    (done, sent) = (done + some, sent + some);
+                    done += some;
+                    outcome.counters.sent += some as u64;
                     retried = false;
                 }
                 Err(error) => match error.raw_os_error() {
@@ -177,7 +183,7 @@ impl SendHeaders {
                     Some(errno) if may_be_pending(errno) && !retried => retried = true,
                     errno => {
                         if let Some((route, _)) = batch.queued(first + done) {
-                            failed(SendFailure { route, errno: errno.unwrap_or(libc::EIO) });
+                            outcome.failed(SendFailure { route, errno: errno.unwrap_or(libc::EIO) });
                         }
                         done += 1;
                         retried = false;
@@ -185,11 +191,10 @@ impl SendHeaders {
                 },
             }
         }
-        sent
     }
 
-    fn fill(&mut self, index: usize, batch: &Batch, queued: usize) {
-        let Some((route, bytes)) = batch.queued(queued) else { return };
+    /// Makes the header at `index` one for this datagram; it points to `bytes`, and to memory of `self`.
+    pub(super) fn fill(&mut self, index: usize, route: Route, bytes: &[u8]) -> &libc::msghdr {
         // The kernel's type is not const, but sending reads only.
         self.parts[index] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let header = &mut self.headers[index].msg_hdr;
@@ -201,10 +206,6 @@ impl SendHeaders {
             header.msg_control = std::ptr::null_mut();
             header.msg_controllen = 0;
         }
+        header
     }
-}
-
-/// Errors that an ICMP message leaves on a socket, and that the next call reports in place of its own work.
-fn may_be_pending(errno: i32) -> bool {
-    matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENETUNREACH)
 }

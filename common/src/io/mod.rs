@@ -1,14 +1,14 @@
 //! Nonblocking sockets for a shard: one thread, one engine, no runtime.
 //!
 //! # The way of a packet
-//! 1. [`ShardIo::turn`] waits on the [`Poller`], takes what waits on each ready [`DatagramSocket`] (`recvmmsg`) into an
-//!    arena allocated once, and lists the other descriptors that are ready (streams, listeners, wakers).
+//! 1. [`ShardIo::turn`] sends what is queued, waits, takes what came by any [`DatagramSocket`] into an arena allocated once,
+//!    and lists the other descriptors that are ready (streams, listeners, wakers).
 //! 2. The shard walks [`ShardIo::received`]; each datagram lies in the arena with [`HEADROOM`] before it.
 //! 3. For a relayed datagram the shard calls [`ShardIo::forward`] with the range to send on and a prefix (a ChannelData
 //!    or a Data indication header), which is written into the headroom: the payload is not copied and each datagram
 //!    stays one piece of memory. Control messages go by [`ShardIo::send`], which copies them.
-//! 4. [`ShardIo::flush`] sends the queue, one `sendmmsg` per socket. [`ShardIo::turn`] starts with it, so that
-//!    the arena is never filled anew while something queued still lies in it.
+//! 4. The next [`ShardIo::turn`] starts with sending the queue, or [`ShardIo::flush`] does it now. No part of the arena is
+//!    filled anew while something queued still lies in it.
 //!
 //! A datagram that cannot be sent costs itself and no other: see [`ShardIo::failures`] and [`DatagramCounters`].
 //! Streams are read and written by [`StreamConn`] when [`ShardIo::turn`] says that they are ready; `ClientConn` (feature `tls`)
@@ -36,16 +36,22 @@
 //! Beside that stands what measures a path: [`take_error`] reads the ICMP errors that a socket's datagrams met with, and
 //! [`set_fragmentation`] says whether they may be cut.
 //!
-//! # Where another way to ask the kernel goes
-//! [`ShardIo`] owns the sockets, the arena and the queue (`batch.rs`), and leaves two things to its back end
-//! (`epoll.rs`): "receive a batch over all sockets of the shard" and "send the queue". An io_uring back end replaces that
-//! file alone: it fills the same arena from multishot receives (`Batch::received_at` takes any offset) and submits the
-//! same queue, while streams and wakers stay on the poller, whose descriptor a ring can watch. GRO and GSO add a segment
-//! size to [`Received`] (which is `non_exhaustive` for that) and a call beside [`ShardIo::forward`].
+//! # Ways to ask the kernel
+//! [`ShardIo`] owns the sockets, and leaves arena, queue (`batch.rs`) and system calls to a back end (`backend.rs`):
+//!
+//! - `uring.rs`, the data path: multishot receives into buffers that are the arena's slots, and one system call a turn for
+//!   receives and sends of all sockets. Streams and wakers stay on the poller, whose descriptor the ring watches.
+//! - `epoll.rs`, where io_uring is missing or forbidden: a `recvmmsg` for each socket that is ready, and a `sendmmsg` for
+//!   each run of datagrams by one socket.
+//!
+//! [`IoOptions::technique`] chooses, [`ShardIo::technique`] says which one it is. GRO and GSO add a segment size to
+//! [`Received`] (which is `non_exhaustive` for that) and a call beside [`ShardIo::forward`].
 //!
 //! # Systems
-//! Linux. `batch.rs` and `stream.rs` are portable; another Unix needs its own `sys.rs`, `poller.rs` and `mmsg.rs`.
+//! Linux. `batch.rs` and `stream.rs` are portable; another Unix needs its own `sys.rs`, `poller.rs` and `mmsg.rs`, and goes
+//! without `uring.rs`.
 
+mod backend;
 mod batch;
 mod buffer;
 mod datagram;
@@ -59,7 +65,9 @@ mod stream;
 mod sys;
 #[cfg(feature = "tls")]
 mod tls;
+mod uring;
 
+pub use backend::{Technique, UnknownTechnique};
 pub use batch::{HEADROOM, Received, Route};
 pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
 pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_error};

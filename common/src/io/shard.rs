@@ -3,38 +3,38 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::thread;
 use std::time::Duration;
 
-use super::batch::{Batch, Received, Route};
+use super::backend::{Backend, Outcome, Shard, Technique};
+use super::batch::{QUEUE, Received, Route};
 use super::datagram::DatagramSocket;
 use super::epoll::Epoll;
 use super::poller::{Event, Poller, TOKEN_LIMIT};
-
-/// So many datagrams are queued at most; one more sends them first.
-const QUEUE: usize = 512;
-
-/// A datagram's failure to be sent is remembered for so many in a turn; all are counted.
-const FAILURES: usize = 512;
+use super::uring::{self, Uring};
 
 /// Generations count up to this and begin anew, so that an id with [`TOKEN_LIMIT`]'s bit fits a token.
 const GENERATIONS: u32 = 1 << 31;
 
-/// The sizes of a [`ShardIo`].
+/// The sizes of a [`ShardIo`], and its way to ask the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct IoOptions {
     /// How many datagrams one turn receives at most.
     pub slots: usize,
     /// The longest datagram taken, in bytes; longer ones are dropped and counted. The arena takes `slots` times as much
-    /// of address space, but memory only as far as datagrams reach.
+    /// of address space (with io_uring, which receives ahead, four times that), but memory only as far as datagrams
+    /// reach.
     pub max_datagram: usize,
-    /// How many datagrams one turn takes from one socket at most.
+    /// How many datagrams one turn takes from one socket at most. With io_uring the kernel decides that: 32.
     pub per_socket: usize,
+    /// How to ask the kernel; `None`: by io_uring where it can be used, otherwise by epoll.
+    pub technique: Option<Technique>,
 }
 
 impl Default for IoOptions {
     /// 128 datagrams a turn, 32 of one socket, of any length that UDP can carry.
     fn default() -> Self {
-        IoOptions { slots: 128, max_datagram: 65_535, per_socket: 32 }
+        IoOptions { slots: 128, max_datagram: 65_535, per_socket: 32, technique: None }
     }
 }
 
@@ -52,7 +52,7 @@ impl SocketId {
         Some(SocketId { index: bits as u32, generation: (bits >> 32) as u32 })
     }
 
-    fn to_token(self) -> u64 {
+    pub(super) fn to_token(self) -> u64 {
         TOKEN_LIMIT | u64::from(self.generation) << 32 | u64::from(self.index)
     }
 }
@@ -124,26 +124,55 @@ impl fmt::Display for SendFailure {
 ///
 /// Each round: [`turn`](Self::turn), then the events it listed, then [`received`](Self::received) from 0 up, each answered
 /// by [`forward`](Self::forward) and [`send`](Self::send). The next `turn` sends what was queued.
+///
+/// It is best dropped when its thread ends: a ring that is closed may interrupt a later blocking call of the thread that
+/// it served (`EINTR`).
 pub struct ShardIo {
+    // First, since it ends what the kernel does with the others' descriptors when it is dropped.
+    backend: Box<dyn Backend>,
     poller: Poller,
     sockets: Sockets,
-    backend: Epoll,
-    failures: Vec<SendFailure>,
-    counters: DatagramCounters,
+    outcome: Outcome,
+    no_io_uring: Option<io::Error>,
 }
 
 impl ShardIo {
-    /// A shard without sockets.
+    /// A shard without sockets. If [`IoOptions::technique`] asks for io_uring, and that cannot be used, the error says
+    /// why.
     pub fn new(options: IoOptions) -> io::Result<Self> {
-        let IoOptions { slots, max_datagram, per_socket } = options;
-        let backend = Epoll::new(Batch::new(slots.max(1), max_datagram), per_socket.max(1));
+        let mut no_io_uring = None;
+        let backend: Box<dyn Backend> = match options.technique {
+            Some(Technique::Epoll) => Box::new(Epoll::new(&options)),
+            Some(Technique::IoUring) => Box::new(usable_ring(&options)?),
+            None => match usable_ring(&options) {
+                Ok(ring) => Box::new(ring),
+                Err(error) => {
+                    no_io_uring = Some(error);
+                    Box::new(Epoll::new(&options))
+                }
+            },
+        };
+        Ok(ShardIo { no_io_uring, ..Self::over(backend)? })
+    }
+
+    pub(super) fn over(backend: Box<dyn Backend>) -> io::Result<Self> {
         Ok(ShardIo {
+            backend,
             poller: Poller::new()?,
             sockets: Sockets::default(),
-            backend,
-            failures: Vec::new(),
-            counters: DatagramCounters::default(),
+            outcome: Outcome::default(),
+            no_io_uring: None,
         })
+    }
+
+    /// How it asks the kernel.
+    pub fn technique(&self) -> Technique {
+        self.backend.technique()
+    }
+
+    /// Why it is not by io_uring, though [`IoOptions::technique`] left the choice.
+    pub fn why_not_io_uring(&self) -> Option<&io::Error> {
+        self.no_io_uring.as_ref()
     }
 
     /// Where streams, listeners and wakers are watched; [`turn`](Self::turn) lists their events.
@@ -154,7 +183,7 @@ impl ShardIo {
     /// Receives from `socket` from now on, under a `token` that each of its datagrams carries.
     pub fn add(&mut self, socket: DatagramSocket, token: u64) -> io::Result<SocketId> {
         let id = self.sockets.next_id();
-        self.poller.add_own(&socket, id.to_token())?;
+        self.backend.add(&self.poller, id, &socket)?;
         self.sockets.insert(id, socket, token);
         Ok(id)
     }
@@ -163,8 +192,7 @@ impl ShardIo {
     pub fn remove(&mut self, id: SocketId) -> Option<DatagramSocket> {
         self.flush();
         let socket = self.sockets.remove(id)?;
-        // It is watched, so this cannot fail; if it did, its events would be known by their old generation.
-        let _ = self.poller.remove(&socket);
+        self.backend.remove(&self.poller, id, &socket);
         Some(socket)
     }
 
@@ -176,13 +204,13 @@ impl ShardIo {
     /// Sends what is queued and forgets what was received; then waits until something is ready or `timeout` has passed,
     /// receives, and replaces `events` by what else is ready.
     ///
-    /// It may return with nothing. An error is a fault of the program or the system, not of a datagram or a peer.
+    /// It may return with nothing. An error is a fault of the program or the system, not of a datagram or a peer. From
+    /// its first turn on, a `ShardIo` stays on its thread: io_uring serves no other.
     pub fn turn(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        self.failures.clear();
-        self.flush();
+        self.outcome.failures.clear();
         events.clear();
-        let Self { poller, sockets, backend, counters, .. } = self;
-        backend.receive(poller, sockets, timeout, counters, |event| events.push(event))
+        let Self { backend, poller, sockets, outcome, .. } = self;
+        backend.turn(&mut Shard { poller, sockets, outcome }, timeout, events)
     }
 
     /// How many datagrams this turn received.
@@ -205,7 +233,7 @@ impl ShardIo {
             self.flush();
         }
         if !self.backend.batch_mut().forward(index, range, prefix, pad, route) {
-            self.counters.misdirected += 1;
+            self.outcome.counters.misdirected += 1;
         }
     }
 
@@ -222,29 +250,39 @@ impl ShardIo {
         if self.backend.batch().queued_len() == 0 {
             return;
         }
-        let Self { sockets, backend, failures, counters, .. } = self;
-        backend.flush(sockets, counters, |failure| {
-            if failures.len() < FAILURES {
-                failures.push(failure);
-            }
-        });
+        let Self { backend, poller, sockets, outcome, .. } = self;
+        backend.flush(&mut Shard { poller, sockets, outcome });
     }
 
     /// The datagrams that the system would not send, as far as was learnt since the last [`turn`](Self::turn) began.
     pub fn failures(&self) -> &[SendFailure] {
-        &self.failures
+        &self.outcome.failures
     }
 
     /// What became of datagrams so far.
     pub fn counters(&self) -> DatagramCounters {
-        self.counters
+        self.outcome.counters
     }
 }
 
 impl fmt::Debug for ShardIo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardIo").field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("ShardIo")
+            .field("technique", &self.technique())
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
     }
+}
+
+/// A ring, once one like it was seen to work. Both are made on a thread that ends: when a ring is closed, the kernel
+/// interrupts the thread that made it, whose blocking calls may then fail (`EINTR`).
+fn usable_ring(options: &IoOptions) -> io::Result<Uring> {
+    let make = || uring::check().and_then(|()| Uring::new(options));
+    let made = thread::scope(|scope| {
+        let maker = thread::Builder::new().name("io_uring-check".to_owned()).spawn_scoped(scope, make)?;
+        maker.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    });
+    made.map_err(|error| uring::explain(&error))
 }
 
 /// The datagram sockets by id.

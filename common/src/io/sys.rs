@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::{ptr, slice};
 
 use libc::{c_int, c_uint, socklen_t};
 
@@ -166,6 +166,8 @@ unsafe impl Plain for Name {}
 unsafe impl Plain for libc::iovec {}
 // SAFETY: integers and raw pointers only.
 unsafe impl Plain for libc::mmsghdr {}
+// SAFETY: integers and raw pointers only.
+unsafe impl Plain for libc::msghdr {}
 
 impl Name {
     const NONE: Name = Name {
@@ -206,18 +208,27 @@ impl Name {
         }
     }
 
-    /// The address of which the kernel wrote `len` bytes. The flow label is no part of it.
+    /// The address of which the kernel wrote `len` bytes.
     pub(super) fn get(&self, len: socklen_t) -> Option<SocketAddr> {
-        // SAFETY: any bits are valid for either field; both start with the family.
-        let (v4, v6) = unsafe { (&self.v4, &self.v6) };
-        match c_int::from(v4.sin_family) {
-            libc::AF_INET if len as usize >= size_of::<libc::sockaddr_in>() => {
-                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        let len = (len as usize).min(size_of::<Name>());
+        // SAFETY: any bits are valid bytes, and `len` of them lie in `self`.
+        Self::read(unsafe { slice::from_raw_parts((&raw const *self).cast(), len) })
+    }
+
+    /// The address that the kernel wrote as these bytes. The flow label is no part of it.
+    pub(super) fn read(bytes: &[u8]) -> Option<SocketAddr> {
+        let (family, rest) = bytes.split_first_chunk()?;
+        let (port, rest) = rest.split_first_chunk()?;
+        let port = u16::from_be_bytes(*port);
+        match c_int::from(libc::sa_family_t::from_ne_bytes(*family)) {
+            libc::AF_INET if bytes.len() >= size_of::<libc::sockaddr_in>() => {
+                let ip: &[u8; 4] = rest.first_chunk()?;
+                Some(SocketAddrV4::new(Ipv4Addr::from(*ip), port).into())
             }
-            libc::AF_INET6 if len as usize >= size_of::<libc::sockaddr_in6>() => {
-                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-                Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+            libc::AF_INET6 if bytes.len() >= size_of::<libc::sockaddr_in6>() => {
+                let (ip, rest): (&[u8; 16], _) = rest.get(4..)?.split_first_chunk()?;
+                let scope = u32::from_ne_bytes(*rest.first_chunk()?);
+                Some(SocketAddrV6::new(Ipv6Addr::from(*ip), port, 0, scope).into())
             }
             _ => None,
         }
@@ -262,6 +273,18 @@ impl Control {
                 self.set(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
             }
         }
+    }
+
+    /// The local address in the control messages that the kernel wrote as these bytes, as [`local_address`].
+    pub(super) fn read_local_address(bytes: &[u8]) -> Option<IpAddr> {
+        let mut control = Control([0; Control::LEN]);
+        control.0.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        // SAFETY: all zero is a header without pointers.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_control = (&raw mut control).cast();
+        header.msg_controllen = bytes.len() as _;
+        // SAFETY: the kernel wrote the bytes, and their copy lives through the call.
+        unsafe { local_address(&header) }
     }
 
     fn set<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) -> usize {
@@ -326,12 +349,7 @@ mod tests {
             let source: IpAddr = text.parse().unwrap();
             let mut control = Control([0; Control::LEN]);
             let len = control.set_source(source);
-            // SAFETY: all zero is a header without pointers.
-            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-            header.msg_control = (&raw mut control).cast();
-            header.msg_controllen = len as _;
-            // SAFETY: the control buffer was just filled with one whole message.
-            assert_eq!(unsafe { local_address(&header) }, Some(source));
+            assert_eq!(Control::read_local_address(&control.0[..len]), Some(source));
         }
     }
 

@@ -1,8 +1,29 @@
 //! On loopback, against sockets of the standard library.
 
+/// Makes two tests of each function: `name::by_io_uring` and `name::by_epoll`.
+macro_rules! on_each_technique {
+    ($($name:ident)*) => {
+        $(mod $name {
+            use crate::io::Technique;
+
+            #[test]
+            fn by_io_uring() {
+                crate::io::tests::by_io_uring(stringify!($name), super::$name);
+            }
+
+            #[test]
+            fn by_epoll() {
+                super::$name(Technique::Epoll);
+            }
+        })*
+    };
+}
+
 mod datagrams;
 mod errors;
+mod reuse;
 mod streams;
+mod technique;
 #[cfg(feature = "tls")]
 mod tls;
 mod waiting;
@@ -15,6 +36,18 @@ use super::*;
 /// How many turns of [`TURN`] a test waits for what must come: 10 s.
 const TURNS: usize = 1000;
 const TURN: Duration = Duration::from_millis(10);
+
+/// Runs a test by io_uring, or says why it does not.
+fn by_io_uring(test: &str, run: fn(Technique)) {
+    match ShardIo::new(options(Technique::IoUring)) {
+        Ok(_) => run(Technique::IoUring),
+        Err(error) => eprintln!("not run: {test}: {error}"),
+    }
+}
+
+fn options(on: Technique) -> IoOptions {
+    IoOptions { technique: Some(on), ..IoOptions::default() }
+}
 
 /// A datagram, kept past its turn.
 #[derive(Debug, PartialEq, Eq)]

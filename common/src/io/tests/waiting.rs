@@ -1,11 +1,11 @@
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use super::*;
 
-#[test]
-fn a_waker_ends_a_wait_from_another_thread_and_every_time() {
-    let mut io = ShardIo::new(IoOptions::default()).unwrap();
+fn a_waker_ends_a_wait_from_another_thread_and_every_time(on: Technique) {
+    let mut io = ShardIo::new(options(on)).unwrap();
     let waker = io.poller().waker(9).unwrap();
     for _ in 0..3 {
         let other = waker.clone();
@@ -15,6 +15,46 @@ fn a_waker_ends_a_wait_from_another_thread_and_every_time() {
     }
     // One wake, one event: it is not reported again.
     let mut events = Vec::new();
+    io.turn(Some(Duration::ZERO), &mut events).unwrap();
+    assert_eq!(events, []);
+}
+
+fn a_wake_during_other_work_ends_the_next_wait(on: Technique) {
+    let mut io = ShardIo::new(options(on)).unwrap();
+    let waker = io.poller().waker(9).unwrap();
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        let socket = io.add(BindOptions::default().bind(addr("127.0.0.1:0")).unwrap(), 0).unwrap();
+        io.turn(Some(Duration::ZERO), &mut events).unwrap();
+        waker.wake().unwrap();
+        io.remove(socket).unwrap();
+        io.turn(None, &mut events).unwrap();
+        assert_eq!(events.iter().map(|event| event.token).collect::<Vec<_>>(), [9]);
+    }
+}
+
+fn a_stream_is_reported_as_long_as_something_waits(on: Technique) {
+    let mut io = ShardIo::new(options(on)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    io.poller().add(&stream, 4, Interest::READ).unwrap();
+    let mut events = Vec::new();
+    io.turn(Some(Duration::ZERO), &mut events).unwrap();
+    assert_eq!(events, []);
+    for _ in 0..3 {
+        other.write_all(b"abc").unwrap();
+        for _ in 0..3 {
+            assert!(event(&mut io, 4).readable, "level-triggered");
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+        }
+        io.turn(Some(Duration::ZERO), &mut events).unwrap();
+        assert_eq!(events, [], "all was read");
+    }
+    io.poller().modify(&stream, 5, Interest::WRITE).unwrap();
+    assert!(event(&mut io, 5).writable);
+    io.poller().remove(&stream).unwrap();
     io.turn(Some(Duration::ZERO), &mut events).unwrap();
     assert_eq!(events, []);
 }
@@ -59,13 +99,19 @@ fn tokens_of_the_shard_are_refused() {
     poller.add(&socket, TOKEN_LIMIT - 1, Interest::READ).unwrap();
 }
 
-#[test]
-fn a_shard_may_move_to_its_thread() {
-    let mut io = ShardIo::new(IoOptions::default()).unwrap();
+fn a_shard_may_move_to_its_thread(on: Technique) {
+    let mut io = ShardIo::new(options(on)).unwrap();
     let socket = BindOptions::default().bind(addr("127.0.0.1:0")).unwrap();
     let to = socket.local_addr().unwrap();
     io.add(socket, 3).unwrap();
     let thread = thread::spawn(move || receive(&mut io, 1));
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"moved", to).unwrap();
     assert_eq!(thread.join().unwrap()[0].payload, b"moved");
+}
+
+on_each_technique! {
+    a_wake_during_other_work_ends_the_next_wait
+    a_stream_is_reported_as_long_as_something_waits
+    a_waker_ends_a_wait_from_another_thread_and_every_time
+    a_shard_may_move_to_its_thread
 }
