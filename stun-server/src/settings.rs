@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
+use thirl_common::io::Technique;
 use thirl_common::net::ExternalIp;
 
 use crate::binding::BindingConfig;
@@ -22,6 +23,7 @@ pub const KEYS: &[Key] = &[
     PARTNER,
     PARTNER_SECRET,
     RATE_LIMIT,
+    IO,
     secure::CERT,
     secure::PKEY,
     secure::TLS_LISTENING_PORT,
@@ -96,6 +98,15 @@ pub const RATE_LIMIT: Key = Key {
     repeat: false,
 };
 
+/// `io`.
+pub const IO: Key = Key {
+    name: "io",
+    value: "NAME",
+    help: "How datagrams are asked of the kernel: `io_uring` (Linux 6.1, if not forbidden), `epoll`, or `auto`, which \
+           takes io_uring where it can be used, and the log says if not. Default: auto",
+    repeat: false,
+};
+
 /// The port of STUN over UDP and TCP (RFC 8489, section 18.6).
 pub const DEFAULT_PORT: u16 = 3478;
 
@@ -107,7 +118,8 @@ pub fn config(values: &Values) -> Result<Config, ConfigError> {
     let ips = values.all(LISTENING_IP.name, parse::ip)?;
     let port = values.one(LISTENING_PORT.name, parse::listening_port)?.unwrap_or(DEFAULT_PORT);
     let secure = secure::secure(values, &ips, port)?;
-    let listen = Listen { secure, ..listen(&ips, port) };
+    let technique = technique(values)?;
+    let listen = Listen { secure, technique, ..listen(&ips, port) };
     Ok(Config { listen, binding: binding(values, &ips, port)? })
 }
 
@@ -257,6 +269,17 @@ fn partner_secret(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// What [`IO`] says.
+pub fn technique(values: &Values) -> Result<Option<Technique>, ConfigError> {
+    let named = |text: &str| match text {
+        "auto" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            Problem::new(format!("{text:?} is no way to do I/O"), "give `auto`, `io_uring` or `epoll`")
+        }),
+    };
+    values.one(IO.name, named).map(Option::flatten)
+}
+
 /// Both transports on each address, or on all addresses of both families if none is given.
 pub fn listen(ips: &[IpAddr], port: u16) -> Listen {
     let addrs: Vec<_> = or_everywhere(ips).iter().map(|ip| SocketAddr::new(*ip, port)).collect();
@@ -374,5 +397,19 @@ mod tests {
         assert_eq!(read("rate-limit = 5").unwrap().binding.limit, Some(Limit { per_second: 5, burst: 10 }));
         assert_eq!(read("rate-limit = 0").unwrap().binding.limit, None);
         assert!(read("rate-limit = -1").is_err());
+    }
+
+    #[test]
+    fn the_data_path_is_chosen_by_name() {
+        for (text, technique) in [
+            ("", None),
+            ("io = \"auto\"", None),
+            ("io = \"epoll\"", Some(Technique::Epoll)),
+            ("io = \"io_uring\"", Some(Technique::IoUring)),
+        ] {
+            assert_eq!(read(text).unwrap().listen.technique, technique, "{text}");
+        }
+        let error = read("\nio = \"uring\"").unwrap_err();
+        assert!(error.contains("stun.toml:2: io") && error.contains("`io_uring`"), "{error}");
     }
 }

@@ -24,12 +24,13 @@ struct Serve {
 }
 
 impl Serve {
-    fn start() -> Serve {
+    /// With further settings, as flags.
+    fn start(flags: &[&str]) -> Serve {
         let port = harness::free_udp_port().unwrap();
         let mut command = Command::new(harness::thirl());
         command.args(["serve", "--json", "--listening-ip", LOCALHOST, "--listening-ip", "::1"]);
         command.args(["--listening-port", &port.to_string(), "--static-auth-secret", SECRET]);
-        command.args(["--signalling-port", "0"]);
+        command.args(["--signalling-port", "0"]).args(flags);
         command.args(["--allowed-peer-ip", LOCALHOST, "--allowed-peer-ip", "::1"]);
         let mut program = Program::spawn(command).unwrap().named("serve");
         let said: Value = program.wait_for_json(LIMIT).unwrap();
@@ -46,8 +47,15 @@ enum Credentials {
 }
 
 /// Runs uclient with these flags: 3 clients, 40 messages each, against one echoing peer.
-fn uclient(program: &Path, peer: &Path, flags: &[&str], credentials: Credentials, server: &str) {
-    let serve = Serve::start();
+fn uclient(
+    program: &Path,
+    peer: &Path,
+    flags: &[&str],
+    credentials: Credentials,
+    server: &str,
+    settings: &[&str],
+) {
+    let serve = Serve::start(settings);
     let mut command = Command::new(peer);
     let peer_port = harness::free_udp_port().unwrap().to_string();
     command.args(["-L", server, "-p", &peer_port]);
@@ -84,13 +92,14 @@ fn wait_for_echo(ip: &str, port: u16) {
 }
 
 macro_rules! uclient_tests {
-    ($($name:ident: $flags:expr, $credentials:ident, $server:expr;)*) => {$(
+    ($($name:ident: $flags:expr, $credentials:ident, $server:expr $(, $($setting:literal)+)?;)*) => {$(
         #[test]
         fn $name() {
             let purpose = "is the TURN client of others";
             let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
             let peer = requires!(harness::installed("turnutils_peer", "coturn", purpose));
-            uclient(&program, &peer, &$flags, Credentials::$credentials, $server);
+            let settings = &[$($($setting),+)?];
+            uclient(&program, &peer, &$flags, Credentials::$credentials, $server, settings);
         }
     )*};
 }
@@ -110,13 +119,16 @@ uclient_tests! {
     large_packets: ["-l", "1400"], Printed, LOCALHOST;
     both_families_in_one_allocation: ["-Z"], Printed, LOCALHOST;
     both_families_in_one_allocation_over_tcp: ["-Z", "-t", "-s"], Secret, "::1";
+    udp_with_channels_by_epoll: [], Printed, LOCALHOST, "--io" "epoll";
+    udp_with_send_indications_by_epoll: ["-s"], Secret, LOCALHOST, "--io" "epoll";
+    tcp_with_channels_by_epoll: ["-t"], Printed, LOCALHOST, "--io" "epoll";
 }
 
 #[test]
 fn stunclient_gets_its_address() {
     let purpose = "is the STUN client of others";
     let program = requires!(harness::installed("turnutils_stunclient", "coturn", purpose));
-    let serve = Serve::start();
+    let serve = Serve::start(&[]);
     let mut command = Command::new(program);
     command.args(["-p", &serve.port.to_string(), LOCALHOST]);
     let mut client = Program::spawn(command).unwrap().named("turnutils_stunclient");
@@ -129,7 +141,7 @@ fn stunclient_gets_its_address() {
 fn a_wrong_password_is_refused() {
     let purpose = "is the TURN client of others";
     let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
-    let serve = Serve::start();
+    let serve = Serve::start(&[]);
     let mut command = Command::new(program);
     command.args(["-m", "1", "-n", "1", "-c", "-y", "-u", &serve.username, "-w", "wrong"]);
     command.args(["-p", &serve.port.to_string(), LOCALHOST]);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
+use thirl_common::io::Technique;
 
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::{secure, settings as stun};
@@ -91,6 +92,7 @@ pub const KEYS: &[Key] = &[
     secure::TLS_LISTENING_PORT,
     secure::NO_TLS,
     secure::NO_DTLS,
+    stun::IO,
 ];
 
 /// The values with their types.
@@ -132,6 +134,8 @@ pub struct Settings {
     pub shards: Option<NonZeroUsize>,
     /// TLS and DTLS, if there is a certificate.
     pub secure: Option<Secure>,
+    /// `None`: io_uring where it can be used, otherwise epoll.
+    pub technique: Option<Technique>,
 }
 
 impl Settings {
@@ -185,6 +189,7 @@ impl Settings {
             shards: values
                 .one("relay-threads", parse::number(1, 1024))?
                 .and_then(|threads| NonZeroUsize::new(count(threads))),
+            technique: stun::technique(values)?,
         })
     }
 
@@ -218,6 +223,7 @@ impl Settings {
             listen: Listen {
                 shards: self.shards,
                 secure: self.secure.clone(),
+                technique: self.technique,
                 ..stun::listen(&self.listening_ips, self.listening_port)
             },
             relay: RelayAddresses {

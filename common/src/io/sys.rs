@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::{ptr, slice};
+use std::ptr;
 
 use libc::{c_int, c_uint, socklen_t};
 
@@ -212,7 +212,7 @@ impl Name {
     pub(super) fn get(&self, len: socklen_t) -> Option<SocketAddr> {
         let len = (len as usize).min(size_of::<Name>());
         // SAFETY: any bits are valid bytes, and `len` of them lie in `self`.
-        Self::read(unsafe { slice::from_raw_parts((&raw const *self).cast(), len) })
+        Self::read(unsafe { std::slice::from_raw_parts((&raw const *self).cast(), len) })
     }
 
     /// The address that the kernel wrote as these bytes. The flow label is no part of it.

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thirl_common::io::{
-    BindOptions, DatagramSocket, IoOptions, ListenOptions, ShardIo, StreamLimits, StreamListener, Waker,
+    BindOptions, DatagramSocket, IoOptions, ListenOptions, ShardIo, StreamLimits, StreamListener, Technique,
+    Waker,
 };
 use thirl_common::net::Transport;
 use thirl_common::tls::Certificates;
@@ -40,6 +41,8 @@ pub struct Listen {
     pub stream_limits: StreamLimits,
     /// TLS and DTLS, which are told from plain STUN and TURN by their first byte, so that any of these addresses takes them.
     pub secure: Option<Secure>,
+    /// How datagrams are asked of the kernel. `None`: by io_uring where it can be used, otherwise by epoll.
+    pub technique: Option<Technique>,
     /// The kernel's receive and send buffers of each UDP listener in bytes, as far as it allows: what a burst may hold.
     pub socket_buffer: usize,
 }
@@ -79,6 +82,7 @@ impl Default for Listen {
             idle_timeout: Duration::from_secs(60),
             stream_limits: StreamLimits::default(),
             secure: None,
+            technique: None,
             socket_buffer: 4 << 20,
         }
     }
@@ -134,7 +138,8 @@ pub fn start<S: Service>(
     let mut shards = Vec::new();
     let mut sockets = Sockets::bind(listen, count, &mut addrs)?;
     for number in 0..count {
-        let mut io = ShardIo::new(IoOptions::default())?;
+        let mut io = ShardIo::new(IoOptions { technique: listen.technique, ..IoOptions::default() })?;
+        log_technique(number, &io);
         let mut listeners = Vec::new();
         for (token, (socket, addr)) in (SERVICE_TOKEN_LIMIT..).zip(sockets.udp.remove(0)) {
             listeners.push(Listener { socket: io.add(socket, token)?, addr });
@@ -176,6 +181,15 @@ fn dtls_sessions(listen: &Listen, shards: usize) -> io::Result<Option<DtlsSessio
         idle_timeout: listen.idle_timeout,
     };
     DtlsSessions::new(secure.certificates.clone(), limits).map(Some)
+}
+
+/// Once, since all shards will have the same; again for one that has not, for want of memory perhaps.
+fn log_technique(shard: usize, io: &ShardIo) {
+    match io.why_not_io_uring() {
+        Some(reason) => tracing::warn!(shard, io = %io.technique(), %reason, "data path"),
+        None if shard == 0 => tracing::info!(io = %io.technique(), "data path"),
+        None => {}
+    }
 }
 
 /// The listening sockets of each shard.
