@@ -1,6 +1,6 @@
 //! Clients with allocations and peers that echo, all in one thread over `thirl_common::io`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -45,6 +45,7 @@ pub(crate) struct Load {
     events: Vec<thirl_common::io::Event>,
     clients: Vec<Client>,
     server: SocketAddr,
+    ip: IpAddr,
     window: usize,
     payload: usize,
     in_flight: usize,
@@ -57,9 +58,10 @@ fn client_of(token: u64) -> (usize, bool) {
 }
 
 impl Load {
-    /// Makes `count` allocations, each with a channel to a peer of its own.
+    /// Makes `count` allocations, each with a channel to a peer of its own, all at the address `ip`.
     pub(crate) fn set_up(
         server: SocketAddr,
+        ip: IpAddr,
         count: usize,
         payload: usize,
         window: usize,
@@ -71,6 +73,7 @@ impl Load {
             events: Vec::new(),
             clients: Vec::new(),
             server,
+            ip,
             window,
             payload,
             in_flight: 0,
@@ -109,7 +112,7 @@ impl Load {
 
     fn bind(&mut self, token: u64) -> Result<(SocketId, SocketAddr), BenchError> {
         let what = "binding a socket of the load (is the limit of open files too low?)";
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let any = SocketAddr::new(self.ip, 0);
         let socket = BindOptions::default().bind(any).context(what)?;
         let addr = socket.local_addr().context(what)?;
         Ok((self.io.add(socket, token).context(what)?, addr))

@@ -1,17 +1,20 @@
 //! A server under load: started on one core, watched, and ended by its id.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use thirl_common::io::Technique;
 use thirl_common::wire::{Class, MessageWriter, Method, TransactionId};
 
+use crate::network::{Network, run_time};
 use crate::{BenchError, Context, now};
 
-/// The core that servers run on; the load has the other one.
-const SERVER_CORE: &str = "0";
+/// The core that servers run on, and the one for the load.
+pub(crate) const SERVER_CORE: &str = "0";
+pub(crate) const LOAD_CORE: &str = "1";
 
 /// How long a server may take to answer its first request.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -19,8 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Our relay.
-    Thirl,
+    /// Our relay, by this technique.
+    Thirl(Technique),
     /// coturn as a relay.
     Coturn,
     /// Our STUN server.
@@ -34,33 +37,46 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kind::Thirl => "turn-relay",
+            Kind::Thirl(Technique::IoUring) => "turn-relay/io_uring",
+            Kind::Thirl(Technique::Epoll) => "turn-relay/epoll",
             Kind::Coturn | Kind::CoturnStun => "coturn",
             Kind::StunServer => "stun-server",
             Kind::Stuntman => "stuntman",
         }
     }
 
+    /// Its program.
+    fn program(self) -> &'static str {
+        match self {
+            Kind::Thirl(_) => "turn-relay",
+            Kind::Coturn | Kind::CoturnStun => "turnserver",
+            Kind::StunServer => "stun-server",
+            Kind::Stuntman => "stunserver",
+        }
+    }
+
     /// Whether its program is in `PATH`.
     pub(crate) fn is_installed(self) -> bool {
-        let program = match self {
-            Kind::Thirl | Kind::StunServer => return our_binary(self.name()).is_ok(),
-            Kind::Coturn | Kind::CoturnStun => "turnserver",
-            Kind::Stuntman => "stunserver",
-        };
+        let program = self.program();
+        if matches!(self, Kind::Thirl(_) | Kind::StunServer) {
+            return our_binary(program).is_ok();
+        }
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .any(|directory| directory.join(program).is_file())
     }
 
-    fn command(self, port: u16) -> Result<Command, BenchError> {
-        let mut command = Command::new("taskset");
+    fn command(self, network: &Network, port: u16) -> Result<Command, BenchError> {
+        let mut command = network.command("taskset");
         command.args(["-c", SERVER_CORE]);
+        let (ip, load_ip, port) =
+            (network.server_ip.to_string(), network.load_ip.to_string(), port.to_string());
+        let (ip, load_ip, port) = (ip.as_str(), load_ip.as_str(), port.as_str());
         match self {
-            Kind::Thirl => command
-                .arg(our_binary(self.name())?)
-                .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
+            Kind::Thirl(technique) => command
+                .arg(our_binary(self.program())?)
+                .args(["--listening-ip", ip, "--listening-port", port, "--io", &technique.to_string()])
                 .args(["--user", "bench:bench", "--realm", "bench", "--relay-threads", "1"])
-                .args(["--allowed-peer-ip", "127.0.0.1"]),
+                .args(["--allowed-peer-ip", load_ip]),
             Kind::Coturn => command
                 .args([
                     "turnserver",
@@ -72,26 +88,26 @@ impl Kind {
                     "--no-tls",
                     "--no-dtls",
                 ])
-                .args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1"])
-                .args(["--listening-port", &port.to_string(), "--relay-threads", "1"])
+                .args(["--listening-ip", ip, "--relay-ip", ip])
+                .args(["--listening-port", port, "--relay-threads", "1"])
                 .args(["-a", "-u", "bench:bench", "-r", "bench", "--allow-loopback-peers", "--no-rfc5780"])
                 .args(["--pidfile", "/dev/null", "--userdb", "/dev/null"]),
             // The limiter is on, and so generous that it stops nothing.
             Kind::StunServer => command
-                .arg(our_binary(self.name())?)
-                .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
+                .arg(our_binary(self.program())?)
+                .args(["--listening-ip", ip, "--listening-port", port])
                 .args(["--rate-limit", "10000000"]),
             // As short as its responses get.
             Kind::CoturnStun => command
                 .args(["turnserver", "-n", "--log-file", "stdout", "--simple-log", "--no-cli"])
                 .args(["--no-tls", "--no-dtls", "--stun-only", "--relay-threads", "1"])
-                .args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()])
+                .args(["--listening-ip", ip, "--listening-port", port])
                 .args(["--no-software-attribute", "--no-rfc5780", "--no-stun-backward-compatibility"])
                 .args(["--response-origin-only-with-rfc5780", "--pidfile", "/dev/null"])
                 .args(["--userdb", "/dev/null"]),
-            Kind::Stuntman => command
-                .args(["stunserver", "--primaryinterface", "127.0.0.1"])
-                .args(["--primaryport", &port.to_string()]),
+            Kind::Stuntman => {
+                command.args(["stunserver", "--primaryinterface", ip]).args(["--primaryport", port])
+            }
         };
         Ok(command)
     }
@@ -99,24 +115,25 @@ impl Kind {
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct Server<'n> {
     kind: Kind,
     child: Child,
+    network: &'n Network,
     pub(crate) addr: SocketAddr,
 }
 
-impl Server {
+impl Server<'_> {
     /// Starts it and waits until it answers.
-    pub(crate) fn start(kind: Kind) -> Result<Server, BenchError> {
-        let port = free_port()?;
+    pub(crate) fn start(kind: Kind, network: &Network) -> Result<Server<'_>, BenchError> {
+        let port = free_port(network.load_ip)?;
         let child = kind
-            .command(port)?
+            .command(network, port)?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .context(format!("starting {} by taskset", kind.name()))?;
-        let mut server = Server { kind, child, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) };
+        let mut server = Server { kind, child, network, addr: SocketAddr::new(network.server_ip, port) };
         server.wait_until_it_answers()?;
         Ok(server)
     }
@@ -125,14 +142,12 @@ impl Server {
         self.kind.name()
     }
 
-    /// CPU time of all its threads so far, in nanoseconds.
+    /// CPU time of all its threads, and of those that receive packets for it, so far, in nanoseconds.
     pub(crate) fn cpu_nanoseconds(&self) -> Result<u64, BenchError> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
-        let mut total = 0;
+        let mut total = self.network.packet_nanoseconds();
         for task in fs::read_dir(&tasks).context("reading the server's threads")?.flatten() {
-            // A thread may end in between.
-            let schedstat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            total += schedstat.split(' ').next().and_then(|run| run.parse().ok()).unwrap_or(0_u64);
+            total += run_time(&task.path().join("schedstat"));
         }
         Ok(total)
     }
@@ -147,7 +162,7 @@ impl Server {
     }
 
     fn wait_until_it_answers(&mut self) -> Result<(), BenchError> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("a probe's socket")?;
+        let socket = UdpSocket::bind((self.network.load_ip, 0)).context("a probe's socket")?;
         socket.set_read_timeout(Some(Duration::from_millis(50))).context("a probe's timeout")?;
         let mut buffer = [0; 20];
         let Ok(writer) =
@@ -174,15 +189,15 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Server<'_> {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-fn free_port() -> Result<u16, BenchError> {
-    let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+fn free_port(ip: IpAddr) -> Result<u16, BenchError> {
+    let probe = UdpSocket::bind((ip, 0)).context("looking for a free port")?;
     Ok(probe.local_addr().context("looking for a free port")?.port())
 }
 

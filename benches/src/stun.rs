@@ -7,6 +7,7 @@ use serde::Serialize;
 use thirl_common::io::{BindOptions, Event, IoOptions, Route, ShardIo};
 use thirl_common::wire::{Class, HEADER_LEN, MessageWriter, Method, TransactionId};
 
+use crate::network::{Network, Over};
 use crate::relay::pin_to_the_other_core;
 use crate::server::{Kind, Server};
 use crate::{BenchError, Context, now};
@@ -80,7 +81,8 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
 }
 
 fn measure(kind: Kind, round: usize, options: &Options) -> Result<Figure, BenchError> {
-    let server = Server::start(kind)?;
+    let network = Network::new(Over::Loopback)?;
+    let server = Server::start(kind, &network)?;
     let mut load = Load::set_up(server.addr, options)?;
     load.run(WARM_UP)?;
     let before = server.cpu_nanoseconds()?;
