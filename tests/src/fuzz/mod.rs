@@ -6,12 +6,14 @@
 //! - [`message`], [`classic`]: the STUN view and writer, every attribute, integrity, fingerprint; RFC 3489.
 //! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
+//! - [`client_hello`]: what a server of DTLS reads before it knows its client.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
 //!   system.
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
+mod client_hello;
 mod credentials;
 mod framing;
 mod message;
@@ -19,6 +21,7 @@ mod network;
 mod partner;
 mod text;
 
+pub use client_hello::client_hello;
 pub use credentials::{credentials, nonce, prepared, token};
 pub use framing::{channel_data, framing};
 pub use message::{classic, message};
@@ -35,6 +38,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("captive_portal", captive_portal),
     ("channel_data", channel_data),
     ("classic", classic),
+    ("client_hello", client_hello),
     ("credentials", credentials),
     ("facts", facts),
     ("framing", framing),
