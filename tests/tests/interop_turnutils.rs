@@ -1,5 +1,5 @@
-//! coturn's clients against `thirl serve`, on loopback: with channels and with Send indications, over UDP and TCP, with
-//! the credentials that the server prints and with the shared secret. Nothing may be lost.
+//! coturn's clients against `thirl serve`, on loopback: with channels and with Send indications, over UDP, TCP, TLS and
+//! DTLS, with the credentials that the server prints and with the shared secret. Nothing may be lost.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::net::{Ipv4Addr, UdpSocket};
@@ -8,17 +8,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use thirl_tests::harness::{self, Program};
+use thirl_tests::harness::{self, Certificate, Program};
 use thirl_tests::requires;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LOCALHOST: &str = "127.0.0.1";
 const SECRET: &str = "north-south-east";
 
-/// `thirl serve --json` on loopback, with loopback peers allowed.
+/// `thirl serve --json` on loopback, with loopback peers allowed, and with a certificate.
 struct Serve {
     _program: Program,
+    _certificate: Certificate,
     port: u16,
+    tls_port: u16,
     username: String,
     credential: String,
 }
@@ -27,15 +29,19 @@ impl Serve {
     /// With further settings, as flags.
     fn start(flags: &[&str]) -> Serve {
         let port = harness::free_udp_port().unwrap();
+        let tls_port = harness::free_udp_port().unwrap();
+        let certificate = Certificate::new().unwrap();
         let mut command = Command::new(harness::thirl());
         command.args(["serve", "--json", "--listening-ip", LOCALHOST, "--listening-ip", "::1"]);
         command.args(["--listening-port", &port.to_string(), "--static-auth-secret", SECRET]);
+        command.args(["--tls-listening-port", &tls_port.to_string()]).args(certificate.flags());
         command.args(["--signalling-port", "0"]).args(flags);
         command.args(["--allowed-peer-ip", LOCALHOST, "--allowed-peer-ip", "::1"]);
         let mut program = Program::spawn(command).unwrap().named("serve");
         let said: Value = program.wait_for_json(LIMIT).unwrap();
         let text = |key: &str| said[key].as_str().unwrap().to_owned();
-        Serve { port, username: text("username"), credential: text("credential"), _program: program }
+        let (username, credential) = (text("username"), text("credential"));
+        Serve { port, tls_port, username, credential, _program: program, _certificate: certificate }
     }
 }
 
@@ -68,7 +74,10 @@ fn uclient(
         Credentials::Printed => command.args(["-u", &serve.username, "-w", &serve.credential]),
         Credentials::Secret => command.args(["-u", "someone", "-W", SECRET]),
     };
-    command.args(["-p", &serve.port.to_string(), server]);
+    // It is given the other port for TLS and DTLS. Of each it tries old versions too, at random, until it has one that the
+    // server takes.
+    let port = if flags.contains(&"-S") { serve.tls_port } else { serve.port };
+    command.args(["-p", &port.to_string(), server]);
     let mut client = Program::spawn(command).unwrap().named("turnutils_uclient");
     let status = client.wait_for_end(LIMIT).unwrap();
     let output = client.output();
@@ -117,6 +126,14 @@ uclient_tests! {
     ipv6_over_tcp: ["-x", "-t"], Printed, "::1";
     packets_of_odd_length_over_tcp: ["-t", "-l", "101"], Printed, LOCALHOST;
     large_packets: ["-l", "1400"], Printed, LOCALHOST;
+    tls_with_channels: ["-S", "-t"], Printed, LOCALHOST;
+    tls_with_send_indications: ["-S", "-t", "-s"], Secret, LOCALHOST;
+    ipv6_over_tls: ["-S", "-x", "-t"], Printed, "::1";
+    packets_of_odd_length_over_tls: ["-S", "-t", "-l", "101"], Printed, LOCALHOST;
+    dtls_with_channels: ["-S"], Printed, LOCALHOST;
+    dtls_with_send_indications: ["-S", "-s"], Secret, LOCALHOST;
+    ipv6_over_dtls: ["-S", "-x"], Printed, "::1";
+    large_packets_over_dtls: ["-S", "-l", "1100"], Printed, LOCALHOST;
     both_families_in_one_allocation: ["-Z"], Printed, LOCALHOST;
     both_families_in_one_allocation_over_tcp: ["-Z", "-t", "-s"], Secret, "::1";
     udp_with_channels_by_epoll: [], Printed, LOCALHOST, "--io" "epoll";

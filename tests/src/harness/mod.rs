@@ -1,13 +1,15 @@
-//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Deadline`] bounds
-//! every wait, and [`requires!`](crate::requires) says why a test could not run.
+//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Certificate`] is what they
+//! prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
 
 mod binaries;
+mod certificate;
 mod deadline;
 mod ports;
 mod program;
 mod requires;
 
 pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
+pub use certificate::Certificate;
 pub use deadline::Deadline;
 pub use ports::{free_tcp_port, free_udp_port};
 pub use program::{Line, Program, ProgramError};
