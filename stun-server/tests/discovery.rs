@@ -3,7 +3,8 @@
 #![cfg(feature = "driver")]
 #![expect(clippy::unwrap_used, reason = "what a helper of a test cannot do, the test cannot")]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -289,6 +290,39 @@ fn every_shard_answers_from_all_four_addresses() {
         let counters = running.join();
         assert_eq!((counters.answered, counters.redirected), (8 * 16, 8 * 12));
     }
+}
+
+#[test]
+fn a_stream_to_each_of_the_four_learns_the_opposite_and_gets_its_answer_from_there() {
+    let (running, [port, other_port]) = start(1, ["127.0.0.1", "127.0.0.2"], None);
+    for (ip, other_ip) in [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")] {
+        for (port, other_port) in [(port, other_port), (other_port, port)] {
+            let server = addr(&format!("{ip}:{port}"));
+            let mut stream = TcpStream::connect(server).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut ask = |asked: &[u8]| {
+                stream.write_all(asked).unwrap();
+                let mut answer = vec![0; 20];
+                stream.read_exact(&mut answer).unwrap();
+                answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
+                stream.read_exact(&mut answer[20..]).unwrap();
+                answer
+            };
+            let answer = ask(&request(|_| {}));
+            let message = Message::parse(&answer).unwrap();
+            assert_eq!(message.require::<ResponseOrigin>().unwrap().0, server);
+            let opposite = addr(&format!("{other_ip}:{other_port}"));
+            assert_eq!(message.require::<OtherAddress>().unwrap().0, opposite);
+            let answer = ask(&request(|writer| {
+                writer.attribute(&ChangeRequest { ip: true, port: true }).unwrap();
+            }));
+            let refused = Message::parse(&answer).unwrap();
+            assert_eq!(refused.require::<ErrorCode<'_>>().unwrap().code, 420, "no other way for a stream");
+        }
+    }
+    running.shutdown();
+    let counters = running.join();
+    assert_eq!((counters.answered, counters.redirected, counters.unknown_attributes), (4, 0, 4));
 }
 
 #[test]

@@ -52,9 +52,13 @@ fn with_a_tenth_of_the_packets_lost_nothing_is_named_wrong() {
 #[test]
 fn each_combination_is_named_right_with_our_own_server_on_one_machine_and_on_two() {
     requires!(availability());
+    let (combinations, mut others) = (cases()[..9].to_vec(), cases());
+    others.retain(|case| case.name.starts_with("IPv6"));
+    assert!(!others.is_empty(), "both families");
+    let some = [combinations, others].concat();
     for software in [Software::Ours, Software::Partners] {
         let plan = Plan { runs: 1, loss_per_mille: 0, software, labs: 4 };
-        let rows = run(&cases()[..9], plan);
+        let rows = run(&some, plan);
         assert!(
             rows.iter().all(|row| row.right == 1),
             "{software:?}: {}",
