@@ -125,15 +125,6 @@ fn servers_with_one_address_measure_the_mapping_only() {
     assert!(reason.contains("no server here has a second address"), "{reason}");
 }
 
-#[test]
-fn the_lifetime_of_a_mapping() {
-    requires!(coturn_is_here());
-    let nat = Nat::new().udp_timeout(Duration::from_secs(2));
-    let found = diagnosed(nat, &["--lifetime"]);
-    let [least, most] = ["at_least_s", "at_most_s"].map(|key| found["lifetime"][key].as_f64().unwrap());
-    assert!((1.0..=2.0).contains(&least) && (2.0..=3.0).contains(&most), "{found}");
-}
-
 /// The fields of the tables of a section of docs/nat-json.md.
 fn documented(section: &str) -> Vec<&'static str> {
     let text = include_str!("../../docs/nat-json.md");

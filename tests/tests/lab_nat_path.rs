@@ -1,6 +1,8 @@
 //! `thirl nat` in the kernel lab: the routers on the way, the path MTU, and how long mappings last. coturn is the server.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use thirl_tests::behaviour::Filtering;
 use thirl_tests::harness::{self, Program};
@@ -152,4 +154,70 @@ fn a_tenth_of_the_packets_lost() {
             });
         }
     });
+}
+
+/// Waits that a busy machine prolongs are measured, so the bounds are true on any.
+fn assert_lifetime(found: &Value, seconds: f64) {
+    let [least, most] = ["at_least_s", "at_most_s"].map(|key| found[key].as_f64().unwrap());
+    assert!(least <= seconds && seconds <= most, "{seconds} s: {found}");
+    // The first round alone has steps of 5 and 13 seconds.
+    assert!(most - least < 4.5, "{seconds} s: {found}");
+}
+
+fn lifetime(network: impl Into<Network>) -> Value {
+    let served = Served::behind(network);
+    let mut command = served.lab.command(Node::A, harness::thirl());
+    command.args(["nat", "--json", "--lifetime", "--server", &format!("stun:{SRV}")]);
+    let mut program = Program::spawn(command).unwrap().named("thirl nat");
+    // What takes long is announced.
+    program.wait_for_line("thirl: finding out which mappings expire", MINUTES).unwrap();
+    program.wait_for_line("thirl: finding out", MINUTES).unwrap();
+    program.wait_for_json(MINUTES).unwrap()["udp"]["ipv4"]["lifetime"].clone()
+}
+
+/// Each of these takes a minute, in which it waits.
+const MINUTES: Duration = Duration::from_secs(200);
+
+fn of_seconds(single: u64, stream: u64) -> Nat {
+    let [single, stream] = [single, stream].map(Duration::from_secs);
+    Nat::new().udp_timeout(single).udp_stream_timeout(stream)
+}
+
+#[test]
+fn mappings_of_five_seconds() {
+    requires!(coturn_is_here());
+    let found = lifetime(of_seconds(5, 5));
+    assert_lifetime(&found, 5.0);
+    assert_lifetime(&found["conversation"], 5.0);
+    assert_is(&found, &json!({ "refreshed_by_outbound": true, "refreshed_by_inbound": true }));
+}
+
+#[test]
+fn mappings_of_twenty_seconds() {
+    requires!(coturn_is_here());
+    let found = lifetime(of_seconds(20, 20));
+    assert_lifetime(&found, 20.0);
+    assert_lifetime(&found["conversation"], 20.0);
+    assert_is(&found, &json!({ "refreshed_by_outbound": true, "refreshed_by_inbound": true }));
+}
+
+#[test]
+fn conversations_are_kept_longer_than_single_exchanges() {
+    requires!(coturn_is_here());
+    let found = lifetime(of_seconds(5, 20));
+    assert_lifetime(&found, 5.0);
+    assert_lifetime(&found["conversation"], 20.0);
+}
+
+#[test]
+fn a_lifetime_with_a_tenth_of_the_packets_lost() {
+    requires!(coturn_is_here());
+    let found = lifetime(Network::behind(of_seconds(5, 5)).loss_per_mille(100));
+    for found in [&found, &found["conversation"]] {
+        let [least, most] = ["at_least_s", "at_most_s"].map(|key| found[key].as_f64());
+        assert!(least.is_none_or(|least| least <= 5.0) && most.is_none_or(|most| most >= 5.0), "{found}");
+    }
+    for direction in ["refreshed_by_outbound", "refreshed_by_inbound"] {
+        assert!(found[direction] == true || found[direction].is_null(), "{found}");
+    }
 }

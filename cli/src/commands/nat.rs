@@ -88,8 +88,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Progress, on standard error.
 fn tell(event: Event) {
-    if let Event::Waiting { at_most } = event {
-        eprintln!("thirl: waiting for mappings to expire, {} s at the most", at_most.as_secs());
+    if let Event::Waiting { what, at_most, .. } = event {
+        eprintln!("thirl: finding out {}: {} s at the most", what.name(), at_most.as_secs());
     }
 }
 

@@ -10,7 +10,7 @@ use super::filtering::FilteringTest;
 use super::findings::Findings;
 use super::hairpin::HairpinTest;
 use super::hops::HopsTest;
-use super::lifetime::LifetimeTest;
+use super::lifetime::{LifetimeTest, Wait};
 use super::mapping::{MappingTest, conclude};
 use super::path_mtu::PathMtuTest;
 use super::probe::{Action, Outcome, ProbeId, Prober, SocketId};
@@ -32,9 +32,13 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The search for the lifetime waits, so long at the most.
+    /// The test of the lifetime waits. Told anew whenever something else is waited for, or the time becomes clearer.
     Waiting {
-        /// How long.
+        /// What for.
+        what: Wait,
+        /// How long the whole test has taken by now.
+        elapsed: Duration,
+        /// How long this wait takes yet, at the most.
         at_most: Duration,
     },
 }
@@ -84,6 +88,8 @@ pub struct Diagnosis {
     allocation: Option<AllocationTest>,
     hairpin: Option<HairpinTest>,
     lifetime: Option<LifetimeTest>,
+    /// When that began, and what was told of it.
+    waiting: Option<(Instant, Wait, Instant)>,
     streams: MappingTest,
     hops: Option<HopsTest>,
     path_mtu: Option<PathMtuTest>,
@@ -122,6 +128,7 @@ impl Diagnosis {
             allocation: None,
             hairpin: None,
             lifetime: None,
+            waiting: None,
             streams,
             hops: None,
             path_mtu: None,
@@ -248,7 +255,7 @@ impl Diagnosis {
                 self.handle_outcome(now, probe, &outcome);
             }
             if self.phase == Phase::Over || !self.phase_is_over() {
-                return;
+                return self.tell(now);
             }
             self.begin_next(now);
         }
@@ -277,12 +284,23 @@ impl Diagnosis {
             test.handle(now, prober, probe, outcome);
         }
         if let Some(test) = &mut self.lifetime {
-            let before = test.longest_wait();
             test.handle(now, prober, probe, outcome);
-            let at_most = test.longest_wait();
-            if at_most != before && !test.is_over() {
-                self.event = Some(Event::Waiting { at_most });
-            }
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        /// What becomes clearer by less is not worth telling.
+        const CLEARER: Duration = Duration::from_secs(1);
+        let Some((what, end)) = self.lifetime.as_ref().and_then(|test| test.wait(now)) else { return };
+        let began = self.waiting.map_or(now, |(began, ..)| began);
+        let same = |(_, told, until): (_, _, Instant)| {
+            told == what && until.max(end).duration_since(until.min(end)) < CLEARER
+        };
+        if !self.waiting.is_some_and(same) {
+            self.waiting = Some((began, what, end));
+            let (elapsed, at_most) =
+                (now.saturating_duration_since(began), end.saturating_duration_since(now));
+            self.event = Some(Event::Waiting { what, elapsed, at_most });
         }
     }
 

@@ -40,7 +40,7 @@ pub use facts::{Facts, FamilyFacts, HostNetwork, InvalidFacts, VERSION as FACTS_
 pub use findings::{Answer, Scope};
 pub use hairpin::HairpinReport;
 pub use hops::Hop;
-pub use lifetime::LifetimeReport;
+pub use lifetime::{Lifetime, LifetimeReport, Wait};
 pub use pair::{Advice, PairPath, Prediction, Side, Way, predict};
 pub use path_mtu::PathMtuReport;
 pub use probe::{Action, SocketId, Travel};

@@ -121,6 +121,11 @@ impl Question {
             len: None,
         }
     }
+
+    /// "Answer to that port", which is `socket`'s on the outside.
+    pub(super) fn answered_at(to: SocketAddr, socket: SocketId, port: u16) -> Question {
+        Question { answer_at: Some(socket), response_port: Some(port), ..Question::plain(to) }
+    }
 }
 
 /// What came of a question.
@@ -279,6 +284,15 @@ impl Prober {
             None => self.outcomes.push_back((probe, Outcome::Failed("the socket is closed".to_owned()))),
         }
         probe
+    }
+
+    /// Sends a Binding indication, which nobody answers.
+    pub(super) fn indicate(&mut self, socket: SocketId, to: SocketAddr) {
+        let mut id = TransactionId([0; 12]);
+        self.rng.fill_bytes(&mut id.0);
+        let Some(from) = self.local(socket) else { return };
+        let Ok(payload) = message(Class::Indication, id, &Question::plain(to)) else { return };
+        self.transmits.push_back(Transmit { transport: Transport::Udp, from, to, payload });
     }
 
     pub(super) fn socket_bound(&mut self, now: Instant, socket: SocketId, bound: Result<SocketAddr, String>) {
@@ -465,7 +479,7 @@ impl Prober {
         self.rng.fill_bytes(&mut id.0);
         let Some(pending) = self.pending.get_mut(&probe) else { return };
         let Some(socket) = self.sockets.get(&pending.socket) else { return };
-        let (Some(from), Ok(payload)) = (socket.local, request(id, &pending.question)) else {
+        let (Some(from), Ok(payload)) = (socket.local, message(Class::Request, id, &pending.question)) else {
             return;
         };
         pending.ids.push((id, now));
@@ -491,7 +505,7 @@ impl Prober {
 /// A Binding request, for who asks in another way than by a [`Prober`].
 #[cfg(feature = "driver")]
 pub(super) fn plain_request(id: TransactionId, to: SocketAddr) -> Vec<u8> {
-    request(id, &Question::plain(to)).unwrap_or_default()
+    message(Class::Request, id, &Question::plain(to)).unwrap_or_default()
 }
 
 /// Whether this answers it.
@@ -507,11 +521,11 @@ pub(super) fn is_response(bytes: &[u8], id: TransactionId) -> bool {
 /// refused by servers that do not know it, and sent back by those that do.
 const IGNORED: AttributeType = AttributeType(0xBFFF);
 
-fn request(id: TransactionId, question: &Question) -> Result<Vec<u8>, BufferTooSmall> {
+fn message(class: Class, id: TransactionId, question: &Question) -> Result<Vec<u8>, BufferTooSmall> {
     const ATTRIBUTE_HEADER: usize = 4;
     const FINGERPRINT: usize = 8;
     let mut buffer = vec![0; question.len.unwrap_or(0).max(44)];
-    let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::BINDING, id)?;
+    let mut writer = MessageWriter::new(&mut buffer, class, Method::BINDING, id)?;
     if question.change != ChangeRequest::default() {
         writer.attribute(&question.change)?;
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::behaviour::{Confidence, Filtering, Mapping};
 use super::findings::{Answer, Scope};
 use super::hops::Hop;
+use super::lifetime::Lifetime;
 use super::report::{Report, TcpReport, UdpReport};
 use super::verdict::known_as;
 
@@ -113,13 +114,19 @@ fn udp_words(text: &mut String, width: usize, report: &UdpReport) {
         say("hairpinning", &format!("{works}: {}", hairpin.reason));
     }
     if let Some(lifetime) = &report.lifetime {
-        let words = match (lifetime.at_least_s, lifetime.at_most_s) {
-            (Some(least), Some(most)) => format!("between {least:.0} and {most:.0} s of silence"),
-            (Some(least), None) => format!("more than {least:.0} s of silence"),
-            _ => "unknown".to_owned(),
-        };
-        say("lifetime", &format!("{words}: {}", lifetime.reason));
+        say("lifetime", &format!("alone after one exchange: {}", lifetime_words(&lifetime.single)));
+        say("", &format!("after a conversation: {}", lifetime_words(&lifetime.conversation)));
+        say("", &lifetime.refresh_reason);
     }
+}
+
+fn lifetime_words(lifetime: &Lifetime) -> String {
+    let words = match (lifetime.at_least_s, lifetime.at_most_s) {
+        (Some(least), Some(most)) => format!("between {least:.0} and {most:.0} s of silence"),
+        (Some(least), None) => format!("more than {least:.0} s of silence"),
+        _ => "unknown".to_owned(),
+    };
+    format!("{words}: {}", lifetime.reason)
 }
 
 fn hop_words(hop: &Hop) -> String {

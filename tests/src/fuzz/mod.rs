@@ -8,6 +8,7 @@
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
 //! - [`client_hello`]: what a server of DTLS reads before it knows its client.
 //! - [`partner`]: what partner servers say to each other.
+//! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
 //!   system.
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
@@ -15,6 +16,7 @@
 
 mod client_hello;
 mod credentials;
+mod diagnosis;
 mod framing;
 mod message;
 mod network;
@@ -23,6 +25,7 @@ mod text;
 
 pub use client_hello::client_hello;
 pub use credentials::{credentials, nonce, prepared, token};
+pub use diagnosis::diagnosis;
 pub use framing::{channel_data, framing};
 pub use message::{classic, message};
 pub use network::{captive_portal, if_inet6, nat64, quic_version};
@@ -40,6 +43,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("classic", classic),
     ("client_hello", client_hello),
     ("credentials", credentials),
+    ("diagnosis", diagnosis),
     ("facts", facts),
     ("framing", framing),
     ("if_inet6", if_inet6),

@@ -33,7 +33,8 @@ pub(super) fn ruleset(network: &Network, external: &[Ipv4Addr]) -> String {
 
 fn nat_table(network: &Network, external: &[Ipv4Addr]) -> String {
     let nat = &network.nat;
-    let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", nat.udp_timeout.as_secs());
+    let timeout = nat.udp_timeout.max(nat.stream_timeout());
+    let set = format!("flags dynamic,timeout; timeout {}s; size 65535;", timeout.as_secs());
     let all = set_of(external);
     let let_in = |known: &str| {
         format!(

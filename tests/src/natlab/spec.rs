@@ -116,6 +116,7 @@ pub struct Nat {
     pub(super) hairpin: bool,
     pub(super) addresses: u8,
     pub(super) udp_timeout: Duration,
+    pub(super) udp_stream_timeout: Option<Duration>,
 }
 
 impl Nat {
@@ -129,6 +130,7 @@ impl Nat {
             hairpin: false,
             addresses: 1,
             udp_timeout: Duration::from_secs(120),
+            udp_stream_timeout: None,
         }
     }
 
@@ -181,6 +183,17 @@ impl Nat {
         self
     }
 
+    /// The same for a mapping that has carried packets both ways for two seconds, as Linux has it. Unset, it is no other.
+    #[must_use]
+    pub fn udp_stream_timeout(mut self, timeout: Duration) -> Self {
+        self.udp_stream_timeout = Some(timeout);
+        self
+    }
+
+    pub(super) fn stream_timeout(&self) -> Duration {
+        self.udp_stream_timeout.unwrap_or(self.udp_timeout)
+    }
+
     pub(super) fn port_allocation(&self) -> PortAllocation {
         self.allocation.unwrap_or(match self.mapping {
             Mapping::EndpointIndependent => PortAllocation::Preserving,
@@ -199,8 +212,9 @@ impl Nat {
         if !(1..=8).contains(&self.addresses) {
             return Err(format!("{} external addresses: 1 to 8 are possible", self.addresses));
         }
-        if self.udp_timeout < Duration::from_secs(1) {
-            return Err(format!("a UDP timeout of {:?} is less than a second", self.udp_timeout));
+        let timeout = self.udp_timeout.min(self.stream_timeout());
+        if timeout < Duration::from_secs(1) {
+            return Err(format!("a UDP timeout of {timeout:?} is less than a second"));
         }
         Ok(())
     }

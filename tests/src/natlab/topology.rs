@@ -176,9 +176,12 @@ impl Topology {
             ip.push(format!("route add default via {}", transfer_v6(node, 1)));
         }
         let mut script = NodeScript::router(node, ip, ruleset(network, &self.externals(node)));
-        let timeout = network.nat.udp_timeout.as_secs();
-        for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-            script.shell += &format!("\necho {timeout} >/proc/sys/net/netfilter/{name}");
+        let timeouts = [
+            ("nf_conntrack_udp_timeout", network.nat.udp_timeout),
+            ("nf_conntrack_udp_timeout_stream", network.nat.stream_timeout()),
+        ];
+        for (name, timeout) in timeouts {
+            script.shell += &format!("\necho {} >/proc/sys/net/netfilter/{name}", timeout.as_secs());
         }
         script.shell += &network.rate_kbit.map_or(String::new(), |rate| limit("wan", rate));
         script.shell += &self.downlink_rates(node);
