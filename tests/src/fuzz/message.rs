@@ -185,6 +185,7 @@ mod tests {
             AttributeType::MESSAGE_INTEGRITY,
             AttributeType::MESSAGE_INTEGRITY_SHA256,
             AttributeType::FINGERPRINT,
+            AttributeType::SSODA_ADDITIONAL_ADDRESS_FAMILY,
             AttributeType::ECN_CHECK,
             AttributeType::GOOG_CONNECTION_ID,
             AttributeType::GOOG_DELTA_SYNC_REQ,
