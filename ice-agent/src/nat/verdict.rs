@@ -242,7 +242,7 @@ fn advice(
              port on your own router does not help then.",
             if sure { "shares" } else { "probably shares" }
         ));
-    } else if report.mapping_depends_on_destination == Some(true) {
+    } else if report.mapping_depends_on_destination == Some(true) && report.translated != Some(false) {
         say(
             "Set the router's NAT to \"full cone\" or \"endpoint-independent\" (games call symmetric NAT \"strict\"), \
              or forward a UDP port to this machine.",
