@@ -74,7 +74,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let web = web.map(|web| WebProbe { body: arguments.web_body, ..web });
     let (addresses, nat64) = tokio::join!(udp_addresses(&servers), discover_nat64());
     let options = Options { hairpin: arguments.hairpin, lifetime: arguments.lifetime, nat64: nat64.prefix };
-    let addresses = addresses?;
+    let addresses = match (addresses, &web) {
+        // Behind a portal there may be no DNS: then the page may still tell.
+        (Err(failure), Some(_)) => {
+            tracing::warn!("{}", failure.words().unwrap_or_default());
+            Vec::new()
+        }
+        (addresses, _) => addresses?,
+    };
     let (report, surroundings) =
         tokio::join!(diagnose(&addresses, options, tell), look_around(&servers, web.as_ref(), nat64));
     let failed = |error| Failure::of("diagnosis", error);

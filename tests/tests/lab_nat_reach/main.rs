@@ -133,6 +133,12 @@ fn a_captive_portal() {
         assert_eq!(outcomes(&said), ["silent", "intercepted", "silent"], "{said}");
         assert!(said["verdict"]["why"].to_string().contains("TLS to port 443 is intercepted"), "{said}");
     }
+    // Nor need any server have an address.
+    let _portal = services::web(&lab, Node::NatA, "portal.test", portals[1].0);
+    let page = format!("http://{SRV}/");
+    let said = nat(&lab, &["--server", "nobody.test", "--web", &page]);
+    assert_eq!(said["captive_portal"]["url"], page.as_str(), "{said}");
+    assert!(said["reach"]["tcp_3478"]["outcome"].is_null(), "{said}");
 }
 
 #[test]

@@ -119,7 +119,7 @@ where
 
 async fn portal(web: Option<&WebProbe>, places: &[Place]) -> CaptivePortalReport {
     let (Some(web), Some(place)) = (web, places.first()) else {
-        return CaptivePortalReport::unknown("no page was named whose answer is known");
+        return CaptivePortalReport::unknown("no page was named whose answer is known (--web)");
     };
     let endpoints = match &place.endpoints {
         Ok(endpoints) => endpoints,
