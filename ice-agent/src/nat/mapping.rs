@@ -15,7 +15,7 @@ use super::servers::{ServerFault, fault};
 const MAX_DESTINATIONS: usize = 16;
 
 /// Asks servers what they see of one socket, and servers of RFC 5780 on their other address and port too. In the end
-/// each server is asked again: a mapping that changes meanwhile tells nothing.
+/// all are asked again: a mapping that changes meanwhile tells nothing.
 #[derive(Debug)]
 pub(super) struct MappingTest {
     socket: SocketId,
@@ -26,9 +26,8 @@ pub(super) struct MappingTest {
     observed: bool,
     /// Each answer with the server that it belongs to.
     answers: Vec<(SocketAddr, Answer)>,
-    /// Servers that were asked again, what they saw before, and whether that was another address already.
-    again: BTreeMap<ProbeId, (Answer, bool)>,
-    /// What the first server saw from then on, if the mapping has changed.
+    again: BTreeMap<ProbeId, Again>,
+    /// What somebody saw from then on, if the mapping has changed.
     changed: Option<Answer>,
     pub(super) local: Option<SocketAddr>,
     pub(super) silent: Vec<SocketAddr>,
@@ -36,6 +35,16 @@ pub(super) struct MappingTest {
     pub(super) failed: Vec<(SocketAddr, String)>,
     /// Whether anybody was there who gave no such answer.
     pub(super) accepted: bool,
+}
+
+/// A destination that is asked again.
+#[derive(Clone, Copy, Debug)]
+struct Again {
+    /// To which it belongs.
+    server: SocketAddr,
+    before: Answer,
+    /// Whether that was another address than the first time.
+    changed: bool,
 }
 
 impl MappingTest {
@@ -82,8 +91,8 @@ impl MappingTest {
             if self.asked.is_empty() {
                 self.ask_again(now, prober);
             }
-        } else if let Some((before, twice)) = self.again.remove(&probe) {
-            self.handle_again(now, prober, found, (before, twice), outcome);
+        } else if let Some(again) = self.again.remove(&probe) {
+            self.handle_again(now, prober, found, again, outcome);
         } else {
             return;
         }
@@ -177,16 +186,14 @@ impl MappingTest {
         fault(&Response { other, ..*response }).or(wrong)
     }
 
-    /// Asks each server a second time. Not over TCP, where one port makes no second connection to the same place.
+    /// Asks everybody a second time. Not over TCP, where one port makes no second connection to the same place.
     fn ask_again(&mut self, now: Instant, prober: &mut Prober) {
         if self.transport != Transport::Udp {
             return;
         }
-        for (server, answer) in &self.answers {
-            if *server == answer.server {
-                let probe = prober.ask(now, self.socket, Question::plain(*server));
-                self.again.insert(probe, (*answer, false));
-            }
+        for (server, before) in &self.answers {
+            let probe = prober.ask(now, self.socket, Question::plain(before.server));
+            self.again.insert(probe, Again { server: *server, before: *before, changed: false });
         }
     }
 
@@ -196,18 +203,19 @@ impl MappingTest {
         now: Instant,
         prober: &mut Prober,
         found: &mut Findings,
-        (before, twice): (Answer, bool),
+        again: Again,
         outcome: &Outcome,
     ) {
         // That a server falls silent does not concern the mapping.
         let Outcome::Answered(response) = outcome else { return };
-        let (server, reflexive) = (before.server, response.reflexive);
-        match (reflexive == before.reflexive, twice) {
+        let Again { server, before, changed } = again;
+        let reflexive = response.reflexive;
+        match (reflexive == before.reflexive, changed) {
             (true, false) => {}
             (true, true) => self.changed = self.changed.or(Some(before)),
             (false, false) => {
-                let probe = prober.ask(now, self.socket, Question::plain(server));
-                self.again.insert(probe, (Answer::of(response), true));
+                let probe = prober.ask(now, self.socket, Question::plain(before.server));
+                self.again.insert(probe, Again { before: Answer::of(response), changed: true, ..again });
             }
             (false, true) => self.blame(found, server, ServerFault::WrongReflexiveAddress { reflexive }),
         }
@@ -220,6 +228,7 @@ impl MappingTest {
         self.answers.retain(|(of, _)| *of != server);
         // What is still to come from it would count as well.
         self.asked.retain(|_, (of, _)| *of != server);
+        self.again.retain(|_, again| again.server != server);
     }
 }
 

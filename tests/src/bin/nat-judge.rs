@@ -10,7 +10,7 @@ use thirl_tests::natlab::availability;
 #[derive(Parser)]
 #[command(name = "cargo xtask lab-nat")]
 struct Arguments {
-    /// Only cases whose name contains this
+    /// Only the case with this name, or else those whose name contains it
     case: Option<String>,
     /// Runs of each case
     #[arg(long, default_value_t = 1)]
@@ -35,8 +35,11 @@ fn main() -> ExitCode {
         eprintln!("nat-judge: {reason}");
         return ExitCode::FAILURE;
     }
-    let wanted = |name: &str| arguments.case.as_ref().is_none_or(|part| name.contains(part));
-    let cases: Vec<_> = judge::cases().into_iter().filter(|case| wanted(&case.name)).collect();
+    let mut cases = judge::cases();
+    if let Some(name) = arguments.case {
+        let exists = cases.iter().any(|case| case.name == name);
+        cases.retain(|case| if exists { case.name == name } else { case.name.contains(&name) });
+    }
     let plan = Plan {
         runs: arguments.runs,
         loss_per_mille: arguments.loss,
