@@ -244,34 +244,48 @@ impl<S: Service> Shard<S> {
 
     #[inline]
     fn handle_datagram(&mut self, clock: Clock, index: usize) {
+        let Some(token) = self.io.received(index).map(|received| received.token) else { return };
+        match token.checked_sub(SERVICE_TOKEN_LIMIT).map(usize::try_from) {
+            None => self.handle_socket(clock, index),
+            Some(Ok(listener)) => self.handle_client(clock, index, listener),
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// A datagram that came to a socket of the service's.
+    #[inline]
+    fn handle_socket(&mut self, clock: Clock, index: usize) {
         let Shard { service, io, listeners, streams, dtls, .. } = self;
         let Some(received) = io.received(index) else { return };
-        let Some(listener) = received.token.checked_sub(SERVICE_TOKEN_LIMIT) else {
-            let outcome = service.handle_socket(clock, received.token, received.from, received.payload);
-            match outcome {
-                Outcome::ToClient { five_tuple, prefix, range, padding } => {
-                    if let Some(route) = route(listeners, &five_tuple) {
-                        io.forward(index, range, prefix.as_ref(), padding, route);
-                    } else if let Some(data) = received.payload.get(range) {
-                        let zeros = [0; 3];
-                        let parts = [prefix.as_ref(), data, zeros.get(..padding).unwrap_or_default()];
-                        match dtls {
-                            Some(dtls) if five_tuple.transport == Transport::Dtls => {
-                                dtls.write(clock, five_tuple, &parts, service);
-                                dtls.advance(clock, five_tuple, service, io);
-                            }
-                            _ => streams.write_data(io, &five_tuple, &parts),
-                        }
+        match service.handle_socket(clock, received.token, received.from, received.payload) {
+            Outcome::ToClient { five_tuple, prefix, range, padding } => {
+                if let Some(route) = route(listeners, &five_tuple) {
+                    io.forward(index, range, prefix.as_ref(), padding, route);
+                    return;
+                }
+                let Some(data) = received.payload.get(range) else { return };
+                let zeros = [0; 3];
+                let parts = [prefix.as_ref(), data, zeros.get(..padding).unwrap_or_default()];
+                match dtls {
+                    Some(dtls) if five_tuple.transport == Transport::Dtls => {
+                        dtls.write(clock, five_tuple, &parts, service);
+                        dtls.advance(clock, five_tuple, service, io);
                     }
+                    _ => streams.write_data(io, &five_tuple, &parts),
                 }
-                Outcome::ToSocket { socket, to, range } => {
-                    io.forward(index, range, &[], 0, Route { socket, to, source: None });
-                }
-                Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Nothing => {}
             }
-            return;
-        };
-        let Some(listener) = usize::try_from(listener).ok().and_then(|at| listeners.get(at)) else { return };
+            Outcome::ToSocket { socket, to, range } => {
+                io.forward(index, range, &[], 0, Route { socket, to, source: None });
+            }
+            Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Nothing => {}
+        }
+    }
+
+    /// A datagram that a client sent to a listening address.
+    #[inline]
+    fn handle_client(&mut self, clock: Clock, index: usize, listener: usize) {
+        let Shard { service, io, listeners, dtls, .. } = self;
+        let (Some(received), Some(listener)) = (io.received(index), listeners.get(listener)) else { return };
         let server = listener.server_addr(received.local);
         let client = ClientAddr(received.from);
         if let Some(dtls) = dtls
