@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use thirl_common::uri::{Host, Scheme, ServerUri};
-use tokio::net::lookup_host;
-
-use crate::error::Failure;
+use serde::Serialize;
+use thirl_common::uri::{Scheme, ServerUri};
+use thirl_ice_agent::driver::resolve;
 
 /// A server as people type it: a URI, or a bare host for STUN on its default port.
 pub(crate) fn server_uri(text: &str) -> Result<ServerUri, String> {
@@ -15,36 +14,40 @@ pub(crate) fn server_uri(text: &str) -> Result<ServerUri, String> {
     }
 }
 
-/// The addresses of servers that are asked over UDP, in the order of the URIs. Names that do not resolve are an error
-/// only if none does.
-pub(crate) async fn udp_addresses(uris: &[ServerUri]) -> Result<Vec<SocketAddr>, Failure> {
-    let mut addresses = Vec::new();
-    let mut problems = Vec::new();
-    for uri in uris {
-        match addresses_of(uri).await {
-            Ok(found) => addresses.extend(found),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    if addresses.is_empty() {
-        return Err(Failure::Failed(format!("no server to ask: {}", problems.join("; "))));
-    }
-    problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    Ok(addresses)
+/// A server that cannot be asked.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unresolved {
+    /// As it was named.
+    server: String,
+    /// Why.
+    reason: String,
 }
 
-async fn addresses_of(uri: &ServerUri) -> Result<Vec<SocketAddr>, String> {
-    if !matches!(uri.scheme, Scheme::Stun | Scheme::Turn) {
-        return Err(format!("{uri} is over TLS, which this command does not speak"));
+impl std::fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is not asked: {}", self.server, self.reason)
     }
-    match &uri.host {
-        Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, uri.port)]),
-        Host::Name(name) => {
-            let found = lookup_host((name.as_str(), uri.port)).await;
-            let found: Vec<_> = found.map_err(|error| format!("{name} does not resolve: {error}"))?.collect();
-            // One of each family is enough: more addresses of one name are most often one and the same machine.
-            let first = |ipv4| found.iter().copied().find(|addr| addr.is_ipv4() == ipv4);
-            Ok(first(true).into_iter().chain(first(false)).collect())
+}
+
+/// The addresses of servers that are asked over UDP, in the order of the URIs, and those that cannot be asked. The names
+/// are looked up at the same time, so that none waits for another.
+pub(crate) async fn udp_addresses(uris: &[ServerUri]) -> (Vec<SocketAddr>, Vec<Unresolved>) {
+    let (mut addresses, mut unresolved) = (Vec::new(), Vec::new());
+    for (uri, found) in uris.iter().zip(resolve(uris).await) {
+        let found = match uri.scheme {
+            Scheme::Stun | Scheme::Turn => found,
+            Scheme::Stuns | Scheme::Turns => {
+                Err("it is over TLS, which this command does not speak".to_owned())
+            }
+        };
+        match found {
+            Ok(found) => addresses.extend(found),
+            Err(reason) => {
+                let server = uri.to_string();
+                let reason = reason.trim_start_matches(server.as_str()).trim_start_matches(": ").to_owned();
+                unresolved.push(Unresolved { server, reason });
+            }
         }
     }
+    (addresses, unresolved)
 }

@@ -73,6 +73,21 @@ fn with_loss_it_is_right_or_not_measurable_and_never_wrong() {
 }
 
 #[test]
+fn stopped_at_any_time_it_is_right_or_not_measurable() {
+    for (n, spec) in (0..).zip(every_nat()) {
+        let (mapping, filtering) = in_the_agents_words(spec);
+        let mut measured = Vec::new();
+        for events in (1..600).step_by(11) {
+            let udp = Scene { stopped_after: Some(events), ..Scene::new(5000 + n, spec) }.diagnose().udp;
+            assert!(udp.mapping.is_none_or(|found| found == mapping), "{spec:?} {events}: {udp:?}");
+            assert!(udp.filtering.is_none_or(|found| found == filtering), "{spec:?} {events}: {udp:?}");
+            measured.push(udp.mapping.is_some());
+        }
+        assert_eq!((measured.first(), measured.last()), (Some(&false), Some(&true)), "{spec:?}");
+    }
+}
+
+#[test]
 fn ports_that_are_preserved() {
     let nat = NatSpec::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent);
     let nat = NatSpec { allocation: PortAllocation::Preserving, ..nat };

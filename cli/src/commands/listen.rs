@@ -15,6 +15,10 @@ pub(crate) struct Arguments {
     servers: Vec<ServerUrl>,
     #[command(flatten)]
     node: NodeArguments,
+    /// Do not tell peers that ask what this machine's network does (`thirl nat --against`). Else it is measured for them,
+    /// once a minute at the most, and they learn no addresses that a connection would not tell them.
+    #[arg(long)]
+    no_diagnosis: bool,
     /// Print JSON lines: first {"ticket"}, then one for each connection and each change of its path.
     #[arg(long)]
     json: bool,
@@ -65,6 +69,7 @@ impl ConnectionLine {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut node = arguments.node.start(&arguments.servers).await?;
+    node.set_diagnosis(!arguments.no_diagnosis);
     let ticket =
         Ticket::new(node.id(), arguments.servers).map_err(|error| Failure::Usage(error.to_string()))?;
     if arguments.json {

@@ -15,10 +15,10 @@ use crate::error::Failure;
 pub(crate) struct NodeArguments {
     /// File with this node's key; made if it does not exist. Default: a new key each time.
     #[arg(long, value_name = "FILE", env = "THIRL_KEY")]
-    key: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
     /// Which candidates may be used: `relay` hides this machine's addresses from the other side.
     #[arg(long, value_enum, default_value_t = PolicyArgument::All)]
-    policy: PolicyArgument,
+    pub(super) policy: PolicyArgument,
 }
 
 /// [`Policy`] as a flag.

@@ -28,6 +28,9 @@ pub struct Options {
     pub nat64: Option<Nat64Prefix>,
 }
 
+/// Why a test that was under way has no result.
+const STOPPED: &str = "it was stopped before that was measured";
+
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -93,6 +96,7 @@ pub struct Diagnosis {
     streams: MappingTest,
     hops: Option<HopsTest>,
     path_mtu: Option<PathMtuTest>,
+    stopped: bool,
     event: Option<Event>,
 }
 
@@ -132,6 +136,7 @@ impl Diagnosis {
             streams,
             hops: None,
             path_mtu: None,
+            stopped: false,
             event: None,
         }
     }
@@ -182,6 +187,24 @@ impl Diagnosis {
         self.go_on(now);
     }
 
+    /// Ends it early: [`Diagnosis::report`] has what was found so far. A test under way counts for nothing, since half of
+    /// its answers could tell the contrary of all; only the search for the lifetime keeps what it has.
+    pub fn stop(&mut self) {
+        match self.phase {
+            Phase::Filtering => self.filtering = None,
+            Phase::Mapping => self.mapping = None,
+            Phase::Allocation => self.allocation = None,
+            Phase::Hairpin => self.hairpin = None,
+            Phase::Discovery | Phase::Lifetime | Phase::Over => {}
+        }
+        if let Some(test) = &mut self.lifetime {
+            test.stop();
+        }
+        self.hops.take_if(|test| !test.is_over());
+        self.path_mtu.take_if(|test| !test.is_over());
+        self.stopped = true;
+    }
+
     /// A datagram to send from the socket that has this address, or a message to send on a TCP connection from there.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.prober.poll_transmit()
@@ -205,10 +228,11 @@ impl Diagnosis {
 
     /// Whether everything has been measured.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over
+        let finished = self.phase == Phase::Over
             && self.streams.is_over()
             && self.hops.as_ref().is_none_or(HopsTest::is_over)
-            && self.path_mtu.as_ref().is_none_or(PathMtuTest::is_over)
+            && self.path_mtu.as_ref().is_none_or(PathMtuTest::is_over);
+        self.stopped || finished
     }
 
     /// What was found.
@@ -232,7 +256,7 @@ impl Diagnosis {
                 loss,
             )
         });
-        FamilyReport::new(Conclusions {
+        let report = FamilyReport::new(Conclusions {
             found: &self.found,
             local: self.mapping.as_ref().and_then(|mapping| mapping.local).or(self.found.local),
             failure: self.discovery.failure.as_deref(),
@@ -246,7 +270,8 @@ impl Diagnosis {
             streams: &self.streams,
             hops: self.hops.as_ref().and_then(HopsTest::report),
             path_mtu: self.path_mtu.as_ref().map(|test| test.report(loss)),
-        })
+        });
+        if self.stopped && !self.streams.is_over() { report.without_tcp_mapping(STOPPED) } else { report }
     }
 
     fn go_on(&mut self, now: Instant) {

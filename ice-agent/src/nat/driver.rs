@@ -14,7 +14,7 @@ use thirl_common::net::{Nat64Prefix, Obstacle, Transmit, Transport, Undelivered}
 use thirl_common::wire::{FrameLen, frame_len};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::diagnosis::{Diagnosis, Event, Options};
@@ -40,11 +40,13 @@ pub enum DiagnoseError {
 }
 
 /// Asks `servers`, each in its own family. Takes some three seconds, with [`Options::lifetime`] minutes; `progress` is
-/// told what is waited for. Without IPv4 on this machine, IPv4 servers are asked through [`Options::nat64`].
+/// told what is waited for. Without IPv4 on this machine, IPv4 servers are asked through [`Options::nat64`]. When `stop`
+/// turns true or its sender is gone, it ends with what was found so far.
 pub async fn diagnose(
     servers: &[SocketAddr],
     options: Options,
     progress: impl Fn(Event),
+    stop: &watch::Receiver<bool>,
 ) -> Result<Report, DiagnoseError> {
     let mut seeds = [[0; 32]; 2];
     seeds.iter_mut().try_for_each(|seed| rand::rngs::OsRng.try_fill_bytes(seed))?;
@@ -55,8 +57,8 @@ pub async fn diagnose(
         |ipv4: bool| servers.iter().copied().filter(|addr| addr.is_ipv4() == ipv4).collect::<Vec<_>>();
     let (ipv4, ipv6) = (of_family(true), of_family(false));
     let (ipv4, ipv6) = tokio::join!(
-        family(&ipv4, options, seeds[0], &progress),
-        family(&ipv6, options, seeds[1], &progress)
+        family(&ipv4, options, seeds[0], &progress, stop.clone()),
+        family(&ipv6, options, seeds[1], &progress, stop.clone())
     );
     Ok(Report::new(ipv4, ipv6))
 }
@@ -66,6 +68,7 @@ async fn family(
     options: Options,
     seed: [u8; 32],
     progress: &impl Fn(Event),
+    mut stop: watch::Receiver<bool>,
 ) -> FamilyReport {
     let Some(first) = servers.first() else {
         return FamilyReport::unavailable("no server with an address of this family");
@@ -97,6 +100,7 @@ async fn family(
         tokio::select! {
             Some(arrival) = sockets.arrivals.recv() => handle(&mut diagnosis, arrival.untranslated(nat64)),
             () = tokio::time::sleep_until(deadline.into()) => diagnosis.handle_timeout(now()),
+            _ = stop.wait_for(|stop| *stop) => diagnosis.stop(),
         }
     }
     diagnosis.report()

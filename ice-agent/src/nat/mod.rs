@@ -7,7 +7,8 @@
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
 //! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
 //! 4. [`Surroundings`]: what the network lets out at all, captive portals, NAT64, and the IPv6 addresses of this machine.
-//! 5. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two.
+//! 5. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two;
+//!    [`PairReport`]: whether it did.
 //! 6. `driver` (feature `driver`): [`diagnose`] runs a diagnosis for each address family on fresh sockets.
 
 mod allocation;
@@ -41,7 +42,7 @@ pub use findings::{Answer, Scope};
 pub use hairpin::HairpinReport;
 pub use hops::Hop;
 pub use lifetime::{Lifetime, LifetimeReport, Wait};
-pub use pair::{Advice, PairPath, Prediction, Side, Way, predict};
+pub use pair::{Advice, PairPath, PairReport, Prediction, Side, Trial, Way, predict};
 pub use path_mtu::PathMtuReport;
 pub use probe::{Action, SocketId, Travel};
 pub use report::{Families, FamilyReport, LayersReport, Report, TcpFailure, TcpReport, UdpReport};

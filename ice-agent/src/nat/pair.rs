@@ -2,10 +2,14 @@
 //!
 //! For each address family both sides have: one network, then blocked UDP, then one external address, then the two NATs
 //! ([`direct_path`], for all that they can be). The best family counts, as for ICE; if none is direct, a relay, if both
-//! sides reach one.
+//! sides reach one. [`PairReport`] has beside it what came of trying.
 
 mod advice;
+mod report;
+mod text;
 mod words;
+
+pub use report::{PairReport, Trial};
 
 use serde::Serialize;
 

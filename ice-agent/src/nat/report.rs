@@ -182,6 +182,14 @@ impl FamilyReport {
         FamilyReport { udp: UdpReport::new(conclusions), tcp }
     }
 
+    /// What half of the connections tell is not used.
+    pub(super) fn without_tcp_mapping(mut self, reason: &str) -> FamilyReport {
+        self.tcp.mapping = None;
+        self.tcp.mapping_depends_on_destination = None;
+        self.tcp.reason = reason.to_owned();
+        self
+    }
+
     /// Nothing could be measured.
     pub fn unavailable(reason: &str) -> FamilyReport {
         let udp = UdpReport {

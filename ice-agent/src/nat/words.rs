@@ -10,7 +10,11 @@ use super::report::{Report, TcpReport, UdpReport};
 use super::verdict::known_as;
 
 /// Nothing is readable in fewer columns, and the table needs as many.
-const MIN_WIDTH: usize = 32;
+pub(super) const MIN_WIDTH: usize = 32;
+
+/// The terms of RFC 3489 (section 5), which people know.
+const ONCE_CALLED: &str = "EIM with EIF was called a full cone, with ADF a restricted cone, with APDF a port restricted cone; \
+                           APDM was called symmetric.";
 
 impl Report {
     /// The report for people, in lines of `width` columns; at least 32 are used.
@@ -27,6 +31,7 @@ impl Report {
             self.verdict.advice.iter().for_each(|advice| paragraph(&mut text, width, "- ", advice));
         }
         self.table(&mut text);
+        paragraph(&mut text, width, "  ", ONCE_CALLED);
         for (name, udp, tcp) in
             [("IPv4", &self.udp.ipv4, &self.tcp.ipv4), ("IPv6", &self.udp.ipv6, &self.tcp.ipv6)]
         {
@@ -173,7 +178,7 @@ pub(super) fn entry(text: &mut String, width: usize, key: &str, value: &str) {
 }
 
 /// Breaks `words` into lines; the first begins with `lead`, the others with as many blanks.
-fn paragraph(text: &mut String, width: usize, lead: &str, words: &str) {
+pub(super) fn paragraph(text: &mut String, width: usize, lead: &str, words: &str) {
     let indent = lead.chars().count();
     text.push_str(lead);
     let mut column = indent;

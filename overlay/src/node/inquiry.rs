@@ -57,7 +57,9 @@ pub(super) async fn measure(
     addresses.extend(others);
     addresses.sort_unstable();
     addresses.dedup();
-    let report = diagnose(&addresses, options, progress).await?;
+    // Whoever does not want to wait drops this.
+    let (_go_on, stop) = watch::channel(false);
+    let report = diagnose(&addresses, options, progress, &stop).await?;
     // Without them nothing tells whether two nodes are in one network.
     let networks = host_networks().unwrap_or_default();
     let facts = Facts::new(&report, &networks);

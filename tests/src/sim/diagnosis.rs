@@ -88,6 +88,8 @@ pub struct Scene {
     pub dies_after: Option<Duration>,
     /// When the NAT loses its mappings.
     pub reboots_after: Option<Duration>,
+    /// After how many arrivals and timeouts it is stopped.
+    pub stopped_after: Option<usize>,
     /// What to measure beside the usual.
     pub options: Options,
 }
@@ -103,6 +105,7 @@ impl Scene {
             servers: vec![Lie::None],
             dies_after: None,
             reboots_after: None,
+            stopped_after: None,
             options: Options::default(),
         }
     }
@@ -121,8 +124,13 @@ impl Scene {
         let mut client = Client::new(&mut network, own, nat, self, &servers);
         let after = |delay: Option<Duration>| delay.map(|delay| network.now() + delay);
         let (dies, mut reboots) = (after(self.dies_after), after(self.reboots_after));
+        let mut events = 0;
         while !client.diagnosis.is_over() {
             client.drain(&mut network);
+            events += 1;
+            if self.stopped_after == Some(events) {
+                client.diagnosis.stop();
+            }
             let Some(next) = client.next(&network, reboots) else { break };
             match network.advance(next) {
                 Some((at, packet)) if at == client.host => client.take(network.now(), &packet),

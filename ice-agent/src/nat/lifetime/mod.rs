@@ -113,6 +113,11 @@ impl LifetimeTest {
             && self.refresh.as_ref().is_none_or(Refresh::is_over)
     }
 
+    /// Keeps what is known; half of what a refreshed mapping does tells nothing.
+    pub(super) fn stop(&mut self) {
+        self.refresh.take_if(|refresh| !refresh.is_over());
+    }
+
     /// What takes longest of what is under way, and when that will be over.
     pub(super) fn wait(&self, now: Instant) -> Option<(Wait, Instant)> {
         let search = |search: &Search| {

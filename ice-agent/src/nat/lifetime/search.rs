@@ -188,6 +188,7 @@ impl Search {
         let gone = self.trials.iter().filter_map(silence).min();
         let reason = match gone {
             Some(_) => format!("{} sockets that kept quiet for different times", self.trials.len()),
+            None if !self.is_over() => "it was stopped before a mapping had expired".to_owned(),
             None => "it outlived the longest trial".to_owned(),
         };
         Lifetime {
