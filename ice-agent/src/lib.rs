@@ -11,10 +11,12 @@
 //! 3. [`turn`]: the sans-IO TURN client, of which the agent has one for each server and socket.
 //! 4. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
 //! 5. [`nat`]: what this side's NAT does.
+//! 6. [`port_mapping`]: asking the gateway for a way in.
 
 pub mod agent;
 pub mod candidate;
 #[cfg(feature = "driver")]
 pub mod driver;
 pub mod nat;
+pub mod port_mapping;
 pub mod turn;

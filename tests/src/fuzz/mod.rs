@@ -9,6 +9,7 @@
 //! - [`client_hello`]: what a server of DTLS reads before it knows its client.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
+//! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
 //!   system.
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
@@ -18,6 +19,7 @@ mod client_hello;
 mod credentials;
 mod diagnosis;
 mod framing;
+mod gateway;
 mod message;
 mod network;
 mod partner;
@@ -27,6 +29,7 @@ pub use client_hello::client_hello;
 pub use credentials::{credentials, nonce, prepared, token};
 pub use diagnosis::diagnosis;
 pub use framing::{channel_data, framing};
+pub use gateway::{port_mapping, routes};
 pub use message::{classic, message};
 pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
@@ -51,8 +54,10 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("nat64", nat64),
     ("nonce", nonce),
     ("partner", partner),
+    ("port_mapping", port_mapping),
     ("prepared", prepared),
     ("quic_version", quic_version),
+    ("routes", routes),
     ("session", session),
     ("settings", settings),
     ("signalling", signalling),
