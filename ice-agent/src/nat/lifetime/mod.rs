@@ -1,8 +1,8 @@
 //! The lifetime of mappings (RFC 5780, section 4.6), by search, and what keeps them (RFC 4787, section 4.3).
 //!
 //! A [`Search`] has sockets keep quiet for different times. There are two at the same time, since many NATs give a mapping
-//! that carries a conversation longer than one that carried a single exchange. As soon as it is known roughly, `refresh`
-//! sees which packets keep a mapping beyond it.
+//! that carries a conversation longer than one that carried a single exchange. As soon as it is known, `refresh` sees
+//! which packets keep a mapping beyond it.
 
 mod refresh;
 mod search;
@@ -89,8 +89,8 @@ impl LifetimeTest {
         self.conversation.handle(now, prober, probe, outcome);
         if let Some(refresh) = &mut self.refresh {
             refresh.handle(now, prober, probe, outcome);
-        } else if let Some((alive, gone)) = self.single.rough_bracket() {
-            self.refresh = Some(Refresh::begin(now, prober, self.server, alive, gone));
+        } else if let Some((alive, gone)) = self.single.found() {
+            self.refresh = Refresh::begin(now, prober, self.server, alive, gone);
         }
     }
 
@@ -133,7 +133,11 @@ impl LifetimeTest {
         let single = self.single.report();
         let refresh = match &self.refresh {
             Some(refresh) => refresh.report(),
-            None => (None, None, format!("not measurable: {}", single.reason)),
+            None => {
+                let reason =
+                    "not measurable: for that the lifetime has to be known, and some seconds at least";
+                (None, None, reason.to_owned())
+            }
         };
         let (refreshed_by_outbound, refreshed_by_inbound, refresh_reason) = refresh;
         let conversation = self.conversation.report();

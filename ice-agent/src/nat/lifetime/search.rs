@@ -169,11 +169,10 @@ impl Search {
         needed.map(end).max().filter(|_| !self.over)
     }
 
-    /// What was survived for a second or more and what was not, as soon as a round says so.
-    pub(super) fn rough_bracket(&self) -> Option<(Duration, Duration)> {
+    /// What was survived and what was not, at the end.
+    pub(super) fn found(&self) -> Option<(Duration, Duration)> {
         let (alive, gone) = self.bracket();
-        let settled = self.round > 1 || self.over;
-        Some((alive.filter(|alive| settled && *alive >= PRECISION)?, gone?))
+        Some((alive.filter(|_| self.over)?, gone?))
     }
 
     pub(super) fn report(&self) -> Lifetime {
