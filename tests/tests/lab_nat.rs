@@ -145,6 +145,7 @@ fn the_json_is_what_is_documented() {
         ("`udp.ipv4`", "/udp/ipv4"),
         ("`tcp.ipv4`", "/tcp/ipv4"),
         ("`reach.tcp_3478`", "/reach/tls_443"),
+        ("`gateway.ipv4`", "/gateway/ipv4"),
         ("`ipv6_addresses`", "/ipv6_addresses"),
     ] {
         let fields = documented(section);

@@ -169,6 +169,7 @@ fn the_schema_and_the_documentation_name_the_same_fields() {
         ("`udp.ipv4`, `udp.ipv6`", "/$defs/udp"),
         ("`tcp.ipv4`, `tcp.ipv6`", "/$defs/tcp"),
         ("`reach.tcp_3478`, `reach.tls_443`, `reach.udp_443`", "/$defs/way"),
+        ("`gateway.ipv4`, `gateway.ipv6`", "/$defs/gateway"),
         ("`ipv6_addresses`", "/$defs/ipv6_addresses"),
         ("`lifetime`", "/$defs/udp/properties/lifetime/anyOf/0"),
         ("`pair`", "/$defs/pair"),

@@ -4,6 +4,7 @@ mod against;
 mod progress;
 
 use std::future::Future;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use thirl_common::uri::ServerUri;
@@ -71,6 +72,9 @@ pub(crate) struct Arguments {
     /// what is waited for.
     #[arg(long)]
     lifetime: bool,
+    /// Ask this router for port mapping (PCP, NAT-PMP, UPnP) instead of the default gateway.
+    #[arg(long, value_name = "IP")]
+    gateway: Option<IpAddr>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -117,7 +121,12 @@ async fn measure(arguments: &Arguments, progress: &Progress) -> Result<Found, Fa
     let web = web.map(|web| WebProbe { body: arguments.web_body.clone(), ..web });
     let ((addresses, unresolved), nat64) = tokio::join!(udp_addresses(&servers), discover_nat64());
     unresolved.iter().for_each(|server| progress.note(&server.to_string()));
-    let options = Options { hairpin: arguments.hairpin, lifetime: arguments.lifetime, nat64: nat64.prefix };
+    let options = Options {
+        hairpin: arguments.hairpin,
+        lifetime: arguments.lifetime,
+        nat64: nat64.prefix,
+        gateway: arguments.gateway,
+    };
     let around = async {
         let found = look_around(&servers, web.as_ref(), nat64).await;
         found.map_err(|error| Failure::of("diagnosis", error))

@@ -1,6 +1,6 @@
 //! The machine that puts the tests in order, for one address family.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use thirl_common::net::{Nat64Prefix, Transmit, Transport, Undelivered, canonical};
@@ -26,6 +26,8 @@ pub struct Options {
     pub lifetime: bool,
     /// The prefix under which IPv4 servers are reached if this machine has no IPv4: for the driver.
     pub nat64: Option<Nat64Prefix>,
+    /// Ask this gateway for its services, where the system does not tell the default gateway of its family.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Why a test that was under way has no result.

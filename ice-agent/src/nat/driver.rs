@@ -18,8 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::diagnosis::{Diagnosis, Event, Options};
+use super::gateway::{GatewayReport, GatewayTest};
 use super::probe::{Action, SocketId, Travel};
 use super::report::{FamilyReport, Report};
+use crate::port_mapping::driver::{PortMappings, default_gateway};
 
 /// What arrives and is not taken is dropped, as a kernel would.
 const QUEUE: usize = 256;
@@ -77,8 +79,57 @@ async fn family(
         Ok(route) => route,
         Err(error) => return FamilyReport::unavailable(&format!("not available on this machine: {error}")),
     };
-    let mut diagnosis = Diagnosis::new(now(), servers, options, seed);
-    let mut sockets = Sockets::new(local_ip, nat64);
+    let diagnosis = Diagnosis::new(now(), servers, options, seed);
+    let sockets = Sockets::new(local_ip, nat64);
+    let gateway = async {
+        match nat64 {
+            Some(_) => GatewayReport::unknown("IPv4 is reached through NAT64"),
+            None => ask_gateway(local_ip, options.gateway).await,
+        }
+    };
+    let mut stopped = stop.clone();
+    let gateway = async {
+        tokio::select! {
+            gateway = gateway => gateway,
+            // A port that was opened closes by itself when its short lifetime is over.
+            _ = stopped.wait_for(|stop| *stop) => GatewayReport::unknown("stopped before the gateway had answered"),
+        }
+    };
+    let (report, gateway) = tokio::join!(measure(diagnosis, sockets, nat64, progress, &mut stop), gateway);
+    FamilyReport { gateway, ..report }
+}
+
+/// What the gateway offers, at the time at which all else is measured.
+async fn ask_gateway(local_ip: IpAddr, gateway: Option<IpAddr>) -> GatewayReport {
+    let named = gateway.filter(|gateway| gateway.is_ipv4() == local_ip.is_ipv4());
+    let gateway = named.map(|ip| SocketAddr::new(ip, 0)).or_else(|| default_gateway(local_ip.is_ipv4()));
+    let Some(gateway) = gateway else { return GatewayReport::unknown("no default gateway is known") };
+    let bound = PortMappings::bind(gateway, local_ip).and_then(|mappings| {
+        let socket = || std::net::UdpSocket::bind((local_ip, 0));
+        Ok((mappings, [socket()?, socket()?, socket()?]))
+    });
+    let (mut mappings, sockets) = match bound {
+        Ok(bound) => bound,
+        Err(error) => return GatewayReport::unknown(&format!("the gateway cannot be asked: {error}")),
+    };
+    let ports = sockets.each_ref().map(|socket| socket.local_addr().map_or(0, |addr| addr.port()));
+    let (mapper, begin) = mappings.mapper();
+    let mut test = GatewayTest::begin(begin, mapper, ports);
+    while !test.is_over() {
+        let event = mappings.next_event().await;
+        let (mapper, now) = mappings.mapper();
+        test.handle_event(now, mapper, &event);
+    }
+    test.report()
+}
+
+async fn measure(
+    mut diagnosis: Diagnosis,
+    mut sockets: Sockets,
+    nat64: Option<Nat64Prefix>,
+    progress: &impl Fn(Event),
+    stop: &mut watch::Receiver<bool>,
+) -> FamilyReport {
     while !diagnosis.is_over() {
         while let Some(action) = diagnosis.poll_action() {
             match action {

@@ -3,7 +3,7 @@
 //! 1. [`Diagnosis`]: the sans-IO machine for one address family. It runs, in this order, `servers` (who answers and can
 //!    be believed), `filtering`, `mapping`, `allocation`, and on demand `hairpin` and `lifetime`; beside them the mapping
 //!    test over TCP, and what the way to the servers is like: `hops` and `path_mtu`. They share the requests of `probe`
-//!    and the results of `findings`.
+//!    and the results of `findings`. `gateway` asks the router what it offers, at the same time.
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
 //! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
 //! 4. [`Surroundings`]: what the network lets out at all, captive portals, NAT64, and the IPv6 addresses of this machine.
@@ -19,6 +19,7 @@ mod driver;
 mod facts;
 mod filtering;
 mod findings;
+mod gateway;
 mod hairpin;
 mod hops;
 mod lifetime;
@@ -39,6 +40,7 @@ pub use diagnosis::{Diagnosis, Event, Options};
 pub use driver::{DiagnoseError, diagnose};
 pub use facts::{Facts, FamilyFacts, HostNetwork, InvalidFacts, VERSION as FACTS_VERSION};
 pub use findings::{Answer, Scope};
+pub use gateway::{GatewayReport, GatewayTest, ServiceReport};
 pub use hairpin::HairpinReport;
 pub use hops::Hop;
 pub use lifetime::{Lifetime, LifetimeReport, Wait};

@@ -9,6 +9,7 @@ use super::allocation::AllocationReport;
 use super::behaviour::{Confidence, Filtering, Mapping};
 use super::filtering;
 use super::findings::{Answer, Findings, Scope};
+use super::gateway::{GatewayReport, look_above};
 use super::hairpin::HairpinReport;
 use super::hops::Hop;
 use super::lifetime::LifetimeReport;
@@ -27,6 +28,8 @@ pub struct Report {
     pub udp: Families<UdpReport>,
     /// What happens to TCP.
     pub tcp: Families<TcpReport>,
+    /// What the gateway offers.
+    pub gateway: Families<GatewayReport>,
     /// What else was found, if anybody looked around.
     #[serde(flatten)]
     pub surroundings: Option<Surroundings>,
@@ -43,17 +46,19 @@ pub struct Families<T> {
 
 impl Report {
     /// Puts the reports of both families together.
-    pub fn new(ipv4: FamilyReport, ipv6: FamilyReport) -> Report {
+    pub fn new(mut ipv4: FamilyReport, ipv6: FamilyReport) -> Report {
+        look_above(&mut ipv4.udp, &ipv4.gateway);
         let udp = Families { ipv4: ipv4.udp, ipv6: ipv6.udp };
         let tcp = Families { ipv4: ipv4.tcp, ipv6: ipv6.tcp };
-        Report { verdict: Verdict::new(&udp, &tcp, None), udp, tcp, surroundings: None }
+        let gateway = Families { ipv4: ipv4.gateway, ipv6: ipv6.gateway };
+        Report { verdict: Verdict::new(&udp, &tcp, &gateway, None), udp, tcp, gateway, surroundings: None }
     }
 
     /// Adds what was found around, which the verdict then takes into account.
     #[must_use]
     pub fn with_surroundings(mut self, mut surroundings: Surroundings) -> Report {
         surroundings.nat64.used = self.udp.ipv4.is_through_nat64();
-        self.verdict = Verdict::new(&self.udp, &self.tcp, Some(&surroundings));
+        self.verdict = Verdict::new(&self.udp, &self.tcp, &self.gateway, Some(&surroundings));
         self.surroundings = Some(surroundings);
         self
     }
@@ -71,6 +76,8 @@ pub struct FamilyReport {
     pub udp: UdpReport,
     /// Over TCP.
     pub tcp: TcpReport,
+    /// Of the gateway, which is asked beside the diagnosis.
+    pub gateway: GatewayReport,
 }
 
 /// What happens to UDP of one family. What is `None` could not be told, and a reason stands beside it.
@@ -179,7 +186,7 @@ pub(super) struct Conclusions<'a> {
 impl FamilyReport {
     pub(super) fn new(conclusions: Conclusions<'_>) -> FamilyReport {
         let tcp = TcpReport::new(conclusions.streams);
-        FamilyReport { udp: UdpReport::new(conclusions), tcp }
+        FamilyReport { udp: UdpReport::new(conclusions), tcp, gateway: GatewayReport::unknown("not asked") }
     }
 
     /// What half of the connections tell is not used.
@@ -221,7 +228,7 @@ impl FamilyReport {
             mapping_depends_on_destination: None,
             reason: reason.to_owned(),
         };
-        FamilyReport { udp, tcp }
+        FamilyReport { udp, tcp, gateway: GatewayReport::unknown(reason) }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::behaviour::{Confidence, Filtering, Mapping, classic_name, direct_path};
+use super::gateway::{GatewayReport, ServiceReport};
 use super::path_mtu::PathMtuReport;
 use super::report::{Families, TcpReport, UdpReport};
 use super::surroundings::Surroundings;
@@ -58,11 +59,15 @@ impl Verdict {
     pub(super) fn new(
         udp: &Families<UdpReport>,
         tcp: &Families<TcpReport>,
+        gateway: &Families<GatewayReport>,
         around: Option<&Surroundings>,
     ) -> Verdict {
         let ipv4 = udp.ipv4.local.is_some() || udp.ipv6.local.is_none();
-        let (name, main, main_tcp) =
-            if ipv4 { ("IPv4", &udp.ipv4, &tcp.ipv4) } else { ("IPv6", &udp.ipv6, &tcp.ipv6) };
+        let (name, main, main_tcp, gateway) = if ipv4 {
+            ("IPv4", &udp.ipv4, &tcp.ipv4, &gateway.ipv4)
+        } else {
+            ("IPv6", &udp.ipv6, &tcp.ipv6, &gateway.ipv6)
+        };
         let peers = peers(main);
         let mut summary = summary(name, main, main_tcp, around, &peers);
         if ipv4 && udp.ipv6.reachable {
@@ -83,7 +88,8 @@ impl Verdict {
             format!("{name}{through}: {}", why_so(family))
         });
         let why = why.collect();
-        let mut verdict = Verdict { summary, why, advice: advice(main, main_tcp, around, udp), peers };
+        let mut verdict =
+            Verdict { summary, why, advice: advice(main, main_tcp, gateway, around, udp), peers };
         if let Some(around) = around {
             verdict.account_for(around);
         }
@@ -213,10 +219,11 @@ fn why_so(report: &UdpReport) -> String {
 fn advice(
     report: &UdpReport,
     tcp: &TcpReport,
+    gateway: &GatewayReport,
     around: Option<&Surroundings>,
     udp: &Families<UdpReport>,
 ) -> Vec<String> {
-    let mut advice = Vec::new();
+    let mut advice = about_gateway(report, gateway);
     let mut say = |words: &str| advice.push(words.to_owned());
     if report.is_blocked() {
         say("Allow UDP to leave the network, or at least to the relay's port.");
@@ -265,6 +272,48 @@ fn advice(
         say("Ask a second server: --server may be repeated.");
     }
     advice
+}
+
+/// What the router could do, where that would help.
+fn about_gateway(report: &UdpReport, gateway: &GatewayReport) -> Vec<String> {
+    let open = report.filtering == Some(Filtering::EndpointIndependent)
+        && (report.translated == Some(false) || report.mapping == Some(Mapping::EndpointIndependent));
+    if gateway.address.is_none() || !report.reachable || open {
+        return Vec::new();
+    }
+    let named = |which: fn(&ServiceReport) -> bool| -> Vec<_> {
+        let services = gateway.services().into_iter().filter(|(_, service)| which(service));
+        services.map(|(protocol, service)| (protocol, service.reason.as_str())).collect()
+    };
+    let granting = named(|service| service.granted == Some(true));
+    match (granting.first(), report.layers.at_least) {
+        (Some((protocol, _)), Some(2..)) => {
+            return vec![format!(
+                "{protocol} on your router can open a port, but another NAT is above the router, and would have to open \
+                 one too."
+            )];
+        }
+        (Some((protocol, _)), _) => {
+            return vec![format!(
+                "{protocol} on your router can open a port: peers behind any NAT then reach you directly, if the app \
+                 asks for it."
+            )];
+        }
+        // It refuses because of what is above it, or would not help.
+        (None, Some(2..)) => return Vec::new(),
+        (None, _) => {}
+    }
+    let refusing = named(|service| service.granted == Some(false));
+    if refusing.is_empty() && report.translated == Some(true) {
+        return vec![
+            "Switch on PCP, NAT-PMP or UPnP in the router's settings: apps can then open a port by themselves."
+                .to_owned(),
+        ];
+    }
+    let refusing = refusing.into_iter();
+    refusing
+        .map(|(protocol, reason)| format!("Your router offers {protocol}, but opens no port: {reason}."))
+        .collect()
 }
 
 /// How people call such a NAT.

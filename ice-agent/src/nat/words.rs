@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::behaviour::{Confidence, Filtering, Mapping};
 use super::findings::{Answer, Scope};
+use super::gateway::GatewayReport;
 use super::hops::Hop;
 use super::lifetime::Lifetime;
 use super::report::{Report, TcpReport, UdpReport};
@@ -39,6 +40,10 @@ impl Report {
             udp_words(&mut text, width, udp);
             _ = write!(text, "\nTCP over {name}\n");
             tcp_words(&mut text, width, tcp);
+        }
+        for (name, gateway) in [("IPv4", &self.gateway.ipv4), ("IPv6", &self.gateway.ipv6)] {
+            _ = write!(text, "\nGateway over {name}\n");
+            gateway_words(&mut text, width, gateway);
         }
         if let Some(around) = &self.surroundings {
             around.to_text(&mut text, width);
@@ -163,6 +168,25 @@ fn tcp_words(text: &mut String, width: usize, report: &TcpReport) {
 fn answer_words(answer: &Answer) -> String {
     let rtt = answer.rtt_ms.map_or(String::new(), |rtt| format!(" in {rtt:.1} ms"));
     format!("{}, seen by {}{rtt}", answer.reflexive, answer.server)
+}
+
+fn gateway_words(text: &mut String, width: usize, report: &GatewayReport) {
+    let Some(address) = report.address else { return entry(text, width, "", &report.reason) };
+    entry(text, width, "address", &address.to_string());
+    for (protocol, service) in report.services() {
+        let state = match (service.offered, service.granted) {
+            (None, _) => continue,
+            (Some(false), _) => "no",
+            (_, Some(true)) => "opens ports",
+            (_, Some(false)) => "refuses",
+            (_, None) => "is there",
+        };
+        let external = service.external.map_or(String::new(), |ip| format!("; external address {ip}"));
+        entry(text, width, &protocol.to_string(), &format!("{state}: {}{external}", service.reason));
+    }
+    if report.external.is_none() {
+        entry(text, width, "external", &format!("unknown: {}", report.reason));
+    }
 }
 
 /// A key and its value; on a narrow terminal the value begins a line of its own.

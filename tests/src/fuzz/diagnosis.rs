@@ -20,7 +20,7 @@ pub fn diagnosis(data: &[u8]) {
     let mut input = data.iter().copied();
     let mut now = *NOW;
     let lifetime = input.next().is_some_and(|byte| byte & 1 == 1);
-    let options = Options { hairpin: true, lifetime, nat64: None };
+    let options = Options { hairpin: true, lifetime, ..Options::default() };
     let mut diagnosis = Diagnosis::new(now, &servers, options, [7; 32]);
     let (mut sent, mut port) = (Vec::new(), 1024);
     for step in 0.. {
