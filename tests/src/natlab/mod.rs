@@ -10,7 +10,8 @@
 //! the names of two labs never clash, and dropping the value ends every process in it and removes every interface.
 //!
 //! Data flows through the files in this order: [`spec`](Nat) (what a test asks for) → `ruleset` (one NAT as nftables)
-//! → `topology` (the nodes as scripts) → `process` (the tree that runs them) → `operations` (changes in mid-life).
+//! → `topology` (the nodes as scripts) → `process` (the tree that runs them) → `operations` (changes in mid-life), `igd`
+//! (port mapping on a NAT).
 //!
 //! ```no_run
 //! use thirl_tests::natlab::{Filtering, Lab, Mapping, Nat, Node, Site};
@@ -24,6 +25,7 @@
 //! ```
 
 mod availability;
+mod igd;
 mod nat64;
 mod operations;
 mod process;
@@ -38,6 +40,7 @@ use std::process::Command;
 
 pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use availability::{Unavailable, availability};
+pub use igd::Igd;
 pub use spec::{Firewall, Ipv6, Nat, Network, Node, Site};
 
 use process::ProcessTree;
