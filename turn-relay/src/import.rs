@@ -1,6 +1,6 @@
 //! coturn's `turnserver.conf`, said in this relay's words.
 //!
-//! [`import`] reads it line by line: [`OPTIONS`] tells what becomes of each. What has the same meaning here is written as
+//! [`import`] reads it line by line: `OPTIONS` tells what becomes of each. What has the same meaning here is written as
 //! TOML; what needs nothing is left out; what cannot be carried over is listed with its line and what to do instead.
 
 use std::collections::BTreeMap;

@@ -50,7 +50,7 @@ const UPNP_PORTS: u8 = 4;
 ///
 /// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
 /// let now = Instant::now();
-/// let (gateway, local) = ("192.168.1.1".parse().unwrap(), "192.168.1.2:40000".parse().unwrap());
+/// let (gateway, local) = ("192.168.1.1:0".parse().unwrap(), "192.168.1.2:40000".parse().unwrap());
 /// let mut mapper = PortMapper::new(gateway, local, [7; 32]);
 /// mapper.map(now, MappingRequest::new(Transport::Udp, 5000));
 /// let announce = mapper.poll_transmit().unwrap();
