@@ -10,28 +10,26 @@ use thirl_common::uri::DEFAULT_TLS_PORT;
 use crate::settings::or_everywhere;
 use crate::shard::Secure;
 
-const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
-    Key { name, value, help, repeat: false }
-}
-
 /// The certificate.
-pub const CERT: Key = key(
+pub const CERT: Key = Key::single(
     "cert",
     "FILE",
     "Certificate for TLS and DTLS, with its intermediate ones, in PEM; taken up anew when it is renewed. Default: neither",
 );
 /// Its key.
-pub const PKEY: Key = key("pkey", "FILE", "Private key of the certificate, in PEM");
+pub const PKEY: Key = Key::single("pkey", "FILE", "Private key of the certificate, in PEM");
 /// Their port.
-pub const TLS_LISTENING_PORT: Key = key(
+pub const TLS_LISTENING_PORT: Key = Key::single(
     "tls-listening-port",
     "PORT",
     "TCP port for TLS and UDP port for DTLS, besides listening-port, which takes them too. Default: 5349",
 );
 /// Without TLS.
-pub const NO_TLS: Key = key("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false");
+pub const NO_TLS: Key =
+    Key::single("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false");
 /// Without DTLS.
-pub const NO_DTLS: Key = key("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false");
+pub const NO_DTLS: Key =
+    Key::single("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false");
 
 /// TLS and DTLS for a server that listens on these addresses, all if there are none, and this port; `None` if there is no
 /// certificate, or neither is wanted. Files that cannot be used are refused.

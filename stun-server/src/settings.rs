@@ -32,80 +32,68 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// `listening-ip`.
-pub const LISTENING_IP: Key = Key {
-    name: "listening-ip",
-    value: "IP",
-    help: "Address to listen on; may be repeated. Default: all, IPv4 and IPv6",
-    repeat: true,
-};
+pub const LISTENING_IP: Key =
+    Key::list("listening-ip", "IP", "Address to listen on; may be repeated. Default: all, IPv4 and IPv6");
 
 /// `listening-port`.
-pub const LISTENING_PORT: Key = Key {
-    name: "listening-port",
-    value: "PORT",
-    help: "UDP and TCP port to listen on; 0 lets the system choose. Default: 3478",
-    repeat: false,
-};
+pub const LISTENING_PORT: Key = Key::single(
+    "listening-port",
+    "PORT",
+    "UDP and TCP port to listen on; 0 lets the system choose. Default: 3478",
+);
 
 /// `external-ip`.
-pub const EXTERNAL_IP: Key = Key {
-    name: "external-ip",
-    value: "PUBLIC[/PRIVATE]",
-    help: "What this host is called outside, behind a 1:1 NAT, or what one of its addresses is; may be repeated",
-    repeat: true,
-};
+pub const EXTERNAL_IP: Key = Key::list(
+    "external-ip",
+    "PUBLIC[/PRIVATE]",
+    "What this host is called outside, behind a 1:1 NAT, or what one of its addresses is; may be repeated",
+);
 
 /// `alt-listening-port`.
-pub const ALT_LISTENING_PORT: Key = Key {
-    name: "alt-listening-port",
-    value: "PORT",
-    help: "Second port of NAT behaviour discovery (RFC 5780); 0 is the default. Default: listening-port + 1",
-    repeat: false,
-};
+pub const ALT_LISTENING_PORT: Key = Key::single(
+    "alt-listening-port",
+    "PORT",
+    "Second port of NAT behaviour discovery (RFC 5780); 0 is the default. Default: listening-port + 1",
+);
 
 /// `rfc5780`.
-pub const RFC5780: Key = Key {
-    name: "rfc5780",
-    value: "BOOL",
-    help: "NAT behaviour discovery (RFC 5780); `false` is coturn's no-rfc5780. Default: true if two addresses of \
+pub const RFC5780: Key = Key::single(
+    "rfc5780",
+    "BOOL",
+    "NAT behaviour discovery (RFC 5780); `false` is coturn's no-rfc5780. Default: true if two addresses of \
            one family are given as listening-ip, of which the first two are used",
-    repeat: false,
-};
+);
 
 /// `partner`.
-pub const PARTNER: Key = Key {
-    name: "partner",
-    value: "IP",
-    help: "Public address of a second server that has this one as its partner, and answers from the other address: \
+pub const PARTNER: Key = Key::list(
+    "partner",
+    "IP",
+    "Public address of a second server that has this one as its partner, and answers from the other address: \
            RFC 5780 across two machines; may be repeated, one address of each family",
-    repeat: true,
-};
+);
 
 /// `partner-secret`.
-pub const PARTNER_SECRET: Key = Key {
-    name: "partner-secret",
-    value: "SECRET",
-    help: "What the partners share, 16 characters or more; the first signs, all are taken; may be repeated",
-    repeat: true,
-};
+pub const PARTNER_SECRET: Key = Key::list(
+    "partner-secret",
+    "SECRET",
+    "What the partners share, 16 characters or more; the first signs, all are taken; may be repeated",
+);
 
 /// `rate-limit`.
-pub const RATE_LIMIT: Key = Key {
-    name: "rate-limit",
-    value: "COUNT",
-    help: "Requests a second without credentials that one IPv4 address or IPv6 /64 may send for ever, and in two \
+pub const RATE_LIMIT: Key = Key::single(
+    "rate-limit",
+    "COUNT",
+    "Requests a second without credentials that one IPv4 address or IPv6 /64 may send for ever, and in two \
            seconds at once; 0: no limit. Default: 1000",
-    repeat: false,
-};
+);
 
 /// `io`.
-pub const IO: Key = Key {
-    name: "io",
-    value: "NAME",
-    help: "How datagrams are asked of the kernel: `io_uring` (Linux 6.1, if not forbidden), `epoll`, or `auto`, which \
+pub const IO: Key = Key::single(
+    "io",
+    "NAME",
+    "How datagrams are asked of the kernel: `io_uring` (Linux 6.1, if not forbidden), `epoll`, or `auto`, which \
            takes io_uring where it can be used, and the log says if not. Default: auto",
-    repeat: false,
-};
+);
 
 /// The port of STUN over UDP and TCP (RFC 8489, section 18.6).
 pub const DEFAULT_PORT: u16 = 3478;

@@ -19,70 +19,74 @@ use thirl_stun_server::{secure, settings as stun};
 use crate::engine::{Bandwidth, EngineConfig, IpRange, PeerPolicy};
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
-const fn key(name: &'static str, value: &'static str, help: &'static str) -> Key {
-    Key { name, value, help, repeat: false }
-}
-
-const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
-    Key { name, value, help, repeat: true }
-}
-
 /// Every setting of the relay.
 pub const KEYS: &[Key] = &[
     stun::LISTENING_IP,
     stun::LISTENING_PORT,
-    list("relay-ip", "IP", "Address to relay from; may be repeated. Default: where the client arrived"),
+    Key::list("relay-ip", "IP", "Address to relay from; may be repeated. Default: where the client arrived"),
     stun::EXTERNAL_IP,
     stun::ALT_LISTENING_PORT,
     stun::RFC5780,
     stun::PARTNER,
     stun::PARTNER_SECRET,
     stun::RATE_LIMIT,
-    key("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
-    key("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
-    key("realm", "NAME", "Realm of the credentials; a short one keeps responses small. Default: thirl"),
-    list(
+    Key::single("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
+    Key::single("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
+    Key::single(
+        "realm",
+        "NAME",
+        "Realm of the credentials; a short one keeps responses small. Default: thirl",
+    ),
+    Key::list(
         "user",
         "NAME:PASSWORD",
         "A user; 0x and the key of `turnadmin -k` will do as password; may be repeated",
     ),
-    list(
+    Key::list(
         "static-auth-secret",
         "SECRET",
         "Secret of REST credentials; the first signs, all are taken. Default: a new one",
     ),
-    key(
+    Key::single(
         "sha256",
         "BOOLEAN",
         "Offer clients keys by SHA-256 (RFC 8489), which makes each 401 28 bytes longer. Default: false",
     ),
-    key(
+    Key::single(
         "userhash",
         "BOOLEAN",
         "Ask clients to hide usernames (RFC 8489), which makes each 401 16 bytes longer. Default: false",
     ),
-    list(
+    Key::list(
         "allowed-peer-ip",
         "RANGE",
         "Peers to allow: IP, CIDR or first-last; the narrowest rule wins; may be repeated",
     ),
-    list(
+    Key::list(
         "denied-peer-ip",
         "RANGE",
         "Peers to deny, besides loopback, private and reserved ones; may be repeated",
     ),
-    key("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own"),
-    key("total-quota", "COUNT", "Allocations at most. Default: 100000"),
-    key("max-bps", "BYTES", "Bytes per second of one allocation at most, each way. Default: no limit"),
-    key(
+    Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own"),
+    Key::single("total-quota", "COUNT", "Allocations at most. Default: 100000"),
+    Key::single(
+        "max-bps",
+        "BYTES",
+        "Bytes per second of one allocation at most, each way. Default: no limit",
+    ),
+    Key::single(
         "user-max-bps",
         "BYTES",
         "Bytes per second of all of a user's allocations at most, each way. Default: no limit",
     ),
-    key("bps-capacity", "BYTES", "Bytes per second of all allocations at most, each way. Default: no limit"),
-    key("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600"),
-    key("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
-    key(
+    Key::single(
+        "bps-capacity",
+        "BYTES",
+        "Bytes per second of all allocations at most, each way. Default: no limit",
+    ),
+    Key::single("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600"),
+    Key::single("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
+    Key::single(
         "relay-threads",
         "COUNT",
         "Shards, each with a thread and sockets of its own. Default: one for each core",

@@ -26,12 +26,11 @@ use super::{print_json, print_line};
 use crate::error::Failure;
 
 /// What `serve` takes besides the relay's settings.
-const OWN_KEYS: &[Key] = &[Key {
-    name: "signalling-port",
-    value: "PORT",
-    help: "TCP port of the signalling endpoint (HTTP, WebSocket); 0 lets the system choose. Default: 3480",
-    repeat: false,
-}];
+const OWN_KEYS: &[Key] = &[Key::single(
+    "signalling-port",
+    "PORT",
+    "TCP port of the signalling endpoint (HTTP, WebSocket); 0 lets the system choose. Default: 3480",
+)];
 
 /// How long the TURN credentials of a node are good for. A connected node gets new ones in time.
 const NODE_CREDENTIALS: Duration = Duration::from_secs(3600);

@@ -36,6 +36,16 @@ pub struct Key {
 pub const ENV_PREFIX: &str = "THIRL_";
 
 impl Key {
+    /// A key that is given once.
+    pub const fn single(name: &'static str, value: &'static str, help: &'static str) -> Key {
+        Key { name, value, help, repeat: false }
+    }
+
+    /// A key that may be repeated.
+    pub const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
+        Key { name, value, help, repeat: true }
+    }
+
     /// The name of the key's environment variable.
     pub fn variable(&self) -> String {
         format!("{ENV_PREFIX}{}", self.name.to_uppercase().replace('-', "_"))

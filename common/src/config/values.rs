@@ -90,9 +90,9 @@ mod tests {
     use std::io::Write;
 
     const KEYS: &[Key] = &[
-        Key { name: "listening-port", value: "PORT", help: "", repeat: false },
-        Key { name: "listening-ip", value: "IP", help: "", repeat: true },
-        Key { name: "realm", value: "NAME", help: "", repeat: false },
+        Key::single("listening-port", "PORT", ""),
+        Key::list("listening-ip", "IP", ""),
+        Key::single("realm", "NAME", ""),
     ];
 
     fn file(text: &str) -> (tempdir::TempFile, Flags) {

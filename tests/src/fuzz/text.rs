@@ -88,11 +88,11 @@ pub fn signalling(data: &[u8]) {
 const SECRET: &str = "correct-horse-battery-staple";
 
 const KEYS: &[Key] = &[
-    Key { name: "listening-port", value: "PORT", help: "", repeat: false },
-    Key { name: "listening-ip", value: "IP", help: "", repeat: true },
-    Key { name: "max-allocations", value: "NUMBER", help: "", repeat: false },
-    Key { name: "verbose", value: "BOOLEAN", help: "", repeat: false },
-    Key { name: "user", value: "NAME:PASSWORD", help: "", repeat: true },
+    Key::single("listening-port", "PORT", ""),
+    Key::list("listening-ip", "IP", ""),
+    Key::single("max-allocations", "NUMBER", ""),
+    Key::single("verbose", "BOOLEAN", ""),
+    Key::list("user", "NAME:PASSWORD", ""),
 ];
 
 /// A settings file is refused with a line of it, which moves with the text, and no refusal tells a password that stands
