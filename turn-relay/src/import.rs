@@ -188,7 +188,6 @@ const OPTIONS: &[(&str, Fate)] = &[
 ];
 
 const UNKNOWN: &str = "this is no option of coturn's that is known here";
-const NOT_YET: &str = "this version of the relay has no such setting";
 const PRECEDENCE: &str =
     "in coturn what is allowed goes before what is denied; here the narrowest range wins: compare them";
 const KEYS_OF_REALM: &str =
@@ -199,14 +198,18 @@ pub fn import(text: &str) -> Imported {
     let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut left = Vec::new();
     let mut rules = [None, None];
+    let names_realm = text.lines().filter_map(Line::read).any(|line| line.name == "realm");
     for (at, option) in text.lines().enumerate().filter_map(|(at, line)| Some((at + 1, Line::read(line)?))) {
         let Line { name, value } = option;
         let mut leave = |what| left.push(Left { line: at, option: name.to_owned(), what });
-        let mut set = |name: &str, value: &str| match KEYS.iter().find(|key| key.name == name) {
-            // The last line counts, as in coturn.
-            Some(key) if !key.repeat => _ = values.insert(key.name, vec![value.to_owned()]),
-            Some(key) => values.entry(key.name).or_default().push(value.to_owned()),
-            None => leave(NOT_YET),
+        let mut set = |name: &str, value: &str| {
+            let Some(key) = KEYS.iter().find(|key| key.name == name) else { return };
+            let values = values.entry(key.name).or_default();
+            if !key.repeat {
+                // The last line counts, as in coturn.
+                values.clear();
+            }
+            values.push(value.to_owned());
         };
         match OPTIONS.iter().find(|(known, _)| *known == name).map(|(_, fate)| *fate) {
             Some(Same) => set(name, value),
@@ -225,10 +228,7 @@ pub fn import(text: &str) -> Imported {
             "denied-peer-ip" => rules[1] = Some(at),
             _ => {}
         }
-        if name == "user"
-            && value.contains(":0x")
-            && !text.lines().filter_map(Line::read).any(|line| line.name == "realm")
-        {
+        if name == "user" && value.contains(":0x") && !names_realm {
             leave(KEYS_OF_REALM);
         }
     }
@@ -370,8 +370,17 @@ channel-lifetime=600
 
     #[test]
     fn each_option_has_one_fate() {
-        for (at, (name, _)) in OPTIONS.iter().enumerate() {
+        for (at, (name, fate)) in OPTIONS.iter().enumerate() {
             assert!(OPTIONS[..at].iter().all(|(earlier, _)| earlier != name), "{name} stands there twice");
+            let becomes: Vec<_> = match fate {
+                Same | SameBut0 | Flag => vec![name],
+                Becomes(settings) => settings.iter().map(|(name, _)| name).collect(),
+                Nothing | NothingIf(..) | Leave(_) => Vec::new(),
+            };
+            assert!(
+                becomes.iter().all(|name| KEYS.iter().any(|key| key.name == **name)),
+                "{name}: no setting"
+            );
         }
     }
 
