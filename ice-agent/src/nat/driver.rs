@@ -81,16 +81,13 @@ async fn family(
     };
     let diagnosis = Diagnosis::new(now(), servers, options, seed);
     let sockets = Sockets::new(local_ip, nat64);
-    let gateway = async {
-        match nat64 {
-            Some(_) => GatewayReport::unknown("IPv4 is reached through NAT64"),
-            None => ask_gateway(local_ip, options.gateway).await,
-        }
-    };
     let mut stopped = stop.clone();
     let gateway = async {
+        if nat64.is_some() {
+            return GatewayReport::unknown("IPv4 is reached through NAT64");
+        }
         tokio::select! {
-            gateway = gateway => gateway,
+            gateway = ask_gateway(local_ip, options.gateway) => gateway,
             // A port that was opened closes by itself when its short lifetime is over.
             _ = stopped.wait_for(|stop| *stop) => GatewayReport::unknown("stopped before the gateway had answered"),
         }
