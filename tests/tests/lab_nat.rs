@@ -6,19 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use thirl_tests::harness::{self, Program};
-use thirl_tests::judge::{Plan, Row, Software, cases, diagnose, run, serve};
-use thirl_tests::natlab::{
-    Firewall, Lab, Nat, Network, Node, SRV, SRV_ALTERNATE, Site, Unavailable, availability,
-};
+use thirl_tests::judge::{Plan, Row, Software, cases, coturn_is_here, diagnose, run, serve};
+use thirl_tests::natlab::{Firewall, Lab, Nat, Network, Node, SRV, SRV_ALTERNATE, Site, availability};
 use thirl_tests::requires;
 
 /// For a busy machine.
 const LIMIT: Duration = Duration::from_secs(40);
-
-fn coturn_is_here() -> Result<(), Unavailable> {
-    availability()?;
-    harness::installed("turnserver", "coturn", "is the server of RFC 5780").map(drop)
-}
 
 fn notes(rows: &[Row], bad: impl Fn(&Row) -> bool) -> String {
     let bad = rows.iter().filter(|row| bad(row));

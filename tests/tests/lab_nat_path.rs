@@ -6,10 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use thirl_tests::behaviour::Filtering;
 use thirl_tests::harness::{self, Program};
-use thirl_tests::judge::{Software, diagnose, serve};
+use thirl_tests::judge::{Software, coturn_is_here, diagnose, serve};
 use thirl_tests::natlab::{
     Ipv6, Lab, LabBuilder, Nat, Network, Node, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, Site,
-    availability,
 };
 use thirl_tests::requires;
 
@@ -44,11 +43,6 @@ impl Served {
     fn ipv6(&self) -> Value {
         self.nat(&format!("stun:[{SRV_V6}]"), &[])["udp"]["ipv6"].clone()
     }
-}
-
-fn coturn_is_here() -> Result<(), thirl_tests::natlab::Unavailable> {
-    availability()?;
-    harness::installed("turnserver", "coturn", "is the server of RFC 5780").map(drop)
 }
 
 /// Compares some fields.

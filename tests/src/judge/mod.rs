@@ -11,6 +11,6 @@ mod tally;
 mod trial;
 
 pub use cases::{Case, cases};
-pub use servers::{Software, serve, serve_partners};
+pub use servers::{Software, coturn_is_here, serve, serve_partners};
 pub use tally::{Plan, Row, run};
 pub use trial::{Judgement, diagnose};

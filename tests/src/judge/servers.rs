@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{self, Program, ProgramError};
-use crate::natlab::{Lab, Node};
+use crate::natlab::{Lab, Node, Unavailable, availability};
 
 /// How long a server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(40);
@@ -53,6 +53,12 @@ pub fn serve_partners(lab: &Lab, addresses: [(Node, String); 2]) -> Result<Vec<P
         server.wait_for_line("the partner is up", START)?;
     }
     Ok(servers)
+}
+
+/// Whether the lab can be built here and coturn is installed.
+pub fn coturn_is_here() -> Result<(), Unavailable> {
+    availability()?;
+    harness::installed("turnserver", "coturn", "is the server of RFC 5780").map(drop)
 }
 
 fn coturn(lab: &Lab, node: Node, addresses: &[String]) -> Result<Program, ProgramError> {
