@@ -1,7 +1,7 @@
 //! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
 //!
 //! `cargo xtask bench relay`, `stun` and `codec` run them. Reading order: `relay` (what is compared), `network` (what lies
-//! between), `load` (the clients and peers), `server` (the processes under load and what they cost); `stun` (the same for
+//! between), `load` (the clients and peers), `server` (the processes under load and what they cost), `plan` (how often and how long); `stun` (the same for
 //! Binding requests, with its own load); apart from these, `codec` (the wire beside other crates).
 //!
 //! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
@@ -10,6 +10,7 @@
 mod codec;
 mod load;
 mod network;
+mod plan;
 mod relay;
 mod server;
 mod stun;

@@ -7,6 +7,7 @@ use thirl_common::io::Technique;
 
 use crate::load::Load;
 use crate::network::{Network, Over};
+use crate::plan::{Plan, WARM_UP};
 use crate::server::{Kind, LOAD_CORE, Server};
 use crate::{BenchError, Context};
 
@@ -28,15 +29,8 @@ pub(crate) struct Options {
     /// Packets under way at any time.
     #[arg(long, default_value_t = 64)]
     window: usize,
-    /// Seconds for each measurement.
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
-    /// Rounds; in each every side runs once.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Print one JSON line for each measurement instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 /// What is measured at a time.
@@ -62,15 +56,12 @@ struct Figure {
     resident_bytes: u64,
 }
 
-/// Warming up: sockets' buffers, branch predictors, the server's tables.
-const WARM_UP: Duration = Duration::from_millis(500);
-
 pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     let network = Network::new(options.over)?;
     pin_to_the_other_core();
     for &n in &options.n {
         for &payload in &options.payload {
-            let time = Duration::from_secs(options.seconds);
+            let time = options.plan.time();
             compare(Scenario { n, payload, window: options.window, time }, options, &network)?;
         }
     }
@@ -78,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
 }
 
 fn compare(scenario: Scenario, options: &Options, network: &Network) -> Result<(), BenchError> {
-    if !options.json {
+    if !options.plan.json {
         let Scenario { n, payload, window, .. } = scenario;
         println!("{n} allocations, {payload} B, window {window}, echo over channels, {:?}", options.over);
         println!(
@@ -87,16 +78,16 @@ fn compare(scenario: Scenario, options: &Options, network: &Network) -> Result<(
         );
     }
     let mut ratios = vec![Vec::new(); options.io.len()];
-    for round in 1..=options.rounds {
-        let theirs = measure(Kind::Coturn, round, scenario, options.json, network)?;
+    for round in 1..=options.plan.rounds {
+        let theirs = measure(Kind::Coturn, round, scenario, options.plan.json, network)?;
         for (technique, ratios) in options.io.iter().zip(&mut ratios) {
-            let ours = measure(Kind::Thirl(*technique), round, scenario, options.json, network)?;
+            let ours = measure(Kind::Thirl(*technique), round, scenario, options.plan.json, network)?;
             ratios.push(ours.server_ns_per_packet / theirs.server_ns_per_packet);
         }
     }
     for (technique, ratios) in options.io.iter().zip(&mut ratios) {
         ratios.sort_by(f64::total_cmp);
-        if let (Some(least), Some(most), false) = (ratios.first(), ratios.last(), options.json) {
+        if let (Some(least), Some(most), false) = (ratios.first(), ratios.last(), options.plan.json) {
             let (name, median) = (Kind::Thirl(*technique).name(), ratios[ratios.len() / 2]);
             println!("{name} / coturn, CPU per packet: median {median:.2} (from {least:.2} to {most:.2})");
         }

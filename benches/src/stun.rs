@@ -8,6 +8,7 @@ use thirl_common::io::{BindOptions, Event, IoOptions, Route, ShardIo};
 use thirl_common::wire::{Class, HEADER_LEN, MessageWriter, Method, TransactionId};
 
 use crate::network::{Network, Over};
+use crate::plan::{Plan, WARM_UP};
 use crate::relay::pin_to_the_other_core;
 use crate::server::{Kind, Server};
 use crate::{BenchError, Context, now};
@@ -21,15 +22,8 @@ pub(crate) struct Options {
     /// Requests under way at any time.
     #[arg(long, default_value_t = 256)]
     window: usize,
-    /// Seconds for each measurement.
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
-    /// Rounds; in each all sides run once.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Print one JSON line for each measurement instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 /// One measurement.
@@ -47,8 +41,6 @@ struct Figure {
     server_load: f64,
 }
 
-const WARM_UP: Duration = Duration::from_millis(500);
-
 /// When nothing has arrived for so long, what was under way is taken for lost.
 const STALL: Duration = Duration::from_millis(200);
 
@@ -59,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
         true => sides.push(Kind::Stuntman),
         false => eprintln!("thirl-bench: stuntman's stunserver is not installed: left out"),
     }
-    if !options.json {
+    if !options.plan.json {
         println!("{} clients, {} requests under way, 20 B each, loopback", options.n, options.window);
         println!(
             "{:<12}{:>6}{:>14}{:>16}{:>10}{:>8}{:>10}",
@@ -67,14 +59,14 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
         );
     }
     let mut figures = Vec::new();
-    for round in 1..=options.rounds {
+    for round in 1..=options.plan.rounds {
         for &kind in &sides {
             let figure = measure(kind, round, options)?;
-            print(&figure, options.json)?;
+            print(&figure, options.plan.json)?;
             figures.push((kind, figure.responses_per_cpu_second));
         }
     }
-    if !options.json {
+    if !options.plan.json {
         summarize(&sides, &figures);
     }
     Ok(())
@@ -86,7 +78,7 @@ fn measure(kind: Kind, round: usize, options: &Options) -> Result<Figure, BenchE
     let mut load = Load::set_up(server.addr, options)?;
     load.run(WARM_UP)?;
     let before = server.cpu_nanoseconds()?;
-    let tally = load.run(Duration::from_secs(options.seconds))?;
+    let tally = load.run(options.plan.time())?;
     let cpu = (server.cpu_nanoseconds()? - before) as f64 / 1e9;
     if tally.responses == 0 {
         return Err(server.error("it answered nothing"));
