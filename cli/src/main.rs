@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use commands::{ice, listen, nat, ping, serve};
+use commands::{ice, listen, nat, ping, serve, settings};
 
 /// Direct paths between machines behind NATs, and a relay where there is none.
 #[derive(Parser)]
@@ -38,6 +38,9 @@ enum Command {
     Nat(nat::Arguments),
     /// An ICE end for scripts: JSON lines on standard input and output.
     Ice(ice::Arguments),
+    /// Print the reference of all settings of the servers, as docs/settings.md has it.
+    #[command(hide = true)]
+    Settings,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ping(arguments) => commands::block_on(ping::run(arguments)),
         Command::Nat(arguments) => commands::block_on(nat::run(arguments)),
         Command::Ice(arguments) => commands::block_on(ice::run(arguments)),
+        Command::Settings => settings::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

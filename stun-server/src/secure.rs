@@ -15,15 +15,17 @@ pub const CERT: Key = Key::single(
     "cert",
     "FILE",
     "Certificate for TLS and DTLS, with its intermediate ones, in PEM; taken up anew when it is renewed. Default: neither",
-);
+).example("\"/etc/letsencrypt/live/turn.example.org/fullchain.pem\"");
 /// Its key.
-pub const PKEY: Key = Key::single("pkey", "FILE", "Private key of the certificate, in PEM");
+pub const PKEY: Key = Key::single("pkey", "FILE", "Private key of the certificate, in PEM")
+    .example("\"/etc/letsencrypt/live/turn.example.org/privkey.pem\"");
 /// Their port.
 pub const TLS_LISTENING_PORT: Key = Key::single(
     "tls-listening-port",
     "PORT",
     "TCP port for TLS and UDP port for DTLS, besides listening-port, which takes them too. Default: 5349",
-);
+)
+.example("443");
 /// Without TLS.
 pub const NO_TLS: Key =
     Key::single("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false");

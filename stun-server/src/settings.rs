@@ -47,14 +47,16 @@ pub const EXTERNAL_IP: Key = Key::list(
     "external-ip",
     "PUBLIC[/PRIVATE]",
     "What this host is called outside, behind a 1:1 NAT, or what one of its addresses is; may be repeated",
-);
+)
+.example("[\"203.0.113.10/10.0.0.10\"]");
 
 /// `alt-listening-port`.
 pub const ALT_LISTENING_PORT: Key = Key::single(
     "alt-listening-port",
     "PORT",
     "Second port of NAT behaviour discovery (RFC 5780); 0 is the default. Default: listening-port + 1",
-);
+)
+.example("3479");
 
 /// `rfc5780`.
 pub const RFC5780: Key = Key::single(
@@ -70,14 +72,16 @@ pub const PARTNER: Key = Key::list(
     "IP",
     "Public address of a second server that has this one as its partner, and answers from the other address: \
            RFC 5780 across two machines; may be repeated, one address of each family",
-);
+)
+.example("[\"198.51.100.20\"]");
 
 /// `partner-secret`.
 pub const PARTNER_SECRET: Key = Key::list(
     "partner-secret",
     "SECRET",
     "What the partners share, 16 characters or more; the first signs, all are taken; may be repeated",
-);
+)
+.example("[\"what `openssl rand -hex 32` prints\"]");
 
 /// `rate-limit`.
 pub const RATE_LIMIT: Key = Key::single(
@@ -85,7 +89,8 @@ pub const RATE_LIMIT: Key = Key::single(
     "COUNT",
     "Requests a second without credentials that one IPv4 address or IPv6 /64 may send for ever, and in two \
            seconds at once; 0: no limit. Default: 1000",
-);
+)
+.example("1000");
 
 /// `io`.
 pub const IO: Key = Key::single(
@@ -93,7 +98,7 @@ pub const IO: Key = Key::single(
     "NAME",
     "How datagrams are asked of the kernel: `io_uring` (Linux 6.1, if not forbidden), `epoll`, or `auto`, which \
            takes io_uring where it can be used, and the log says if not. Default: auto",
-);
+).example("\"epoll\"");
 
 /// The port of STUN over UDP and TCP (RFC 8489, section 18.6).
 pub const DEFAULT_PORT: u16 = 3478;

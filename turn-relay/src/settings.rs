@@ -30,23 +30,28 @@ pub const KEYS: &[Key] = &[
     stun::PARTNER,
     stun::PARTNER_SECRET,
     stun::RATE_LIMIT,
-    Key::single("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152"),
-    Key::single("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535"),
+    Key::single("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152")
+        .example("50000"),
+    Key::single("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535")
+        .example("59999"),
     Key::single(
         "realm",
         "NAME",
         "Realm of the credentials; a short one keeps responses small. Default: thirl",
-    ),
+    )
+    .example("\"example.org\""),
     Key::list(
         "user",
         "NAME:PASSWORD",
         "A user; 0x and the key of `turnadmin -k` will do as password; may be repeated",
-    ),
+    )
+    .example("[\"alice:a password\", \"bob:0x0123456789abcdef0123456789abcdef\"]"),
     Key::list(
         "static-auth-secret",
         "SECRET",
         "Secret of REST credentials; the first signs, all are taken. Default: a new one",
-    ),
+    )
+    .example("[\"what `openssl rand -hex 32` prints\"]"),
     Key::single(
         "sha256",
         "BOOLEAN",
@@ -61,36 +66,44 @@ pub const KEYS: &[Key] = &[
         "allowed-peer-ip",
         "RANGE",
         "Peers to allow: IP, CIDR or first-last; the narrowest rule wins; may be repeated",
-    ),
+    )
+    .example("[\"10.1.2.0/24\"]"),
     Key::list(
         "denied-peer-ip",
         "RANGE",
         "Peers to deny, besides loopback, private and reserved ones; may be repeated",
-    ),
-    Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own"),
-    Key::single("total-quota", "COUNT", "Allocations at most. Default: 100000"),
+    )
+    .example("[\"198.51.100.0/24\", \"203.0.113.1-203.0.113.9\"]"),
+    Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own")
+        .example("12"),
+    Key::single("total-quota", "COUNT", "Allocations at most. Default: 100000").example("10000"),
     Key::single(
         "max-bps",
         "BYTES",
         "Bytes per second of one allocation at most, each way. Default: no limit",
-    ),
+    )
+    .example("250000"),
     Key::single(
         "user-max-bps",
         "BYTES",
         "Bytes per second of all of a user's allocations at most, each way. Default: no limit",
-    ),
+    )
+    .example("1000000"),
     Key::single(
         "bps-capacity",
         "BYTES",
         "Bytes per second of all allocations at most, each way. Default: no limit",
-    ),
-    Key::single("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600"),
+    )
+    .example("125000000"),
+    Key::single("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600")
+        .example("3600"),
     Key::single("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
     Key::single(
         "relay-threads",
         "COUNT",
         "Shards, each with a thread and sockets of its own. Default: one for each core",
-    ),
+    )
+    .example("4"),
     secure::CERT,
     secure::PKEY,
     secure::TLS_LISTENING_PORT,

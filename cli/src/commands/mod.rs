@@ -6,6 +6,7 @@ pub(crate) mod nat;
 pub(crate) mod node;
 pub(crate) mod ping;
 pub(crate) mod serve;
+pub(crate) mod settings;
 
 use std::future::Future;
 

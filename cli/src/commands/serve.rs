@@ -30,7 +30,8 @@ const OWN_KEYS: &[Key] = &[Key::single(
     "signalling-port",
     "PORT",
     "TCP port of the signalling endpoint (HTTP, WebSocket); 0 lets the system choose. Default: 3480",
-)];
+)
+.example("3480")];
 
 /// How long the TURN credentials of a node are good for. A connected node gets new ones in time.
 const NODE_CREDENTIALS: Duration = Duration::from_secs(3600);
@@ -66,7 +67,8 @@ impl clap::Args for Arguments {
     }
 }
 
-fn keys() -> Vec<Key> {
+/// Every setting.
+pub(crate) fn keys() -> Vec<Key> {
     settings::KEYS.iter().chain(OWN_KEYS).copied().collect()
 }
 

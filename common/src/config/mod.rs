@@ -5,6 +5,7 @@
 //! 2. [`Flags`]: the table as `clap` arguments.
 //! 3. [`Values::load`]: file, then environment, then flags; each replaces what the one before said of a key.
 //! 4. [`Values::one`] and [`Values::all`]: a value with its type; a bad one is refused with its source and a hint.
+//! 5. [`reference`](fn@reference): a page about the keys of several programs.
 //!
 //! Programs turn a [`ConfigError`] into exit code 2 before they open any socket.
 
@@ -12,10 +13,12 @@ mod error;
 mod file;
 mod flags;
 pub mod parse;
+mod reference;
 mod values;
 
 pub use error::{ConfigError, Problem, Source};
 pub use flags::Flags;
+pub use reference::{Program, reference};
 pub use values::Values;
 
 /// A setting's name and what to tell people about it.
@@ -26,8 +29,10 @@ pub struct Key {
     pub name: &'static str,
     /// What stands for the value in `--help`, e.g. `PORT`.
     pub value: &'static str,
-    /// One sentence, with the default.
+    /// One sentence, then `Default: ` and what holds if it is not given.
     pub help: &'static str,
+    /// A value as TOML, for the reference. `None`: that of the usual meaning of [`Key::value`].
+    pub example: Option<&'static str>,
     /// Whether it may be given more than once. In the environment values are separated by commas.
     pub repeat: bool,
 }
@@ -38,12 +43,17 @@ pub const ENV_PREFIX: &str = "THIRL_";
 impl Key {
     /// A key that is given once.
     pub const fn single(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, repeat: false }
+        Key { name, value, help, example: None, repeat: false }
     }
 
     /// A key that may be repeated.
     pub const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, repeat: true }
+        Key { name, value, help, example: None, repeat: true }
+    }
+
+    /// With an example: a value as TOML.
+    pub const fn example(self, toml: &'static str) -> Key {
+        Key { example: Some(toml), ..self }
     }
 
     /// The name of the key's environment variable.
