@@ -1,7 +1,9 @@
-//! coturn's clients against `thirl serve`, on loopback: with channels and with Send indications, over UDP, TCP, TLS and
-//! DTLS, with the credentials that the server prints and with the shared secret. Nothing may be lost.
+//! coturn's clients against `thirl serve`, on loopback, in every mode that the server supports: over UDP, TCP, TLS and DTLS,
+//! IPv4, IPv6 and both, by channels and by Send indications, to a peer and from relay to relay, with the credentials that
+//! the server prints and with the shared secret. Nothing may be lost.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
@@ -45,45 +47,67 @@ impl Serve {
     }
 }
 
-/// Who the client says it is.
-#[derive(Clone, Copy)]
-enum Credentials {
-    Printed,
-    Secret,
+/// What a client does besides its flags. Each run has 4 clients, which send 40 messages each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// To a peer that echoes: one relayed transport address for a client.
+    Peer,
+    /// To a peer that echoes, each client with two relayed transport addresses: a port that is even, and the next one by
+    /// the reservation.
+    PeerWithRtcp,
+    /// To each other, relayed transport address to relayed transport address.
+    EachOther,
+    /// To each other, with two relayed transport addresses each.
+    EachOtherWithRtcp,
 }
 
-/// Runs uclient with these flags: 3 clients, 40 messages each, against one echoing peer.
-fn uclient(
-    program: &Path,
-    peer: &Path,
-    flags: &[&str],
-    credentials: Credentials,
-    server: &str,
-    settings: &[&str],
-) {
-    let serve = Serve::start(settings);
-    let mut command = Command::new(peer);
-    let peer_port = harness::free_udp_port().unwrap().to_string();
-    command.args(["-L", server, "-p", &peer_port]);
-    let _peer = Program::spawn(command).unwrap().named("turnutils_peer");
-    wait_for_echo(server, peer_port.parse().unwrap());
+/// A run of uclient: whom it sends to, its flags, and the server's address.
+type Mode<'a> = (To, &'a [&'a str], &'a str);
 
+/// Runs uclient in these modes, all at a time, against one server with these settings.
+fn uclient(program: &Path, peer: &Path, settings: &[&str], modes: &[Mode<'_>]) {
+    let serve = Serve::start(settings);
+    let peer_port = harness::free_udp_port().unwrap().to_string();
+    let servers: BTreeSet<&str> = modes.iter().map(|(_, _, server)| *server).collect();
+    let mut peers = Vec::new();
+    for server in servers {
+        let mut command = Command::new(peer);
+        command.args(["-L", server, "-p", &peer_port]);
+        peers.push(Program::spawn(command).unwrap().named("turnutils_peer"));
+        wait_for_echo(server, peer_port.parse().unwrap());
+    }
+    let start = |mode| Program::spawn(command(program, &serve, &peer_port, mode)).unwrap();
+    let clients: Vec<_> = modes.iter().map(|mode| (mode, start(*mode))).collect();
+    for ((_, flags, server), client) in clients {
+        let mut client = client.named(&format!("turnutils_uclient {} {server}", flags.join(" ")));
+        let status = client.wait_for_end(LIMIT).unwrap();
+        let output = client.output();
+        assert!(status.success(), "{flags:?} {server}: {output}");
+        assert!(output.contains("Total lost packets 0 (0.000000%)"), "{flags:?} {server}: {output}");
+        assert!(output.contains("tot_send_msgs=160, tot_recv_msgs=160"), "{flags:?} {server}: {output}");
+    }
+}
+
+/// Every other mode has the shared secret, with which uclient makes credentials itself; the others have the printed ones.
+fn command(program: &Path, serve: &Serve, peer_port: &str, (to, flags, server): Mode<'_>) -> Command {
     let mut command = Command::new(program);
-    command.args(["-v", "-m", "3", "-n", "40", "-c", "-e", server, "-r", &peer_port]).args(flags);
-    match credentials {
-        Credentials::Printed => command.args(["-u", &serve.username, "-w", &serve.credential]),
-        Credentials::Secret => command.args(["-u", "someone", "-W", SECRET]),
+    command.args(["-v", "-m", "4", "-n", "40"]).args(flags);
+    if matches!(to, To::Peer | To::EachOther) {
+        command.arg("-c");
+    }
+    match to {
+        To::Peer | To::PeerWithRtcp => command.args(["-e", server, "-r", peer_port]),
+        To::EachOther | To::EachOtherWithRtcp => command.arg("-y"),
+    };
+    match flags.contains(&"-s") {
+        true => command.args(["-u", "someone", "-W", SECRET]),
+        false => command.args(["-u", &serve.username, "-w", &serve.credential]),
     };
     // It is given the other port for TLS and DTLS. Of each it tries old versions too, at random, until it has one that the
     // server takes.
     let port = if flags.contains(&"-S") { serve.tls_port } else { serve.port };
     command.args(["-p", &port.to_string(), server]);
-    let mut client = Program::spawn(command).unwrap().named("turnutils_uclient");
-    let status = client.wait_for_end(LIMIT).unwrap();
-    let output = client.output();
-    assert!(status.success(), "{output}");
-    assert!(output.contains("Total lost packets 0 (0.000000%)"), "{output}");
-    assert!(output.contains("tot_send_msgs=120, tot_recv_msgs=120"), "{output}");
+    command
 }
 
 /// The peer prints nothing when it is ready, so it is asked until it echoes.
@@ -101,44 +125,108 @@ fn wait_for_echo(ip: &str, port: u16) {
 }
 
 macro_rules! uclient_tests {
-    ($($name:ident: $flags:expr, $credentials:ident, $server:expr $(, $($setting:literal)+)?;)*) => {$(
+    ($($name:ident $(($($setting:literal),+))? { $($to:ident $flags:expr, $server:expr;)+ })*) => {$(
         #[test]
         fn $name() {
             let purpose = "is the TURN client of others";
             let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
             let peer = requires!(harness::installed("turnutils_peer", "coturn", purpose));
-            let settings = &[$($($setting),+)?];
-            uclient(&program, &peer, &$flags, Credentials::$credentials, $server, settings);
+            uclient(&program, &peer, &[$($($setting),+)?], &[$((To::$to, &$flags, $server)),+]);
         }
     )*};
 }
 
+// By flag: -t TCP, -S TLS or DTLS, -s Send indications instead of channels, -X and -x a family asked for, -Z both families
+// in one allocation, -D ChannelData padded over UDP as well, -G requests again and again, -B clients that vanish and come
+// again, -N faulty requests in between, -I no permissions for relayed addresses of the server, -o ORIGIN, -a bandwidth.
 uclient_tests! {
-    udp_with_channels_and_the_printed_credentials: ["-X"], Printed, LOCALHOST;
-    udp_with_send_indications_and_the_printed_credentials: ["-s"], Printed, LOCALHOST;
-    udp_with_channels_and_the_secret: [], Secret, LOCALHOST;
-    udp_with_send_indications_and_the_secret: ["-s"], Secret, LOCALHOST;
-    tcp_with_channels_and_the_printed_credentials: ["-t"], Printed, LOCALHOST;
-    tcp_with_send_indications_and_the_printed_credentials: ["-t", "-s"], Printed, LOCALHOST;
-    tcp_with_channels_and_the_secret: ["-t"], Secret, LOCALHOST;
-    tcp_with_send_indications_and_the_secret: ["-t", "-s"], Secret, LOCALHOST;
-    ipv6_over_udp: ["-x"], Printed, "::1";
-    ipv6_over_tcp: ["-x", "-t"], Printed, "::1";
-    packets_of_odd_length_over_tcp: ["-t", "-l", "101"], Printed, LOCALHOST;
-    large_packets: ["-l", "1400"], Printed, LOCALHOST;
-    tls_with_channels: ["-S", "-t"], Printed, LOCALHOST;
-    tls_with_send_indications: ["-S", "-t", "-s"], Secret, LOCALHOST;
-    ipv6_over_tls: ["-S", "-x", "-t"], Printed, "::1";
-    packets_of_odd_length_over_tls: ["-S", "-t", "-l", "101"], Printed, LOCALHOST;
-    dtls_with_channels: ["-S"], Printed, LOCALHOST;
-    dtls_with_send_indications: ["-S", "-s"], Secret, LOCALHOST;
-    ipv6_over_dtls: ["-S", "-x"], Printed, "::1";
-    large_packets_over_dtls: ["-S", "-l", "1100"], Printed, LOCALHOST;
-    both_families_in_one_allocation: ["-Z"], Printed, LOCALHOST;
-    both_families_in_one_allocation_over_tcp: ["-Z", "-t", "-s"], Secret, "::1";
-    udp_with_channels_by_epoll: [], Printed, LOCALHOST, "--io" "epoll";
-    udp_with_send_indications_by_epoll: ["-s"], Secret, LOCALHOST, "--io" "epoll";
-    tcp_with_channels_by_epoll: ["-t"], Printed, LOCALHOST, "--io" "epoll";
+    udp {
+        Peer [], LOCALHOST;
+        Peer ["-s"], LOCALHOST;
+        Peer ["-X"], LOCALHOST;
+        Peer ["-l", "1400"], LOCALHOST;
+        Peer ["-D", "-l", "101"], LOCALHOST;
+        PeerWithRtcp [], LOCALHOST;
+        PeerWithRtcp ["-s", "-X"], LOCALHOST;
+    }
+    tcp {
+        Peer ["-t"], LOCALHOST;
+        Peer ["-t", "-s"], LOCALHOST;
+        Peer ["-t", "-X"], LOCALHOST;
+        Peer ["-t", "-l", "101"], LOCALHOST;
+        Peer ["-t", "-D", "-l", "103"], LOCALHOST;
+        PeerWithRtcp ["-t"], LOCALHOST;
+        PeerWithRtcp ["-t", "-s"], LOCALHOST;
+    }
+    tls {
+        Peer ["-S", "-t"], LOCALHOST;
+        Peer ["-S", "-t", "-s"], LOCALHOST;
+        Peer ["-S", "-t", "-l", "101"], LOCALHOST;
+        Peer ["-S", "-t", "-D", "-X", "-l", "103"], LOCALHOST;
+        PeerWithRtcp ["-S", "-t"], LOCALHOST;
+    }
+    dtls {
+        Peer ["-S"], LOCALHOST;
+        Peer ["-S", "-s"], LOCALHOST;
+        Peer ["-S", "-l", "1100"], LOCALHOST;
+        Peer ["-S", "-D", "-X", "-l", "101"], LOCALHOST;
+        PeerWithRtcp ["-S"], LOCALHOST;
+    }
+    ipv6 {
+        Peer ["-x"], "::1";
+        Peer ["-x", "-s"], "::1";
+        Peer ["-x", "-t"], "::1";
+        Peer ["-x", "-S", "-t"], "::1";
+        Peer ["-x", "-S"], "::1";
+        PeerWithRtcp ["-x", "-t", "-s"], "::1";
+        EachOther ["-x"], "::1";
+    }
+    both_families_in_one_allocation {
+        Peer ["-Z"], LOCALHOST;
+        Peer ["-Z", "-t", "-s"], "::1";
+        Peer ["-Z", "-S", "-t"], LOCALHOST;
+        Peer ["-Z", "-S"], "::1";
+    }
+    from_relay_to_relay {
+        EachOther [], LOCALHOST;
+        EachOther ["-s"], LOCALHOST;
+        EachOther ["-t"], LOCALHOST;
+        EachOther ["-S", "-t", "-s"], LOCALHOST;
+        EachOther ["-S"], LOCALHOST;
+        EachOtherWithRtcp [], LOCALHOST;
+        EachOtherWithRtcp ["-t", "-s"], LOCALHOST;
+    }
+    clients_that_misbehave {
+        Peer ["-G"], LOCALHOST;
+        Peer ["-G", "-S", "-t"], LOCALHOST;
+        Peer ["-B"], LOCALHOST;
+        Peer ["-B", "-t"], LOCALHOST;
+        Peer ["-I"], LOCALHOST;
+        Peer ["-o", "https://example.org", "-a", "100000"], LOCALHOST;
+        EachOther ["-N"], LOCALHOST;
+    }
+    by_epoll ("--io", "epoll") {
+        Peer [], LOCALHOST;
+        Peer ["-s"], LOCALHOST;
+        Peer ["-t"], LOCALHOST;
+        Peer ["-S"], LOCALHOST;
+        Peer ["-x", "-S", "-t"], "::1";
+        EachOther [], LOCALHOST;
+    }
+}
+
+/// uclient has them all come at once.
+#[test]
+fn a_hundred_clients_at_a_time() {
+    let purpose = "is the TURN client of others";
+    let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
+    let serve = Serve::start(&[]);
+    let mut command = Command::new(program);
+    command.args(["-v", "-m", "100", "-n", "20", "-c", "-y", "-u", &serve.username, "-w", &serve.credential]);
+    command.args(["-p", &serve.port.to_string(), LOCALHOST]);
+    let mut client = Program::spawn(command).unwrap().named("turnutils_uclient");
+    assert!(client.wait_for_end(LIMIT).unwrap().success(), "{}", client.output());
+    assert!(client.output().contains("tot_send_msgs=2000, tot_recv_msgs=2000"), "{}", client.output());
 }
 
 #[test]
