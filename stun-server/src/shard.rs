@@ -134,6 +134,8 @@ pub enum Outcome<'s, P> {
         to: SocketAddr,
         /// Which part.
         range: Range<usize>,
+        /// Whether nobody may fragment it.
+        whole: bool,
     },
     /// Send a part of it to a client, between `prefix` and `padding` zeros (0 to 3).
     ToClient {
@@ -274,8 +276,9 @@ impl<S: Service> Shard<S> {
                     _ => streams.write_data(io, &five_tuple, &parts),
                 }
             }
-            Outcome::ToSocket { socket, to, range } => {
-                io.forward(index, range, &[], 0, Route { socket, to, source: None });
+            Outcome::ToSocket { socket, to, range, whole } => {
+                let route = Route { socket, to, source: None };
+                send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
             }
             Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Nothing => {}
         }
@@ -301,8 +304,9 @@ impl<S: Service> Shard<S> {
         }
         let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
         match service.handle_client(clock, five_tuple, received.payload) {
-            Outcome::ToSocket { socket, to, range } => {
-                io.forward(index, range, &[], 0, Route { socket, to, source: None });
+            Outcome::ToSocket { socket, to, range, whole } => {
+                let route = Route { socket, to, source: None };
+                send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
             }
             Outcome::Reply(reply) => {
                 if let Some(route) = listener.route(server, client) {
@@ -336,6 +340,12 @@ impl<S: Service> Shard<S> {
             _ => streams.write_control(clock, &five_tuple, payload, service, io),
         }
     }
+}
+
+/// Queues a datagram for one of the service's own sockets.
+#[inline]
+fn send_by_socket(io: &mut ShardIo, socket: SocketId, whole: bool, queue: impl FnOnce(&mut ShardIo)) {
+    if whole { io.send_whole(socket, queue) } else { queue(io) }
 }
 
 /// How a datagram gets to a client as it is; `None` if it is one with a stream or a session.

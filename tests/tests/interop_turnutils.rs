@@ -138,7 +138,7 @@ macro_rules! uclient_tests {
 
 // By flag: -t TCP, -S TLS or DTLS, -s Send indications instead of channels, -X and -x a family asked for, -Z both families
 // in one allocation, -D ChannelData padded over UDP as well, -G requests again and again, -B clients that vanish and come
-// again, -N faulty requests in between, -I no permissions for relayed addresses of the server, -o ORIGIN, -a bandwidth.
+// again, -N faulty requests in between, -I no permissions for relayed addresses of the server, -g DONT-FRAGMENT, -o ORIGIN, -a bandwidth.
 uclient_tests! {
     udp {
         Peer [], LOCALHOST;
@@ -181,6 +181,11 @@ uclient_tests! {
         PeerWithRtcp ["-x", "-t", "-s"], "::1";
         EachOther ["-x"], "::1";
     }
+    dont_fragment {
+        Peer ["-g", "-s"], LOCALHOST;
+        Peer ["-g", "-s", "-t"], LOCALHOST;
+        Peer ["-g", "-s", "-x"], "::1";
+    }
     both_families_in_one_allocation {
         Peer ["-Z"], LOCALHOST;
         Peer ["-Z", "-t", "-s"], "::1";
@@ -208,6 +213,7 @@ uclient_tests! {
     by_epoll ("--io", "epoll") {
         Peer [], LOCALHOST;
         Peer ["-s"], LOCALHOST;
+        Peer ["-g", "-s"], LOCALHOST;
         Peer ["-t"], LOCALHOST;
         Peer ["-S"], LOCALHOST;
         Peer ["-x", "-S", "-t"], "::1";

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use thirl_common::io::{BindOptions, DatagramSocket, internet_facing_ips};
+use thirl_common::io::{BindOptions, DatagramSocket, Fragmentation, internet_facing_ips};
 use thirl_common::net::{ExternalIp, RelayedAddr, ServerAddr};
 use thirl_common::wire::AddressFamily;
 
@@ -107,7 +107,8 @@ impl Ports {
 
     fn bind_port(&self, ip: IpAddr, port: u16) -> io::Result<BoundRelay> {
         let local = SocketAddr::new(ip, port);
-        let socket = BindOptions::default().bind(local)?;
+        let fragmentation = Some(Fragmentation::AsNeeded);
+        let socket = BindOptions { fragmentation, ..BindOptions::default() }.bind(local)?;
         Ok(BoundRelay {
             socket,
             relayed: RelayedAddr(SocketAddr::new(ExternalIp::outside(&self.addresses.external, ip), port)),

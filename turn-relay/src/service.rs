@@ -61,10 +61,12 @@ impl RelayService {
     #[inline]
     fn outcome(&self, forward: Option<Forward>) -> Outcome<'_, Prefix> {
         match forward {
-            Some(Forward::ToPeer { relay, to: PeerAddr(to), range }) => match self.socket(relay) {
-                Some(socket) => Outcome::ToSocket { socket, to, range },
-                None => Outcome::Nothing,
-            },
+            Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment }) => {
+                match self.socket(relay) {
+                    Some(socket) => Outcome::ToSocket { socket, to, range, whole: dont_fragment },
+                    None => Outcome::Nothing,
+                }
+            }
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
                 Outcome::ToClient { five_tuple, prefix, range, padding }
             }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::error_queue::{Fragmentation, set_fragmentation};
 use super::sys;
 
 /// How to bind a [`DatagramSocket`]. An IPv6 socket never takes IPv4: each family has its own.
@@ -21,6 +22,8 @@ pub struct BindOptions {
     pub recv_buffer: Option<usize>,
     /// Send buffer of the kernel, in bytes, as far as it allows.
     pub send_buffer: Option<usize>,
+    /// Whether what it sends may be fragmented; `None`: as the system has it, which over IPv4 forbids it to routers.
+    pub fragmentation: Option<Fragmentation>,
 }
 
 impl BindOptions {
@@ -47,8 +50,11 @@ impl BindOptions {
         if let Some(bytes) = self.send_buffer {
             set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes)?;
         }
+        if let Some(fragmentation) = self.fragmentation {
+            set_fragmentation(socket.as_fd(), addr.is_ipv4(), fragmentation)?;
+        }
         socket.bind(&SockAddr::from(addr))?;
-        Ok(DatagramSocket { socket: socket.into(), packet_info: self.packet_info })
+        Ok(DatagramSocket { socket: socket.into(), ipv4: addr.is_ipv4(), packet_info: self.packet_info })
     }
 }
 
@@ -56,6 +62,7 @@ impl BindOptions {
 #[derive(Debug)]
 pub struct DatagramSocket {
     socket: UdpSocket,
+    ipv4: bool,
     packet_info: bool,
 }
 
@@ -68,6 +75,11 @@ impl DatagramSocket {
     /// Whether it was bound with [`BindOptions::packet_info`].
     pub fn packet_info(&self) -> bool {
         self.packet_info
+    }
+
+    /// Sets whether what it sends from now on may be fragmented.
+    pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
+        set_fragmentation(self.as_fd(), self.ipv4, fragmentation)
     }
 
     /// Sends one datagram at once, past any queue, from the address that routing chooses.

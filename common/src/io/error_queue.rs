@@ -23,6 +23,8 @@ pub enum Fragmentation {
     /// By anybody. Over IPv6, where routers do not do it, this host cuts what its interface does not take into packets of
     /// 1280 bytes.
     Allowed,
+    /// By anybody. Over IPv6 this host cuts what is larger than the path is known to take, no smaller than it has to.
+    AsNeeded,
 }
 
 /// Keeps the errors that `socket`'s datagrams meet with, for [`take_error`]. A pending error also makes the next sending
@@ -55,7 +57,7 @@ pub fn set_fragmentation(socket: BorrowedFd<'_>, ipv4: bool, fragmentation: Frag
         (true, Fragmentation::Never) => {
             sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
         }
-        (true, Fragmentation::Allowed) => {
+        (true, Fragmentation::Allowed | Fragmentation::AsNeeded) => {
             sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
         }
         (false, Fragmentation::Never) => {
@@ -63,6 +65,9 @@ pub fn set_fragmentation(socket: BorrowedFd<'_>, ipv4: bool, fragmentation: Frag
         }
         (false, Fragmentation::Allowed) => {
             sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, IPV6_MIN_MTU)
+        }
+        (false, Fragmentation::AsNeeded) => {
+            sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)
         }
     }
 }

@@ -10,6 +10,7 @@ use super::backend::{Backend, Outcome, Shard, Technique};
 use super::batch::{QUEUE, Received, Route};
 use super::datagram::DatagramSocket;
 use super::epoll::Epoll;
+use super::error_queue::Fragmentation;
 use super::poller::{Event, Poller, TOKEN_LIMIT};
 use super::uring::{self, Uring};
 
@@ -243,6 +244,26 @@ impl ShardIo {
             self.flush();
         }
         self.backend.batch_mut().send(route, datagram);
+    }
+
+    /// Sends what is queued, then what `queue` queues for `socket`, of which nothing may be fragmented; later datagrams may
+    /// again ([`Fragmentation::AsNeeded`]).
+    ///
+    /// The system has that as an option of the socket, not of a datagram: this costs some system calls, and others
+    /// nothing.
+    pub fn send_whole(&mut self, socket: SocketId, queue: impl FnOnce(&mut Self)) {
+        self.flush();
+        let set = |io: &Self, fragmentation| match io.socket(socket) {
+            Some(socket) => socket.set_fragmentation(fragmentation).is_ok(),
+            None => false,
+        };
+        if !set(self, Fragmentation::Never) {
+            self.outcome.counters.refused += 1;
+            return;
+        }
+        queue(self);
+        self.flush();
+        set(self, Fragmentation::AsNeeded);
     }
 
     /// Sends what is queued now: before a socket is closed or a long computation; otherwise [`turn`](Self::turn) does.

@@ -10,7 +10,7 @@ use thirl_common::net::FiveTuple;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::{Certificates, random_key};
 
-use super::{Clock, Outcome, Service};
+use super::{Clock, Outcome, Service, send_by_socket};
 
 /// So many handshakes at once, in each shard. Beyond them a client is not answered, and tries again in a second.
 const MAX_HANDSHAKES: usize = 512;
@@ -257,9 +257,10 @@ impl Entry {
                 Output::Data(data) => {
                     self.used = clock.now;
                     match service.handle_client(clock, five_tuple, data) {
-                        Outcome::ToSocket { socket, to, range } => {
+                        Outcome::ToSocket { socket, to, range, whole } => {
                             if let Some(data) = data.get(range) {
-                                io.send(Route { socket, to, source: None }, data);
+                                let route = Route { socket, to, source: None };
+                                send_by_socket(io, socket, whole, |io| io.send(route, data));
                             }
                         }
                         Outcome::Reply(reply) => self.session.send(reply)?,

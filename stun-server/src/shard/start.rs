@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thirl_common::io::{
-    BindOptions, DatagramSocket, IoOptions, ListenOptions, ShardIo, StreamLimits, StreamListener, Technique,
-    Waker,
+    BindOptions, DatagramSocket, Fragmentation, IoOptions, ListenOptions, ShardIo, StreamLimits,
+    StreamListener, Technique, Waker,
 };
 use thirl_common::net::Transport;
 use thirl_common::tls::Certificates;
@@ -224,6 +224,8 @@ impl Sockets {
                     packet_info: addr.ip().is_unspecified(),
                     recv_buffer: Some(listen.socket_buffer),
                     send_buffer: Some(listen.socket_buffer),
+                    // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
+                    fragmentation: Some(Fragmentation::AsNeeded),
                 };
                 let socket = options.bind(addr)?;
                 let addr = socket.local_addr()?;

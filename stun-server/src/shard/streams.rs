@@ -11,7 +11,7 @@ use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transport, canonical}
 use thirl_common::time::Deadlines;
 use thirl_common::tls::Certificates;
 
-use super::{Clock, Outcome, Service};
+use super::{Clock, Outcome, Service, send_by_socket};
 
 /// So many connections are accepted in a turn from one listener, so that a flood of them does not stop data.
 const ACCEPTED_PER_TURN: usize = 32;
@@ -314,9 +314,10 @@ impl Connection {
         {
             self.used = clock.now;
             match service.handle_client(clock, self.five_tuple, frame) {
-                Outcome::ToSocket { socket, to, range } => {
+                Outcome::ToSocket { socket, to, range, whole } => {
                     if let Some(data) = frame.get(range) {
-                        io.send(Route { socket, to, source: None }, data);
+                        let route = Route { socket, to, source: None };
+                        send_by_socket(io, socket, whole, |io| io.send(route, data));
                     }
                 }
                 Outcome::Reply(reply) => match self.stream.write(&[reply]) {

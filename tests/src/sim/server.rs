@@ -95,7 +95,7 @@ impl Server {
 
     fn forward(&mut self, network: &mut Network, forward: Option<Forward>, bytes: &[u8]) {
         let packet = match forward {
-            Some(Forward::ToPeer { relay, to, range }) => {
+            Some(Forward::ToPeer { relay, to, range, .. }) => {
                 let port = self.relays.iter().find(|(_, known)| **known == relay).map(|(port, _)| *port);
                 let Some(port) = port else { return };
                 let from = SocketAddr::new(self.address.ip(), port);

@@ -18,14 +18,15 @@ use super::reservation::RESERVATION_LIFETIME;
 use super::shared::{Reservation, Seat};
 use super::{Engine, EngineConfig, Timer};
 
-/// Comprehension-required attributes of an Allocate's own. DONT-FRAGMENT is not among them: the driver cannot set the DF bit,
-/// and "420" is how a server says so (RFC 8656, section 7.2).
-const KNOWN: [AttributeType; 5] = [
+/// Comprehension-required attributes of an Allocate's own. With DONT-FRAGMENT the client asks whether Send indications may
+/// have it, and nothing else: that it is no reason for a 420 is the answer (RFC 8656, section 7.2).
+const KNOWN: [AttributeType; 6] = [
     AttributeType::REQUESTED_TRANSPORT,
     AttributeType::LIFETIME,
     AttributeType::REQUESTED_ADDRESS_FAMILY,
     AttributeType::EVEN_PORT,
     AttributeType::RESERVATION_TOKEN,
+    AttributeType::DONT_FRAGMENT,
 ];
 
 /// What an Allocate asks for.

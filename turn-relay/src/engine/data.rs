@@ -7,17 +7,17 @@ use std::time::Instant;
 
 use thirl_common::net::{FiveTuple, PeerAddr};
 use thirl_common::wire::{
-    AddressFamily, AttributeType, ChannelData, Class, Data, Message, MessageWriter, Method, TransactionId,
-    XorPeerAddress, padded,
+    AddressFamily, AttributeType, ChannelData, Class, Data, DontFragment, Message, MessageWriter, Method,
+    TransactionId, XorPeerAddress, padded,
 };
 
 use super::Engine;
 use super::bandwidth::Direction;
 use super::output::RelayId;
 
-/// Comprehension-required attributes of a Send indication. One with DONT-FRAGMENT is dropped: the driver cannot set the
-/// DF bit, and to send without it would be what the client did not want (RFC 8656, section 11.2).
-const KNOWN_IN_SEND: [AttributeType; 2] = [AttributeType::XOR_PEER_ADDRESS, AttributeType::DATA];
+/// Comprehension-required attributes of a Send indication.
+const KNOWN_IN_SEND: [AttributeType; 3] =
+    [AttributeType::XOR_PEER_ADDRESS, AttributeType::DATA, AttributeType::DONT_FRAGMENT];
 
 /// The longest prefix: a Data indication's header (20), XOR-PEER-ADDRESS for IPv6 (24), DATA's header (4).
 const MAX_PREFIX_LEN: usize = 48;
@@ -34,6 +34,9 @@ pub enum Forward {
         to: PeerAddr,
         /// Which bytes of what was handed in.
         range: Range<usize>,
+        /// Whether nobody may fragment it: the DF bit of IPv4. That is for this datagram alone; others have the bit clear,
+        /// channel data too (RFC 8656, section 14, the alternate behavior).
+        dont_fragment: bool,
     },
     /// To the client: `prefix`, the bytes of `range`, then `padding` zeros, as one datagram or as a part of its stream.
     ToClient {
@@ -120,7 +123,7 @@ impl Engine {
         allocation.traffic.count_to_peer(data.len());
         self.counters.relayed.count_to_peer(data.len());
         let relay = RelayId { allocation: id, family: AddressFamily::of(to.ip()) };
-        Some(Forward::ToPeer { relay, to, range: range_in(datagram, data)? })
+        Some(Forward::ToPeer { relay, to, range: range_in(datagram, data)?, dont_fragment: false })
     }
 
     /// A Send indication (RFC 8656, section 11.2). Whatever is wrong with it, nobody is told.
@@ -132,8 +135,8 @@ impl Engine {
     ) -> Option<Forward> {
         let dropped = &mut self.counters.dropped;
         let well_formed = message.unknown_attributes(&KNOWN_IN_SEND).is_empty();
-        let (true, Ok(XorPeerAddress(to)), Ok(Data(data))) =
-            (well_formed, message.require(), message.require())
+        let (true, Ok(XorPeerAddress(to)), Ok(Data(data)), Ok(dont_fragment)) =
+            (well_formed, message.require(), message.require(), message.get::<DontFragment>())
         else {
             dropped.malformed += 1;
             return None;
@@ -154,7 +157,8 @@ impl Engine {
         allocation.traffic.count_to_peer(data.len());
         self.counters.relayed.count_to_peer(data.len());
         let relay = RelayId { allocation: id, family: AddressFamily::of(to.ip()) };
-        Some(Forward::ToPeer { relay, to: PeerAddr(to), range: range_in(message.as_bytes(), data)? })
+        let range = range_in(message.as_bytes(), data)?;
+        Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment: dont_fragment.is_some() })
     }
 
     /// A datagram of a peer (RFC 8656, sections 11.3 and 12.7).

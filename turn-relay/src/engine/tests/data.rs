@@ -51,7 +51,7 @@ fn to_client(server: &mut Server, relay: RelayId, from: PeerAddr, payload: &[u8]
 /// What `to` gets of the client's `datagram`.
 fn to_peer(server: &mut Server, from: FiveTuple, datagram: &[u8]) -> Option<(RelayId, PeerAddr, Vec<u8>)> {
     match server.engine.handle_datagram(server.now, UNIX, from, datagram)? {
-        Forward::ToPeer { relay, to, range } => Some((relay, to, datagram[range].to_vec())),
+        Forward::ToPeer { relay, to, range, .. } => Some((relay, to, datagram[range].to_vec())),
         Forward::ToClient { .. } => panic!("the wrong way"),
     }
 }
@@ -154,6 +154,22 @@ fn ipv6_peers_fit_the_prefix() {
 }
 
 #[test]
+fn what_shall_not_be_fragmented_is_marked_and_nothing_else() {
+    let mut server = Server::new(|_| {});
+    let reply = server.allocate(client(1), |writer| _ = writer.attribute(&DontFragment).unwrap());
+    assert_eq!(reply.code(), 0);
+    bind(&mut server, client(1), 0x4000, peer(1, 9));
+    let plain = send(peer(1, 9), Some(b"x"), |_| {});
+    let whole = send(peer(1, 9), Some(b"x"), |writer| _ = writer.attribute(&DontFragment).unwrap());
+    for (datagram, expected) in [(&plain[..], false), (&whole, true), (b"\x40\x00\x00\x01x", false)] {
+        match server.engine.handle_datagram(server.now, UNIX, client(1), datagram).unwrap() {
+            Forward::ToPeer { dont_fragment, .. } => assert_eq!(dont_fragment, expected),
+            Forward::ToClient { .. } => panic!("the wrong way"),
+        }
+    }
+}
+
+#[test]
 fn what_is_not_permitted_goes_nowhere() {
     let mut server = Server::new(|_| {});
     let stranger = send(peer(1, 9), Some(b"x"), |_| {});
@@ -169,7 +185,7 @@ fn what_is_not_permitted_goes_nowhere() {
     for broken in [
         send(peer(1, 9), None, |_| {}),
         send(peer(1, 9), Some(b"x"), |writer| {
-            writer.attribute(&DontFragment).unwrap();
+            writer.raw(AttributeType::DONT_FRAGMENT, b"\0\0\0\0").unwrap();
         }),
         send(peer(1, 9), Some(b"x"), |writer| {
             writer.raw(AttributeType(0x7001), b"").unwrap();

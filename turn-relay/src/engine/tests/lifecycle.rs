@@ -161,12 +161,12 @@ fn what_an_allocate_is_refused_for() {
 fn attributes_that_are_not_supported_are_named() {
     let mut server = Server::new(|_| {});
     let reply = server.allocate(client(1), |writer| {
-        writer.attribute(&DontFragment).unwrap().raw(AttributeType(0x7001), b"").unwrap();
+        writer.attribute(&ChannelNumber::MIN).unwrap().raw(AttributeType(0x7001), b"").unwrap();
         writer.raw(AttributeType(0x8099), b"").unwrap();
     });
     assert_eq!(reply.code(), 420);
     let unknown = reply.message().require::<UnknownAttributes>().unwrap();
-    assert!(unknown.iter().eq([AttributeType::DONT_FRAGMENT, AttributeType(0x7001)]));
+    assert!(unknown.iter().eq([AttributeType::CHANNEL_NUMBER, AttributeType(0x7001)]));
     for method in [Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND] {
         let reply = server.request(client(1), "alice", method, |writer| {
             writer.raw(AttributeType(0x7001), b"").unwrap();
