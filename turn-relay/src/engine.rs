@@ -7,7 +7,7 @@
 //! 3. `authenticate`: who sent a request; `request`: the request and its responses; [`Refusal`]: why it is refused.
 //! 4. `allocate`, `refresh`, `peers` (CreatePermission, ChannelBind), `reservation`: one handler for each request.
 //! 5. `allocation`, `permission`, `channel`: what is kept of them, in `table`s.
-//! 6. [`PeerPolicy`], [`IpRange`]: which peers may be reached. [`EngineConfig`]: what may be set.
+//! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached. [`EngineConfig`]: what may be set.
 //! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common; [`Bandwidth`]: how much data
 //!    passes.
 //! 8. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
@@ -23,8 +23,10 @@ mod data;
 mod ip_range;
 mod output;
 mod peer_policy;
+mod peer_rule;
 mod peers;
 mod permission;
+mod port_set;
 mod refresh;
 mod refusal;
 mod request;
@@ -45,7 +47,9 @@ pub use data::{Forward, Prefix};
 pub use ip_range::{IpRange, IpRangeError};
 pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId, RelayedAddresses};
 pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
+pub use peer_rule::{PeerRule, PeerRuleError};
 pub use permission::PERMISSION_LIFETIME;
+pub use port_set::{ALL_PORTS, PortSet};
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
 pub use shared::Shared;

@@ -16,7 +16,7 @@ use thirl_common::io::Technique;
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::{secure, settings as stun};
 
-use crate::engine::{Bandwidth, EngineConfig, IpRange, PeerPolicy};
+use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule};
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
 /// Every setting of the relay.
@@ -64,14 +64,15 @@ pub const KEYS: &[Key] = &[
     ),
     Key::list(
         "allowed-peer-ip",
-        "RANGE",
-        "Peers to allow: IP, CIDR or first-last; the narrowest rule wins; may be repeated",
+        "RULE",
+        "Peers to allow: IP, CIDR or first-last, then :PORT or :PORT-PORT if not all ports; the narrowest rule wins, in \
+         doubt the denial; may be repeated",
     )
-    .example("[\"10.1.2.0/24\"]"),
+    .example("[\"10.1.2.0/24\", \"10.0.0.0/8:53\"]"),
     Key::list(
         "denied-peer-ip",
-        "RANGE",
-        "Peers to deny, besides loopback, private and reserved ones; may be repeated",
+        "RULE",
+        "Peers to deny, besides loopback, private and reserved ones, written alike; may be repeated",
     )
     .example("[\"198.51.100.0/24\", \"203.0.113.1-203.0.113.9\"]"),
     Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own")
@@ -134,9 +135,9 @@ pub struct Settings {
     /// Whether SHA-256 is offered, and usernames are to be hidden.
     pub features: SecurityFeatures,
     /// Peers to allow.
-    pub allowed_peers: Vec<IpRange>,
+    pub allowed_peers: Vec<PeerRule>,
     /// Peers to deny.
-    pub denied_peers: Vec<IpRange>,
+    pub denied_peers: Vec<PeerRule>,
     /// Allocations of one user at most.
     pub user_quota: Option<usize>,
     /// Allocations at most.
@@ -188,8 +189,8 @@ impl Settings {
             realm,
             credentials,
             features,
-            allowed_peers: values.all("allowed-peer-ip", ip_range)?,
-            denied_peers: values.all("denied-peer-ip", ip_range)?,
+            allowed_peers: values.all("allowed-peer-ip", peer_rule)?,
+            denied_peers: values.all("denied-peer-ip", peer_rule)?,
             user_quota: values.one("user-quota", &quota)?.map(count),
             total_quota: values.one("total-quota", &quota)?.map_or(100_000, count),
             bandwidth: Bandwidth {
@@ -323,9 +324,10 @@ fn realm(text: &str) -> Result<String, Problem> {
     }
 }
 
-fn ip_range(text: &str) -> Result<IpRange, Problem> {
-    text.parse().map_err(|error: crate::engine::IpRangeError| {
-        let hint = "give an address, a network such as 10.0.0.0/8, or a range such as 10.0.0.1-10.0.0.9";
+fn peer_rule(text: &str) -> Result<PeerRule, Problem> {
+    text.parse().map_err(|error: crate::engine::PeerRuleError| {
+        let hint = "give an address, a network or a range, and ports if not all: 10.0.0.1, 10.0.0.0/8:53, \
+                    [2001:db8::/32]:1000-2000";
         Problem::new(error.to_string(), hint)
     })
 }
@@ -407,6 +409,7 @@ mod tests {
         for (key, value) in [
             ("realm", ""),
             ("allowed-peer-ip", "10.0.0.0/40"),
+            ("denied-peer-ip", "10.0.0.0/8:0"),
             ("total-quota", "0"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),

@@ -42,7 +42,8 @@ pub struct EngineConfig {
     pub user_quota: Option<usize>,
     /// How much data is relayed at most.
     pub bandwidth: Bandwidth,
-    /// Permissions of one allocation at most: 40 bytes each, 10 KB in all with the default of 256.
+    /// Permissions of one allocation at most: 48 bytes each, 12 KB in all with the default of 256, and
+    /// as much again as their ports take where `peers` has rules for ports.
     pub max_permissions: usize,
     /// Channels of one allocation at most: 110 bytes each, 28 KB in all with the default of 256.
     pub max_channels: usize,

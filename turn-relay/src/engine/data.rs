@@ -146,7 +146,7 @@ impl Engine {
             return None;
         };
         let reach = allocation.permissions.get(to.ip(), now);
-        if !reach.is_some_and(|reach| self.config.peers.admits(reach, to.port())) {
+        if !reach.is_some_and(|reach| reach.admits(to.port())) {
             dropped.to_peer_not_permitted += 1;
             return None;
         }

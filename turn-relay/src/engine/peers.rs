@@ -6,7 +6,6 @@ use thirl_common::wire::{AddressFamily, AttributeError, AttributeType, ChannelNu
 use super::Engine;
 use super::authenticate::Authenticated;
 use super::output::{Action, RelayId};
-use super::peer_policy::{OwnAddresses, PeerPolicy, Reach};
 use super::permission::PERMISSION_LIFETIME;
 use super::refusal::Refusal;
 use super::request::{Request, Success};
@@ -18,8 +17,8 @@ const KNOWN_IN_PERMISSION: [AttributeType; 1] = [AttributeType::XOR_PEER_ADDRESS
 const KNOWN_IN_BINDING: [AttributeType; 2] = [AttributeType::XOR_PEER_ADDRESS, AttributeType::CHANNEL_NUMBER];
 
 impl Engine {
-    /// Installs a permission for each XOR-PEER-ADDRESS, or none. Ports are not looked at (RFC 8656, section 10.2): the
-    /// permission remembers which ones it is good for.
+    /// Installs a permission for each XOR-PEER-ADDRESS, or none. Ports are not looked at (RFC 8656, section 10.2): an
+    /// address of which any port may be reached is permitted, and the permission remembers which those are.
     pub(super) fn handle_create_permission(
         &mut self,
         request: &Request<'_>,
@@ -36,7 +35,8 @@ impl Engine {
             if !allocation.relays.is_bound(AddressFamily::of(peer.ip())) {
                 return Err(Refusal::FamilyMismatch);
             }
-            wanted.push((peer.ip(), reach(&config.peers, peer, &own)?));
+            let reach = config.peers.reach(peer.ip(), &own).ok_or(Refusal::PeerDenied(peer))?;
+            wanted.push((peer.ip(), reach));
             if wanted.len() > config.max_permissions {
                 return Err(Refusal::AllocationFull);
             }
@@ -68,10 +68,8 @@ impl Engine {
         if !allocation.relays.is_bound(family) {
             return Err(Refusal::FamilyMismatch);
         }
-        let reach = reach(&config.peers, peer, &allocation.own_addresses())?;
-        if !config.peers.admits(reach, peer.port()) {
-            return Err(Refusal::PeerDenied(peer));
-        }
+        let own = allocation.own_addresses();
+        let reach = config.peers.reach_at(peer, &own).ok_or(Refusal::PeerDenied(peer))?;
         allocation.channels.check(number, peer, now)?;
         allocation
             .permissions
@@ -90,8 +88,4 @@ impl Engine {
         }
         Ok(Success::default())
     }
-}
-
-fn reach(policy: &PeerPolicy, peer: PeerAddr, own: &OwnAddresses) -> Result<Reach, Refusal> {
-    policy.reach(peer.ip(), own).ok_or(Refusal::PeerDenied(peer))
 }

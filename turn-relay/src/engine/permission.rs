@@ -18,7 +18,7 @@ pub(super) struct Permissions {
     by_ip: Table<IpAddr, Permission>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Permission {
     expires: Instant,
     reach: Reach,
@@ -31,8 +31,8 @@ pub(super) struct NoRoom;
 impl Permissions {
     /// Which ports of `ip` are permitted now.
     #[inline]
-    pub(super) fn get(&self, ip: IpAddr, now: Instant) -> Option<Reach> {
-        self.by_ip.get(&ip).filter(|permission| permission.expires > now).map(|permission| permission.reach)
+    pub(super) fn get(&self, ip: IpAddr, now: Instant) -> Option<&Reach> {
+        self.by_ip.get(&ip).filter(|permission| permission.expires > now).map(|permission| &permission.reach)
     }
 
     /// Installs or refreshes all of `wanted`, or none.
@@ -54,8 +54,8 @@ impl Permissions {
             }
         }
         let expires = now + PERMISSION_LIFETIME;
-        for &(ip, reach) in wanted {
-            self.by_ip.insert(ip, Permission { expires, reach }, hashing);
+        for (ip, reach) in wanted {
+            self.by_ip.insert(*ip, Permission { expires, reach: reach.clone() }, hashing);
         }
         Ok(())
     }
@@ -81,7 +81,7 @@ mod tests {
         let mut permissions = Permissions::default();
         permissions.install(&[ip(1), ip(2)], t0, 2, &hashing).unwrap();
         let last = t0 + PERMISSION_LIFETIME - Duration::from_nanos(1);
-        assert_eq!(permissions.get(ip(1).0, last), Some(Reach::AllPorts));
+        assert_eq!(permissions.get(ip(1).0, last), Some(&Reach::AllPorts));
         assert_eq!(permissions.get(ip(1).0, t0 + PERMISSION_LIFETIME), None);
         assert_eq!(permissions.install(&[ip(3)], last, 2, &hashing), Err(NoRoom));
         assert_eq!(permissions.install(&[ip(2), ip(2), ip(1)], last, 2, &hashing), Ok(()), "none is new");

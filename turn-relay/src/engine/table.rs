@@ -25,7 +25,7 @@ impl<K, V> Default for Table<K, V> {
     }
 }
 
-impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> {
+impl<K: Eq + Hash + Copy, V> Table<K, V> {
     #[inline]
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         match self {

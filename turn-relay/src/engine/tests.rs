@@ -3,6 +3,7 @@
 mod authentication;
 mod credentials;
 mod data;
+mod forbidden_peers;
 mod lifecycle;
 mod model;
 mod peers;
