@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use thirl_common::io::{Event, Route, ShardIo, SocketId};
-use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport};
+use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
@@ -70,6 +70,13 @@ pub trait Service: Send + 'static {
     ) -> Outcome<'_, Self::Prefix> {
         let _ = (clock, token, from, datagram);
         Outcome::Nothing
+    }
+
+    /// What the network says of a datagram that was sent by a socket which the service added under `token`, and what the
+    /// client is to be told of it.
+    fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) -> Option<Transmit> {
+        let _ = (clock, token, error);
+        None
     }
 
     /// Where the next message ends in a client's stream.
@@ -224,6 +231,9 @@ impl<S: Service> Shard<S> {
         for index in 0..self.io.received_len() {
             self.handle_datagram(clock, index);
         }
+        for (token, error) in self.io.take_undelivered() {
+            self.handle_undelivered(clock, token, &error);
+        }
         for event in events {
             self.streams.handle_event(clock, *event, &mut self.service, &mut self.io);
         }
@@ -284,6 +294,28 @@ impl<S: Service> Shard<S> {
         }
     }
 
+    /// An error that a datagram of the service's met with.
+    fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) {
+        let Some(notice) = self.service.handle_undelivered(clock, token, error) else { return };
+        let five_tuple = five_tuple_of(&notice);
+        match route(&self.listeners, &five_tuple) {
+            Some(route) => self.io.send(route, &notice.payload),
+            None => self.write_data(clock, five_tuple, &[&notice.payload]),
+        }
+    }
+
+    /// Data for a client with a stream or a session.
+    fn write_data(&mut self, clock: Clock, five_tuple: FiveTuple, parts: &[&[u8]]) {
+        let Shard { service, io, streams, dtls, .. } = self;
+        match dtls {
+            Some(dtls) if five_tuple.transport == Transport::Dtls => {
+                dtls.write(clock, five_tuple, parts, service);
+                dtls.advance(clock, five_tuple, service, io);
+            }
+            _ => streams.write_data(io, &five_tuple, parts),
+        }
+    }
+
     /// A datagram that a client sent to a listening address.
     #[inline]
     fn handle_client(&mut self, clock: Clock, index: usize, listener: usize) {
@@ -325,11 +357,7 @@ impl<S: Service> Shard<S> {
 
     fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
         let Shard { service, io, listeners, streams, dtls, .. } = self;
-        let five_tuple = FiveTuple {
-            transport: transmit.transport,
-            client: ClientAddr(transmit.to),
-            server: ServerAddr(transmit.from),
-        };
+        let five_tuple = five_tuple_of(transmit);
         let payload = &transmit.payload;
         match (route(listeners, &five_tuple), dtls) {
             (Some(route), _) => io.send(route, payload),
@@ -340,6 +368,11 @@ impl<S: Service> Shard<S> {
             _ => streams.write_control(clock, &five_tuple, payload, service, io),
         }
     }
+}
+
+fn five_tuple_of(transmit: &Transmit) -> FiveTuple {
+    let Transmit { transport, from, to, .. } = *transmit;
+    FiveTuple { transport, client: ClientAddr(to), server: ServerAddr(from) }
 }
 
 /// Queues a datagram for one of the service's own sockets.

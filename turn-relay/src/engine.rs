@@ -10,7 +10,8 @@
 //! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached. [`EngineConfig`]: what may be set.
 //! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common; [`Bandwidth`]: how much data
 //!    passes.
-//! 8. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
+//! 8. `icmp`: what the network says of datagrams to peers.
+//! 9. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
 
 mod allocate;
 mod allocation;
@@ -20,6 +21,7 @@ mod channel;
 mod config;
 mod counters;
 mod data;
+mod icmp;
 mod ip_range;
 mod output;
 mod peer_policy;
@@ -64,7 +66,7 @@ use rand::{RngCore, SeedableRng};
 use thirl_common::auth::{LookupId, NonceKey};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
-use thirl_common::wire::{Class, Message, Method, Protocol, classify_at_relay};
+use thirl_common::wire::{Class, Icmp, Message, Method, Protocol, classify_at_relay};
 use thirl_stun_server::Limiter;
 
 use allocation::{Allocation, Allocations, Relay};
@@ -78,6 +80,7 @@ use table::Hashing;
 /// **In**, each with the time:
 /// - [`handle_datagram`](Engine::handle_datagram): a client's datagram, or frame of its stream.
 /// - [`handle_peer_datagram`](Engine::handle_peer_datagram): a datagram that came to a relay's socket.
+/// - [`handle_icmp`](Engine::handle_icmp): an ICMP error that came for a datagram of a relay's socket.
 /// - [`handle_client_gone`](Engine::handle_client_gone): a client's connection was closed.
 /// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
 /// - [`credentials_ready`](Engine::credentials_ready): the answer to [`Action::AwaitCredentials`].
@@ -217,6 +220,19 @@ impl Engine {
         len: usize,
     ) -> Option<Forward> {
         self.relay_to_client(now, relay, from, len)
+    }
+
+    /// An ICMP error, or ICMPv6 as `to` is of the one family or the other, for a datagram that a relay's socket sent `to` a
+    /// peer. What it says must have been checked to be about such a datagram. Returned is what the client is told of it,
+    /// which is data: it may be dropped where the client does not read.
+    pub fn handle_icmp(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        to: PeerAddr,
+        error: Icmp,
+    ) -> Option<Transmit> {
+        self.relay_icmp(now, relay, to, error)
     }
 
     /// The client's connection was closed: its allocation ends.

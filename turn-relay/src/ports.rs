@@ -108,7 +108,8 @@ impl Ports {
     fn bind_port(&self, ip: IpAddr, port: u16) -> io::Result<BoundRelay> {
         let local = SocketAddr::new(ip, port);
         let fragmentation = Some(Fragmentation::AsNeeded);
-        let socket = BindOptions { fragmentation, ..BindOptions::default() }.bind(local)?;
+        let socket =
+            BindOptions { fragmentation, report_errors: true, ..BindOptions::default() }.bind(local)?;
         Ok(BoundRelay {
             socket,
             relayed: RelayedAddr(SocketAddr::new(ExternalIp::outside(&self.addresses.external, ip), port)),

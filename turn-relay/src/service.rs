@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
 use thirl_common::io::{ShardIo, SocketId};
-use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
+use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
 use thirl_stun_server::shard::{Clock, Outcome, Service};
@@ -136,6 +136,11 @@ impl Service for RelayService {
         let relay = RelayId::from_u64(token);
         let forward = self.engine.handle_peer_datagram(clock.now, relay, PeerAddr(from), datagram.len());
         self.outcome(forward)
+    }
+
+    fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) -> Option<Transmit> {
+        let relay = RelayId::from_u64(token);
+        self.engine.handle_icmp(clock.now, relay, PeerAddr(error.to), error.icmp?)
     }
 
     #[inline]

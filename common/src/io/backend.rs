@@ -88,6 +88,8 @@ pub(super) struct Outcome {
     pub(super) counters: DatagramCounters,
     /// Since the turn began.
     pub(super) failures: Vec<SendFailure>,
+    /// Sockets whose error queue may hold something, with repetitions.
+    pub(super) with_errors: Vec<SocketId>,
 }
 
 impl Outcome {
@@ -100,12 +102,25 @@ impl Outcome {
     }
 }
 
-/// Errors that an ICMP message leaves on a socket, and that the next call reports in place of its own work.
+/// Errors that an ICMP message leaves on a socket, and that the next call reports in place of its own work (the kernel's
+/// `icmp_err_convert` and `icmpv6_err_convert`).
 pub(super) fn may_be_pending(errno: i32) -> bool {
-    matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENETUNREACH)
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETUNREACH
+            | libc::ENONET
+            | libc::ENOPROTOOPT
+            | libc::EMSGSIZE
+            | libc::EPROTO
+            | libc::EOPNOTSUPP
+            | libc::EACCES
+    )
 }
 
 /// Errors of receiving that no later try mends: a fault of the program, not of a datagram.
 pub(super) fn is_fatal(errno: i32) -> bool {
-    matches!(errno, libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)
+    matches!(errno, libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL)
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::error_queue::{Fragmentation, set_fragmentation};
+use super::error_queue::{Fragmentation, report_errors, set_fragmentation};
 use super::sys;
 
 /// How to bind a [`DatagramSocket`]. An IPv6 socket never takes IPv4: each family has its own.
@@ -24,6 +24,8 @@ pub struct BindOptions {
     pub send_buffer: Option<usize>,
     /// Whether what it sends may be fragmented; `None`: as the system has it, which over IPv4 forbids it to routers.
     pub fragmentation: Option<Fragmentation>,
+    /// Learn of the errors that its datagrams meet with: [`ShardIo::take_undelivered`](super::ShardIo::take_undelivered).
+    pub report_errors: bool,
 }
 
 impl BindOptions {
@@ -52,6 +54,9 @@ impl BindOptions {
         }
         if let Some(fragmentation) = self.fragmentation {
             set_fragmentation(socket.as_fd(), addr.is_ipv4(), fragmentation)?;
+        }
+        if self.report_errors {
+            report_errors(socket.as_fd(), addr.is_ipv4())?;
         }
         socket.bind(&SockAddr::from(addr))?;
         Ok(DatagramSocket { socket: socket.into(), ipv4: addr.is_ipv4(), packet_info: self.packet_info })

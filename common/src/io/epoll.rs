@@ -66,8 +66,14 @@ impl Backend for Epoll {
         self.recv.clear();
         if self.ready.is_empty() {
             let ready = &mut self.ready;
+            let with_errors = &mut shard.outcome.with_errors;
             shard.poller.wait_with(timeout, |event| match SocketId::from_token(event.token) {
-                Some(id) => ready.push_back(id),
+                Some(id) => {
+                    ready.push_back(id);
+                    if event.closed {
+                        with_errors.push(id);
+                    }
+                }
                 None => events.push(event),
             })?;
         }

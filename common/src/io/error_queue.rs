@@ -8,6 +8,7 @@ use libc::c_int;
 
 use super::sys;
 use crate::net::{Obstacle, Undelivered, canonical};
+use crate::wire::Icmp;
 
 /// No router quotes more than an Ethernet frame of what it drops: bytes.
 const MAX_QUOTE: usize = 1500;
@@ -40,14 +41,18 @@ pub fn report_errors(socket: BorrowedFd<'_>, ipv4: bool) -> io::Result<()> {
 /// The next error of a datagram that `socket` sent; [`io::ErrorKind::WouldBlock`] if there is none. The kernel has
 /// checked that it names this socket's address and port.
 pub fn take_error(socket: BorrowedFd<'_>) -> io::Result<Undelivered> {
-    let mut quoted = vec![0; MAX_QUOTE];
+    take_error_with_quote(socket, vec![0; MAX_QUOTE])
+}
+
+/// As [`take_error`], with as much of the quoted payload as there is room for.
+pub(super) fn take_error_with_quote(socket: BorrowedFd<'_>, mut quoted: Vec<u8>) -> io::Result<Undelivered> {
     loop {
         let (len, to, error) = sys::recv_error(socket, &mut quoted)?;
         let (Some(to), Some(error)) = (to, error) else { continue };
         quoted.truncate(len);
-        let obstacle = obstacle(&error.error);
+        let (obstacle, icmp) = (obstacle(&error.error), icmp(&error.error));
         let reporter = error.offender.map(|offender| offender.to_canonical());
-        return Ok(Undelivered { to: canonical(to), reporter, obstacle, quoted });
+        return Ok(Undelivered { to: canonical(to), reporter, obstacle, icmp, quoted });
     }
 }
 
@@ -57,8 +62,12 @@ pub fn set_fragmentation(socket: BorrowedFd<'_>, ipv4: bool, fragmentation: Frag
         (true, Fragmentation::Never) => {
             sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
         }
-        (true, Fragmentation::Allowed | Fragmentation::AsNeeded) => {
+        (true, Fragmentation::Allowed) => {
             sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+        }
+        // As DONT, but no ICMP error, forged perhaps, changes what is sent, and "fragmentation needed" is reported.
+        (true, Fragmentation::AsNeeded) => {
+            sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)
         }
         (false, Fragmentation::Never) => {
             sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
@@ -70,6 +79,15 @@ pub fn set_fragmentation(socket: BorrowedFd<'_>, ipv4: bool, fragmentation: Frag
             sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)
         }
     }
+}
+
+fn icmp(error: &libc::sock_extended_err) -> Option<Icmp> {
+    let data = match obstacle(error) {
+        Obstacle::TooBig { mtu } => mtu,
+        _ => 0,
+    };
+    let of_icmp = matches!(error.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+    of_icmp.then_some(Icmp { ty: error.ee_type, code: error.ee_code, data })
 }
 
 fn obstacle(error: &libc::sock_extended_err) -> Obstacle {

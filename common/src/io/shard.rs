@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -10,12 +11,16 @@ use super::backend::{Backend, Outcome, Shard, Technique};
 use super::batch::{QUEUE, Received, Route};
 use super::datagram::DatagramSocket;
 use super::epoll::Epoll;
-use super::error_queue::Fragmentation;
+use super::error_queue::{Fragmentation, take_error_with_quote};
 use super::poller::{Event, Poller, TOKEN_LIMIT};
 use super::uring::{self, Uring};
+use crate::net::Undelivered;
 
 /// Generations count up to this and begin anew, so that an id with [`TOKEN_LIMIT`]'s bit fits a token.
 const GENERATIONS: u32 = 1 << 31;
+
+/// So many errors of datagrams are handed on in a turn.
+const UNDELIVERED: usize = 256;
 
 /// The sizes of a [`ShardIo`], and its way to ask the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +139,7 @@ pub struct ShardIo {
     poller: Poller,
     sockets: Sockets,
     outcome: Outcome,
+    undelivered: Vec<(u64, Undelivered)>,
     no_io_uring: Option<io::Error>,
 }
 
@@ -162,6 +168,7 @@ impl ShardIo {
             poller: Poller::new()?,
             sockets: Sockets::default(),
             outcome: Outcome::default(),
+            undelivered: Vec::new(),
             no_io_uring: None,
         })
     }
@@ -210,8 +217,34 @@ impl ShardIo {
     pub fn turn(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         self.outcome.failures.clear();
         events.clear();
+        // Errors that a flush met with are told now.
+        let timeout = if self.outcome.with_errors.is_empty() { timeout } else { Some(Duration::ZERO) };
         let Self { backend, poller, sockets, outcome, .. } = self;
-        backend.turn(&mut Shard { poller, sockets, outcome }, timeout, events)
+        let turned = backend.turn(&mut Shard { poller, sockets, outcome }, timeout, events);
+        if !self.outcome.with_errors.is_empty() {
+            self.read_errors();
+        }
+        turned
+    }
+
+    /// Empties the error queues that may hold something, or the kernel would tell of them again and again.
+    fn read_errors(&mut self) {
+        for id in std::mem::take(&mut self.outcome.with_errors) {
+            let Some((socket, token)) = self.sockets.get(id) else { continue };
+            while let Ok(error) = take_error_with_quote(socket.as_fd(), Vec::new()) {
+                if self.undelivered.len() < UNDELIVERED {
+                    self.undelivered.push((token, error));
+                }
+            }
+        }
+    }
+
+    /// What the network said in this turn of datagrams sent by sockets with [`BindOptions::report_errors`], and the tokens
+    /// of these: 256 at the most. Nothing is quoted of the datagrams.
+    ///
+    /// [`BindOptions::report_errors`]: super::BindOptions::report_errors
+    pub fn take_undelivered(&mut self) -> Vec<(u64, Undelivered)> {
+        std::mem::take(&mut self.undelivered)
     }
 
     /// How many datagrams this turn received.

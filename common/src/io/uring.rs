@@ -304,6 +304,10 @@ impl Uring {
             self.failed = failed;
             let before = self.failed.len();
             for (index, _) in &again {
+                // The error was taken by the send, and the receive will not report it.
+                if let Some((route, _)) = self.memory.batch.queued(*index) {
+                    shard.outcome.with_errors.push(route.socket);
+                }
                 self.queue_send(*index, shard.sockets)?;
             }
             self.enter(Wait::Not)?;
@@ -344,7 +348,6 @@ impl Uring {
 
     /// Hands on what arrived, as much as a turn may.
     fn hand_on(&mut self, shard: &mut Shard<'_>) -> io::Result<()> {
-        let counters = &mut shard.outcome.counters;
         let mut fatal = Ok(());
         while self.memory.batch.received_len() < self.per_turn
             && let Some(Arrival { socket: id, result, buffer, last }) = self.arrived.pop_front()
@@ -355,10 +358,10 @@ impl Uring {
             match (buffer, len) {
                 (Some(buffer), Ok(len)) => match self.memory.read(buffer, len, socket.packet_info()) {
                     Some((start, len, from, local)) => {
-                        counters.received += 1;
+                        shard.outcome.counters.received += 1;
                         self.memory.batch.received_at(start, len, Origin { socket: id, token, from, local });
                     }
-                    None => counters.oversized += 1,
+                    None => shard.outcome.counters.oversized += 1,
                 },
                 _ if result == -libc::ENOBUFS && last => {
                     self.starved.push_back(id);
@@ -368,7 +371,10 @@ impl Uring {
                     fatal = Err(io::Error::from_raw_os_error(-result));
                     continue;
                 }
-                _ => counters.receive_errors += 1,
+                _ => {
+                    shard.outcome.counters.receive_errors += 1;
+                    shard.outcome.with_errors.push(id);
+                }
             }
             if last {
                 self.idle.push_back(id);

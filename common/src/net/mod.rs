@@ -9,6 +9,8 @@ mod nat64;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::wire::Icmp;
+
 pub use if_inet6::{HostIpv6, parse_if_inet6};
 pub use nat64::{Nat64Prefix, NotAPrefix};
 
@@ -152,6 +154,8 @@ pub struct Undelivered {
     pub reporter: Option<IpAddr>,
     /// What stopped it.
     pub obstacle: Obstacle,
+    /// What the ICMP or ICMPv6 error says, as TURN passes it on; `None`: this host refused the datagram by itself.
+    pub icmp: Option<Icmp>,
     /// The beginning of the datagram's payload, as far as it is quoted: routers need not quote any of it (RFC 792).
     pub quoted: Vec<u8>,
 }

@@ -226,6 +226,7 @@ impl Sockets {
                     send_buffer: Some(listen.socket_buffer),
                     // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
                     fragmentation: Some(Fragmentation::AsNeeded),
+                    ..BindOptions::default()
                 };
                 let socket = options.bind(addr)?;
                 let addr = socket.local_addr()?;

@@ -87,7 +87,11 @@ fn arrive(
                 2 => of.payload.iter().copied().take(len).collect(),
                 _ => input.take(len).collect(),
             };
-            diagnosis.handle_undelivered(now, local, &Undelivered { to, reporter, obstacle, quoted });
+            diagnosis.handle_undelivered(
+                now,
+                local,
+                &Undelivered { to, reporter, obstacle, icmp: None, quoted },
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use thirl_common::wire::{
 
 use super::allocation::{AllocateRequest, Allocation, Owner, Relay, Relays};
 use super::authenticate::Authenticated;
+use super::icmp::IcmpWindow;
 use super::output::{Action, BindError, Event, PortWish, RelayId};
 use super::refusal::Refusal;
 use super::request::{Request, Success};
@@ -143,6 +144,7 @@ impl Engine {
                     },
                 },
                 reserving,
+                icmp: IcmpWindow::new(request.now),
             }),
         });
         for family in relays.binding() {

@@ -11,6 +11,7 @@ use super::authenticate::KeyOf;
 use super::bandwidth::{Direction, Meters};
 use super::channel::Channels;
 use super::counters::Traffic;
+use super::icmp::IcmpWindow;
 use super::output::{AllocationId, GENERATIONS, RelayId, RelayedAddresses};
 use super::peer_policy::OwnAddresses;
 use super::permission::Permissions;
@@ -44,6 +45,8 @@ pub(super) struct Owner {
     pub(super) request: AllocateRequest,
     /// The seat of the port that is set aside along with the relay, until it is.
     pub(super) reserving: Option<Seat>,
+    /// Bounds what the client is told of ICMP errors.
+    pub(super) icmp: IcmpWindow,
 }
 
 /// What is kept of an Allocate request.

@@ -35,6 +35,9 @@ pub struct Dropped {
     pub to_client_over_bandwidth: u64,
     /// Too large for the header that it would need.
     pub oversized: u64,
+    /// ICMP errors for datagrams to peers that the client was not told of: without a permission, of a kind that is none of
+    /// its business, or too many.
+    pub icmp: u64,
     /// Requests whose credentials nobody could look up in time: the store or the engine has no more room.
     pub overloaded: u64,
     /// Requests without credentials that hold, of a source that sent too many ([`EngineConfig::stranger_limit`]).
@@ -65,6 +68,8 @@ pub struct Counters {
     pub allocations_ended: u64,
     /// Data relayed.
     pub relayed: Traffic,
+    /// ICMP errors for datagrams to peers that the client was told of.
+    pub icmp_relayed: u64,
     /// Data not relayed.
     pub dropped: Dropped,
 }
@@ -103,6 +108,7 @@ impl Dropped {
         self.to_peer_over_bandwidth += other.to_peer_over_bandwidth;
         self.to_client_over_bandwidth += other.to_client_over_bandwidth;
         self.oversized += other.oversized;
+        self.icmp += other.icmp;
         self.overloaded += other.overloaded;
         self.limited += other.limited;
         self.events += other.events;
@@ -120,6 +126,7 @@ impl Counters {
         self.allocations_created += other.allocations_created;
         self.allocations_ended += other.allocations_ended;
         self.relayed.add(&other.relayed);
+        self.icmp_relayed += other.icmp_relayed;
         self.dropped.add(&other.dropped);
     }
 }

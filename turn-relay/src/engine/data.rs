@@ -226,7 +226,7 @@ impl TransactionIds {
     }
 
     #[inline]
-    fn next(&mut self) -> [u8; 12] {
+    pub(super) fn next(&mut self) -> [u8; 12] {
         self.count += 1;
         // The finaliser of SplitMix64, which is a permutation: no id comes twice in 2^64.
         let mut mixed = self.seed.wrapping_add(self.count.wrapping_mul(0x9E37_79B9_7F4A_7C15));

@@ -4,6 +4,7 @@ mod authentication;
 mod credentials;
 mod data;
 mod forbidden_peers;
+mod icmp;
 mod lifecycle;
 mod model;
 mod peers;

@@ -210,8 +210,9 @@ fn a_bad_destination_in_the_middle_costs_itself_alone(on: Technique) {
     let counters = io.counters();
     assert_eq!((counters.sent, counters.failed()), (5, 5), "{counters:?}");
     assert_eq!(counters.forbidden, 1, "{counters:?}");
+    // Those that were tried again come later.
     let failed: Vec<SocketAddr> = io.failures().iter().map(|failure| failure.route.to).collect();
-    assert_eq!(failed[..4], bad);
+    assert!(bad.iter().all(|to| failed.contains(to)), "{failed:?}");
     assert!(io.failures()[0].to_string().starts_with("127.0.0.1:0: "), "{}", io.failures()[0]);
 }
 
