@@ -77,6 +77,12 @@ pub const KEYS: &[Key] = &[
     .example("[\"198.51.100.0/24\", \"203.0.113.1-203.0.113.9\"]"),
     Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own")
         .example("12"),
+    Key::single(
+        "ip-quota",
+        "COUNT",
+        "Allocations of one client address at most, or of one IPv6 /64. Default: no limit of its own",
+    )
+    .example("100"),
     Key::single("total-quota", "COUNT", "Allocations at most. Default: 100000").example("10000"),
     Key::single(
         "max-bps",
@@ -98,6 +104,12 @@ pub const KEYS: &[Key] = &[
     .example("125000000"),
     Key::single("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600")
         .example("3600"),
+    Key::single(
+        "end-with-credentials",
+        "BOOLEAN",
+        "End allocations when the REST credentials expire that made them, as it is with access tokens anyway. \
+         Default: false",
+    ),
     Key::single("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
     Key::single(
         "relay-threads",
@@ -140,12 +152,16 @@ pub struct Settings {
     pub denied_peers: Vec<PeerRule>,
     /// Allocations of one user at most.
     pub user_quota: Option<usize>,
+    /// Allocations of one client address at most.
+    pub address_quota: Option<usize>,
     /// Allocations at most.
     pub total_quota: usize,
     /// How much data is relayed at most.
     pub bandwidth: Bandwidth,
     /// Lifetime of an allocation at most.
     pub max_lifetime: Duration,
+    /// Whether allocations end when the REST credentials do that made them.
+    pub end_with_credentials: bool,
     /// How long a nonce is good for.
     pub nonce_lifetime: Duration,
     /// `None`: one for each core.
@@ -192,6 +208,7 @@ impl Settings {
             allowed_peers: values.all("allowed-peer-ip", peer_rule)?,
             denied_peers: values.all("denied-peer-ip", peer_rule)?,
             user_quota: values.one("user-quota", &quota)?.map(count),
+            address_quota: values.one("ip-quota", &quota)?.map(count),
             total_quota: values.one("total-quota", &quota)?.map_or(100_000, count),
             bandwidth: Bandwidth {
                 allocation: values.one("max-bps", bytes_per_second)?,
@@ -201,6 +218,7 @@ impl Settings {
             max_lifetime: values
                 .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
                 .unwrap_or(Duration::from_secs(3600)),
+            end_with_credentials: values.one("end-with-credentials", parse::boolean)?.unwrap_or(false),
             nonce_lifetime: values
                 .one("stale-nonce", parse::seconds(60, 86_400))?
                 .unwrap_or(Duration::from_secs(600)),
@@ -262,6 +280,8 @@ impl Settings {
                 max_lifetime: self.max_lifetime,
                 total_quota: self.total_quota,
                 user_quota: self.user_quota,
+                address_quota: self.address_quota,
+                end_with_credentials: self.end_with_credentials,
                 bandwidth: self.bandwidth,
                 peers,
                 ..EngineConfig::default()
@@ -411,6 +431,8 @@ mod tests {
             ("allowed-peer-ip", "10.0.0.0/40"),
             ("denied-peer-ip", "10.0.0.0/8:0"),
             ("total-quota", "0"),
+            ("ip-quota", "-1"),
+            ("end-with-credentials", "1"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
             ("max-bps", "0"),

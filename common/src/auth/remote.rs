@@ -193,7 +193,10 @@ impl CredentialStore for RemoteUsers {
         let Some(user) = &answer.user else { return Finding::Unknown };
         let keys = user.keys.iter().map(LongTermKey::integrity_key);
         match keys.into_iter().find(|key| proves(key)) {
-            Some(key) => Finding::Found(Credential { username: user.username.clone(), key, expires: None }),
+            Some(key) => {
+                let username = user.username.clone();
+                Finding::Found(Credential { username, key, account: None, expires: None })
+            }
             None => Finding::Unknown,
         }
     }
@@ -240,6 +243,11 @@ impl<T> Deferred<T> {
             !requests.is_empty()
         });
         self.len = self.waiting.values().map(Vec::len).sum();
+    }
+
+    /// The requests that wait.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.values().flatten()
     }
 
     /// How many requests wait.
@@ -367,6 +375,7 @@ mod tests {
         assert!(deferred.push(LookupId(1), 'c') && !deferred.push(LookupId(1), 'd'));
         assert_eq!((deferred.take(LookupId(1)), deferred.len()), (vec!['a', 'c'], 1));
         assert!(deferred.push(LookupId(3), 'e') && !deferred.is_empty());
+        assert_eq!(deferred.iter().collect::<String>(), "be");
         assert!(deferred.take(LookupId(9)).is_empty());
         deferred.retain(|request| *request != 'b');
         assert_eq!(

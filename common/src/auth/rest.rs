@@ -89,7 +89,12 @@ impl CredentialStore for RestSecrets {
         };
         let query = CredentialQuery { username, realm: claim.realm, unix_seconds: claim.unix_seconds };
         match self.key(claim.algorithm, query, proves) {
-            Some(key) => Finding::Found(Credential { username: username.to_owned(), key, expires: None }),
+            Some(key) => Finding::Found(Credential {
+                username: username.to_owned(),
+                key,
+                account: user(username).map(str::to_owned),
+                expires: expiry(username),
+            }),
             None => Finding::Unknown,
         }
     }
@@ -104,6 +109,11 @@ impl fmt::Debug for RestSecrets {
 /// The time that a REST username carries. coturn's own order is `expiry:user`.
 fn expiry(username: &str) -> Option<u64> {
     username.split_once(':').map_or(username, |(expiry, _)| expiry).parse().ok()
+}
+
+/// Whom a REST username names, if it does.
+fn user(username: &str) -> Option<&str> {
+    username.split_once(':').map(|(_, user)| user).filter(|user| !user.is_empty())
 }
 
 fn password(secret: &str, username: &str) -> String {
@@ -162,7 +172,8 @@ mod tests {
             algorithm: KeyAlgorithm::Sha256,
             unix_seconds: 1000,
         };
-        assert!(matches!(finds(&rest, &claim, &key), Finding::Found(_)));
+        let Finding::Found(found) = finds(&rest, &claim, &key) else { panic!("it holds") };
+        assert_eq!((found.account.as_deref(), found.expires), (Some("a"), Some(2000)));
         for other in [
             Claim { unix_seconds: 2000, ..claim },
             Claim { algorithm: KeyAlgorithm::Md5, ..claim },

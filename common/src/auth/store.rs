@@ -81,7 +81,11 @@ pub struct Credential {
     pub username: String,
     /// The key that the request was signed with, and the response is to be.
     pub key: IntegrityKey,
-    /// When an access token ends, in Unix seconds: an allocation must not outlive it (RFC 7635, section 8).
+    /// Whom quotas count: the username, but of REST credentials without the expiry before it, lest new credentials make a
+    /// new user. `None`: the username.
+    pub account: Option<String>,
+    /// When they end, in Unix seconds. An allocation must not outlive an access token (RFC 7635, section 8); REST
+    /// credentials need only hold when it begins.
     pub expires: Option<u64>,
 }
 
@@ -124,7 +128,7 @@ pub trait CredentialStore {
     fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
         let found = claim.query().and_then(|query| {
             let key = self.find(query, proves)?;
-            Some(Credential { username: query.username.to_owned(), key, expires: None })
+            Some(Credential { username: query.username.to_owned(), key, account: None, expires: None })
         });
         found.map_or(Finding::Unknown, Finding::Found)
     }

@@ -191,7 +191,12 @@ impl AccessTokens {
         let content = self.keys.get(kid)?.open(token, &self.server_name).ok()?;
         let expires = content.check_time(claim.unix_seconds).ok()?;
         let key = IntegrityKey::new(&content.mac_key);
-        proves(&key).then(|| Credential { username: kid.to_owned(), key, expires: Some(expires) })
+        proves(&key).then(|| Credential {
+            username: kid.to_owned(),
+            key,
+            account: None,
+            expires: Some(expires),
+        })
     }
 }
 

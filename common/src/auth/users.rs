@@ -110,7 +110,7 @@ impl StaticUsers {
             .keys(claim.algorithm, username, claim.realm)
             .map(|key| key.integrity_key())
             .find(|key| proves(key))?;
-        Some(Credential { username: username.to_owned(), key, expires: None })
+        Some(Credential { username: username.to_owned(), key, account: None, expires: None })
     }
 }
 

@@ -7,7 +7,7 @@ mod if_inet6;
 mod nat64;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::wire::Icmp;
 
@@ -173,6 +173,15 @@ pub enum Obstacle {
     },
     /// Anything else, mostly that the destination or its port cannot be reached.
     Other,
+}
+
+/// What one customer has at the least, for limits by source: an IPv4 address, or the first of an IPv6 /64, within which a
+/// host changes its address as it likes. An IPv4-mapped address is the IPv4 one.
+pub fn source_prefix(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
 }
 
 /// `::ffff:a.b.c.d` as `a.b.c.d`; any other address unchanged.

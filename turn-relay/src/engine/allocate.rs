@@ -16,7 +16,7 @@ use super::output::{Action, BindError, Event, PortWish, RelayId};
 use super::refusal::Refusal;
 use super::request::{Request, Success};
 use super::reservation::RESERVATION_LIFETIME;
-use super::shared::{Reservation, Seat};
+use super::shared::{Quotas, Reservation, Seat};
 use super::{Engine, EngineConfig, Timer};
 
 /// Comprehension-required attributes of an Allocate's own. With DONT-FRAGMENT the client asks whether Send indications may
@@ -120,7 +120,7 @@ impl Engine {
         }
         let wish = Wish::read(request, &self.config)?;
         let lifetime = user.limit(self.config.lifetime(wish.lifetime), request.unix_seconds);
-        let Grant { seat, reserving, relays, port } = self.grant(&wish.place, &user.username)?;
+        let Grant { seat, reserving, relays, port } = self.grant(&wish.place, request, &user.account)?;
         let id = self.allocations.insert(Allocation {
             five_tuple: request.five_tuple,
             expires: request.now,
@@ -130,6 +130,8 @@ impl Engine {
             traffic: Default::default(),
             meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
             owner: Box::new(Owner {
+                username: user.username,
+                expires: user.expires,
                 seat,
                 key: user.signing.key,
                 key_of: user.key_of,
@@ -154,29 +156,29 @@ impl Engine {
         Ok(None)
     }
 
-    fn grant(&mut self, place: &Place, username: &str) -> Result<Grant, Refusal> {
+    fn grant(&mut self, place: &Place, request: &Request<'_>, account: &str) -> Result<Grant, Refusal> {
         let (family, even) = match *place {
             Place::Reserved { token } => {
-                let claimed = self.shared.claim_reservation(token, username);
+                let claimed = self.shared.claim_reservation(token, account);
                 // Its seat is the allocation's from now on.
                 let Reservation { seat, family } = claimed.ok_or(BindError::NotReserved)?;
                 let relays = Relays::of(family, Relay::Binding);
                 return Ok(Grant { seat, reserving: None, relays, port: PortWish::Reserved { token } });
             }
             Place::Both { even } => {
-                let seat = self.admit(username)?;
+                let seat = self.admit(request, account)?;
                 let port = if even { PortWish::Even } else { PortWish::Any };
                 return Ok(Grant { seat, reserving: None, relays: self.both_families()?, port });
             }
             Place::New { family, even } => (family, even),
         };
-        let seat = self.admit(username)?;
+        let seat = self.admit(request, account)?;
         let (reserving, port) = match even {
             None => (None, PortWish::Any),
             Some(EvenPort { reserve: false }) => (None, PortWish::Even),
             Some(EvenPort { reserve: true }) => {
                 let token = self.rng.next_u64();
-                (Some(self.admit(username)?), PortWish::EvenAndReserveNext { token })
+                (Some(self.admit(request, account)?), PortWish::EvenAndReserveNext { token })
             }
         };
         Ok(Grant { seat, reserving, relays: Relays::of(family, Relay::Binding), port })
@@ -198,9 +200,10 @@ impl Engine {
         if relays.binding().next().is_none() { Err(Refusal::UnsupportedFamily) } else { Ok(relays) }
     }
 
-    fn admit(&self, username: &str) -> Result<Seat, Refusal> {
-        let total = self.config.total_quota;
-        Ok(self.shared.admit(username, self.config.user_quota.unwrap_or(total), total)?)
+    fn admit(&self, request: &Request<'_>, account: &str) -> Result<Seat, Refusal> {
+        let EngineConfig { user_quota, address_quota, total_quota, .. } = *self.config;
+        let quotas = Quotas { account: user_quota, address: address_quota, total: total_quota };
+        Ok(self.shared.admit(account, request.five_tuple.client.ip(), &quotas)?)
     }
 
     /// The second half of an Allocate: the socket is there, or is not.

@@ -38,6 +38,9 @@ pub(super) struct Allocation {
 /// Who made an allocation, and by which request.
 #[derive(Debug)]
 pub(super) struct Owner {
+    pub(super) username: Arc<str>,
+    /// When the credentials end that made it, in Unix seconds, if it ends with them.
+    pub(super) expires: Option<u64>,
     pub(super) seat: Seat,
     pub(super) key: IntegrityKey,
     pub(super) key_of: KeyOf,
@@ -148,7 +151,7 @@ impl Relays {
 
 impl Allocation {
     pub(super) fn username(&self) -> &Arc<str> {
-        self.owner.seat.username()
+        &self.owner.username
     }
 
     pub(super) fn key(&self) -> &IntegrityKey {

@@ -11,7 +11,7 @@ use thirl_common::auth::{
     Claim, Credential, Finding, Identity, KeyAlgorithm, LookupId, SecurityFeatures, chosen_algorithm,
     userhash,
 };
-use thirl_common::net::FiveTuple;
+use thirl_common::net::{FiveTuple, source_prefix};
 use thirl_common::wire::{IntegrityKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm};
 
 use super::Engine;
@@ -26,16 +26,21 @@ pub(super) const OFFERED: PasswordAlgorithms<'static> = PasswordAlgorithms::SHA2
 /// Requests that wait for a store, of all clients together: 384 KB at most.
 const MAX_WAITING: usize = 256;
 
+/// Of those, of one source (an IPv4 address, an IPv6 /64): one that asks for many users must not keep out the others.
+const MAX_WAITING_OF_ONE: usize = 16;
+
 /// The longest request that is let wait: what Ethernet carries in one piece.
 const MAX_WAITING_LEN: usize = 1500;
 
 /// Who proved to have sent a request.
 pub(super) struct Authenticated {
     pub(super) username: Arc<str>,
+    /// Whom quotas count.
+    pub(super) account: Arc<str>,
     pub(super) signing: Signing,
     pub(super) key_of: KeyOf,
-    /// When the access token ends, in Unix seconds.
-    expires: Option<u64>,
+    /// When allocations must end, in Unix seconds: an access token's end, or that of other credentials if so set.
+    pub(super) expires: Option<u64>,
 }
 
 /// Where a key is from.
@@ -73,7 +78,7 @@ pub(super) fn no_one_waits() -> Deferred {
 
 impl Authenticated {
     /// "The lifetime ... MUST be less than or equal to the lifetime of the token" (RFC 7635, section 8), but for the
-    /// clocks' sake not nothing: a token is taken up to 5 s after its end.
+    /// clocks' sake not nothing: a token is taken up to 5 s after its end. Other credentials end alike, if they do.
     pub(super) fn limit(&self, lifetime: Duration, unix_seconds: u64) -> Duration {
         let left = self.expires.map(|expires| expires.saturating_sub(unix_seconds).max(1));
         left.map_or(lifetime, |seconds| lifetime.min(Duration::from_secs(seconds)))
@@ -106,21 +111,30 @@ impl Engine {
         {
             return Ok(Sender::Known(Authenticated {
                 username: allocation.username().clone(),
+                account: allocation.owner.seat.account().clone(),
                 signing: Signing { key: allocation.key().clone(), algorithm },
                 key_of: allocation.owner.key_of,
-                expires: None,
+                expires: allocation.owner.expires,
             }));
         }
+        if self.waits_for_enough(five_tuple) {
+            return Ok(Sender::Overloaded);
+        }
         match config.credentials.authenticate(&claim, &mut proves) {
-            Finding::Found(Credential { username, key, expires }) => Ok(Sender::Known(Authenticated {
-                username: username.into(),
-                signing: Signing { key, algorithm },
-                key_of: match claim.access_token {
+            Finding::Found(Credential { username, key, account, expires }) => {
+                let username: Arc<str> = username.into();
+                let key_of = match claim.access_token {
                     Some(_) => KeyOf::Token,
                     None => KeyOf::Password(claim.algorithm),
-                },
-                expires,
-            })),
+                };
+                Ok(Sender::Known(Authenticated {
+                    account: account.map_or_else(|| username.clone(), Arc::from),
+                    username,
+                    signing: Signing { key, algorithm },
+                    key_of,
+                    expires: expires.filter(|_| key_of == KeyOf::Token || config.end_with_credentials),
+                }))
+            }
             Finding::Later(lookup) => Ok(Sender::Later(lookup)),
             Finding::Overloaded => Ok(Sender::Overloaded),
             _ => Err(Refusal::WrongCredentials { username: name(claim.identity) }),
@@ -137,6 +151,14 @@ impl Engine {
         } else {
             self.counters.dropped.overloaded += 1;
         }
+    }
+
+    /// Whether so many requests of this source wait already that it is to wait for those.
+    fn waits_for_enough(&self, five_tuple: &FiveTuple) -> bool {
+        let source = |five_tuple: &FiveTuple| source_prefix(five_tuple.client.ip());
+        let of_source =
+            self.deferred.iter().filter(|waiting| source(&waiting.five_tuple) == source(five_tuple));
+        of_source.count() >= MAX_WAITING_OF_ONE
     }
 
     /// Handles what waited for a look-up as if it had just arrived.

@@ -36,10 +36,14 @@ pub struct EngineConfig {
     pub max_lifetime: Duration,
     /// The families of relayed transport addresses; others draw a 440.
     pub families: Vec<AddressFamily>,
+    /// Whether allocations end when REST credentials do that made them, as they do with access tokens.
+    pub end_with_credentials: bool,
     /// Allocations of all clients at most.
     pub total_quota: usize,
-    /// Allocations of one username at most; `None`: as many as of all.
+    /// Allocations of one user at most, whose REST credentials count together; `None`: as many as of all.
     pub user_quota: Option<usize>,
+    /// Allocations of one client address at most, or of one IPv6 /64; `None`: as many as of all.
+    pub address_quota: Option<usize>,
     /// How much data is relayed at most.
     pub bandwidth: Bandwidth,
     /// Permissions of one allocation at most: 48 bytes each, 12 KB in all with the default of 256, and
@@ -68,8 +72,10 @@ impl Default for EngineConfig {
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
             families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
+            end_with_credentials: false,
             total_quota: 100_000,
             user_quota: None,
+            address_quota: None,
             bandwidth: Bandwidth::default(),
             max_permissions: 256,
             max_channels: 256,
@@ -97,6 +103,7 @@ impl fmt::Debug for EngineConfig {
             .field("max_lifetime", &self.max_lifetime)
             .field("total_quota", &self.total_quota)
             .field("user_quota", &self.user_quota)
+            .field("address_quota", &self.address_quota)
             .field("peers", &self.peers)
             .finish_non_exhaustive()
     }

@@ -65,6 +65,9 @@ pub enum Refusal {
     /// The user has as many allocations as it may have.
     #[error("the user has reached user-quota")]
     UserQuotaReached,
+    /// The client's address has as many allocations as it may have.
+    #[error("the client's address has reached ip-quota")]
+    AddressQuotaReached,
     /// The server has as many allocations as it may have.
     #[error("the server has reached total-quota")]
     TotalQuotaReached,
@@ -96,7 +99,7 @@ impl Refusal {
             }
             Refusal::FamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
             Refusal::PeerDenied(_) => ErrorCode::FORBIDDEN,
-            Refusal::UserQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
+            Refusal::UserQuotaReached | Refusal::AddressQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
             Refusal::TotalQuotaReached | Refusal::AllocationFull | Refusal::NotBound(_) => {
                 ErrorCode::INSUFFICIENT_CAPACITY
             }
@@ -118,6 +121,7 @@ impl From<QuotaReached> for Refusal {
     fn from(reached: QuotaReached) -> Refusal {
         match reached {
             QuotaReached::User => Refusal::UserQuotaReached,
+            QuotaReached::Address => Refusal::AddressQuotaReached,
             QuotaReached::Total => Refusal::TotalQuotaReached,
         }
     }

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use thirl_common::net::source_prefix;
 use thirl_common::wire::AddressFamily;
 
 use super::bandwidth::{Bandwidth, Meter, Meters};
@@ -22,13 +24,15 @@ pub struct Shared {
 #[derive(Default)]
 struct State {
     seats: usize,
-    by_user: HashMap<Arc<str>, User, foldhash::fast::RandomState>,
+    by_account: HashMap<Arc<str>, Account, foldhash::fast::RandomState>,
+    /// Seats by [`source_prefix`], if there is a quota for it.
+    by_address: HashMap<IpAddr, usize, foldhash::fast::RandomState>,
     total: Option<Arc<Meter>>,
     reservations: HashMap<u64, Reservation, foldhash::fast::RandomState>,
 }
 
 /// What is kept of a user who has a seat.
-struct User {
+struct Account {
     held: usize,
     meter: Option<Arc<Meter>>,
 }
@@ -36,13 +40,23 @@ struct User {
 /// One allocation's, or one reservation's, share of the quotas; dropped, it is given back.
 pub(super) struct Seat {
     shared: Shared,
-    username: Arc<str>,
+    account: Arc<str>,
+    address: Option<IpAddr>,
+}
+
+/// How many seats there are at most; `None`: as many as in all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quotas {
+    pub(super) account: Option<usize>,
+    pub(super) address: Option<usize>,
+    pub(super) total: usize,
 }
 
 /// Which quota leaves no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QuotaReached {
     User,
+    Address,
     Total,
 }
 
@@ -59,26 +73,30 @@ impl Shared {
         self.lock().seats
     }
 
-    /// A seat for one more allocation of a user.
-    pub(super) fn admit(
-        &self,
-        username: &str,
-        user_quota: usize,
-        total_quota: usize,
-    ) -> Result<Seat, QuotaReached> {
+    /// A seat for one more allocation of a user, for a client at that address.
+    pub(super) fn admit(&self, account: &str, client: IpAddr, quotas: &Quotas) -> Result<Seat, QuotaReached> {
+        let address = quotas.address.map(|_| source_prefix(client));
         let mut state = self.lock();
-        if state.seats >= total_quota {
+        let State { seats, by_account, by_address, .. } = &mut *state;
+        let held = |address: &IpAddr| by_address.get(address).copied().unwrap_or(0);
+        let known = by_account.get_key_value(account);
+        if *seats >= quotas.total {
             return Err(QuotaReached::Total);
         }
-        let username = match state.by_user.get_key_value(username) {
-            Some((_, user)) if user.held >= user_quota => return Err(QuotaReached::User),
-            Some((username, _)) => username.clone(),
-            None if user_quota == 0 => return Err(QuotaReached::User),
-            None => Arc::from(username),
-        };
-        state.seats += 1;
-        state.by_user.entry(username.clone()).or_insert(User { held: 0, meter: None }).held += 1;
-        Ok(Seat { shared: self.clone(), username })
+        if quotas.account.is_some_and(|quota| known.map_or(0, |(_, account)| account.held) >= quota) {
+            return Err(QuotaReached::User);
+        }
+        if address.as_ref().is_some_and(|address| quotas.address.is_some_and(|quota| held(address) >= quota))
+        {
+            return Err(QuotaReached::Address);
+        }
+        let account = known.map_or_else(|| Arc::from(account), |(account, _)| account.clone());
+        *seats += 1;
+        by_account.entry(account.clone()).or_insert(Account { held: 0, meter: None }).held += 1;
+        if let Some(address) = address {
+            *by_address.entry(address).or_insert(0) += 1;
+        }
+        Ok(Seat { shared: self.clone(), account, address })
     }
 
     /// What the data of an allocation with this seat is counted against.
@@ -89,9 +107,9 @@ impl Shared {
             return Meters::new([own]);
         }
         let mut state = self.lock();
-        let State { by_user, total, .. } = &mut *state;
-        let user =
-            by_user.get_mut(&seat.username).and_then(|user| shared_meter(&mut user.meter, limits.user, now));
+        let State { by_account, total, .. } = &mut *state;
+        let account = by_account.get_mut(&seat.account);
+        let user = account.and_then(|account| shared_meter(&mut account.meter, limits.user, now));
         Meters::new([own, user, shared_meter(total, limits.total, now)])
     }
 
@@ -102,9 +120,9 @@ impl Shared {
     }
 
     /// Takes a reservation to use it. It is its maker's: to others it is as if there were none.
-    pub(super) fn claim_reservation(&self, token: u64, username: &str) -> Option<Reservation> {
+    pub(super) fn claim_reservation(&self, token: u64, account: &str) -> Option<Reservation> {
         let mut state = self.lock();
-        state.reservations.get(&token).filter(|reservation| *reservation.seat.username == *username)?;
+        state.reservations.get(&token).filter(|reservation| *reservation.seat.account == *account)?;
         state.reservations.remove(&token)
     }
 
@@ -130,8 +148,9 @@ fn shared_meter(
 }
 
 impl Seat {
-    pub(super) fn username(&self) -> &Arc<str> {
-        &self.username
+    /// Whom it counts for.
+    pub(super) fn account(&self) -> &Arc<str> {
+        &self.account
     }
 }
 
@@ -139,10 +158,17 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.seats -= 1;
-        match state.by_user.get_mut(&self.username) {
-            Some(user) if user.held > 1 => user.held -= 1,
+        match state.by_account.get_mut(&self.account) {
+            Some(account) if account.held > 1 => account.held -= 1,
             _ => {
-                state.by_user.remove(&self.username);
+                state.by_account.remove(&self.account);
+            }
+        }
+        let Some(address) = &self.address else { return };
+        match state.by_address.get_mut(address) {
+            Some(held) if *held > 1 => *held -= 1,
+            _ => {
+                state.by_address.remove(address);
             }
         }
     }
@@ -150,7 +176,7 @@ impl Drop for Seat {
 
 impl fmt::Debug for Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seat({})", self.username)
+        write!(f, "Seat({})", self.account)
     }
 }
 
@@ -163,11 +189,15 @@ impl fmt::Debug for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     #[test]
     fn seats_are_counted_by_user_and_in_all() {
         let shared = Shared::default();
-        let admit = |user| shared.admit(user, 2, 3);
+        let quotas = Quotas { account: Some(2), address: None, total: 3 };
+        let admit = |user| shared.admit(user, CLIENT, &quotas);
         let (alice, _alice) = (admit("alice").unwrap(), admit("alice").unwrap());
         assert_eq!(admit("alice").unwrap_err(), QuotaReached::User);
         let bob = admit("bob").unwrap();
@@ -175,15 +205,40 @@ mod tests {
         drop(alice);
         assert_eq!(shared.seats(), 2);
         drop((admit("alice").unwrap(), bob));
-        assert_eq!((shared.seats(), shared.lock().by_user.len()), (1, 1), "nothing is kept of who is gone");
+        assert_eq!(
+            (shared.seats(), shared.lock().by_account.len()),
+            (1, 1),
+            "nothing is kept of who is gone"
+        );
+    }
+
+    #[test]
+    fn seats_are_counted_by_address_whoever_the_user_is() {
+        let shared = Shared::default();
+        let quotas = Quotas { account: None, address: Some(2), total: 9 };
+        let admit = |user, ip: &str| shared.admit(user, ip.parse().unwrap(), &quotas);
+        let first = admit("alice", "2001:db8::1").unwrap();
+        let second = admit("bob", "2001:db8::ffff:0:1").unwrap();
+        assert_eq!(admit("carol", "2001:db8::2").unwrap_err(), QuotaReached::Address);
+        let elsewhere = (admit("alice", "2001:db8:0:1::1").unwrap(), admit("alice", "192.0.2.1").unwrap());
+        drop(first);
+        let third = admit("alice", "2001:db8::3").unwrap();
+        drop(third);
+        assert_eq!(shared.lock().by_address.len(), 3);
+        drop((second, elsewhere));
+        assert!(shared.lock().by_address.is_empty(), "nothing is kept of who is gone");
+        let unlimited = Quotas { address: None, ..quotas };
+        let _seat = shared.admit("alice", CLIENT, &unlimited).unwrap();
+        assert!(shared.lock().by_address.is_empty(), "nor where nothing is limited");
     }
 
     #[test]
     fn a_reservation_is_taken_once_and_holds_a_seat() {
         let shared = Shared::default();
-        let seat = shared.admit("alice", 1, 1).unwrap();
+        let one = Quotas { account: None, address: None, total: 1 };
+        let seat = shared.admit("alice", CLIENT, &one).unwrap();
         shared.reserve(7, Reservation { seat, family: AddressFamily::Ipv4 });
-        assert_eq!(shared.admit("alice", 1, 1).unwrap_err(), QuotaReached::Total);
+        assert_eq!(shared.admit("alice", CLIENT, &one).unwrap_err(), QuotaReached::Total);
         assert!(shared.claim_reservation(8, "alice").is_none());
         assert!(shared.claim_reservation(7, "bob").is_none());
         drop(shared.claim_reservation(7, "alice").unwrap());

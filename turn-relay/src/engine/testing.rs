@@ -81,6 +81,13 @@ pub(super) fn client(port: u16) -> FiveTuple {
     }
 }
 
+/// The same at another address.
+pub(super) fn client_at(last: u8, port: u16) -> FiveTuple {
+    let mut five_tuple = client(port);
+    five_tuple.client.0.set_ip([192, 0, 2, last].into());
+    five_tuple
+}
+
 pub(super) fn peer(last: u8, port: u16) -> PeerAddr {
     PeerAddr(SocketAddr::from(([198, 51, 100, last], port)))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use thirl_common::auth::{Credentials, RestSecrets};
+use thirl_common::auth::{Credentials, EphemeralCredentials, LongTermKey, RestSecrets};
 use thirl_common::wire::*;
 
 use crate::engine::testing::*;
@@ -138,31 +138,59 @@ fn an_allocation_is_its_makers() {
     assert_eq!(server.request(client(1), "alice", Method::REFRESH, |_| {}).code(), 0);
 }
 
+/// A server with a secret, and REST credentials for carol that hold for a minute.
+struct Ephemeral {
+    server: Server,
+    credentials: EphemeralCredentials,
+}
+
+impl Ephemeral {
+    fn new(end_with_credentials: bool) -> Ephemeral {
+        let rest = RestSecrets::new(vec!["north".into()]);
+        let credentials = rest.mint("carol", UNIX + 60).unwrap();
+        let server = Server::new(|config| {
+            config.credentials = Arc::new(Credentials { rest, ..Credentials::default() });
+            config.end_with_credentials = end_with_credentials;
+        });
+        Ephemeral { server, credentials }
+    }
+
+    /// The code, and the lifetime if there is one.
+    fn ask(&mut self, port: u16, method: Method) -> (u16, Option<u32>) {
+        let EphemeralCredentials { username, password } = &self.credentials;
+        let key = LongTermKey::new(username, "thirl", password).integrity_key();
+        let nonce = self.server.nonce(client(port));
+        let request = bare(&mut self.server, method, |writer| {
+            if method == Method::ALLOCATE {
+                writer.attribute(&RequestedTransport::UDP).unwrap();
+            }
+            writer.attribute(&Username(username)).unwrap().attribute(&Realm("thirl")).unwrap();
+            writer.attribute(&Nonce(&nonce)).unwrap().integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+        });
+        let reply = self.server.deliver(client(port), &request).unwrap();
+        (reply.code(), reply.message().get::<Lifetime>().unwrap().map(|Lifetime(seconds)| seconds))
+    }
+}
+
 #[test]
 fn ephemeral_credentials_that_expire_end_nothing_that_was_begun() {
-    let rest = RestSecrets::new(vec!["north".into()]);
-    let ephemeral = rest.mint("carol", UNIX + 60).unwrap();
-    let mut server = Server::new(|config| {
-        config.credentials = Arc::new(Credentials { rest, ..Credentials::default() });
-    });
-    let key = thirl_common::auth::LongTermKey::new(&ephemeral.username, "thirl", &ephemeral.password);
-    let request = |server: &mut Server, from, method| {
-        let nonce = server.nonce(from);
-        let request = bare(server, method, |writer| {
-            writer
-                .attribute(&RequestedTransport::UDP)
-                .unwrap()
-                .attribute(&Username(&ephemeral.username))
-                .unwrap();
-            writer.attribute(&Realm("thirl")).unwrap().attribute(&Nonce(&nonce)).unwrap();
-            writer.integrity(IntegrityAlgorithm::Sha1, &key.integrity_key()).unwrap();
-        });
-        server.deliver(from, &request).unwrap().code()
-    };
-    assert_eq!(request(&mut server, client(1), Method::ALLOCATE), 0);
-    server.pass(Duration::from_secs(61));
-    assert_eq!(request(&mut server, client(1), Method::ALLOCATE), 437, "known, though not anew");
-    assert_eq!(request(&mut server, client(2), Method::ALLOCATE), 401);
+    let mut carol = Ephemeral::new(false);
+    assert_eq!(carol.ask(1, Method::ALLOCATE), (0, Some(600)));
+    carol.server.pass(Duration::from_secs(61));
+    assert_eq!(carol.ask(1, Method::ALLOCATE).0, 437, "known, though not anew");
+    assert_eq!(carol.ask(1, Method::REFRESH), (0, Some(600)));
+    assert_eq!(carol.ask(2, Method::ALLOCATE).0, 401);
+}
+
+#[test]
+fn an_allocation_ends_with_its_credentials_if_so_set() {
+    let mut carol = Ephemeral::new(true);
+    assert_eq!(carol.ask(1, Method::ALLOCATE), (0, Some(60)));
+    carol.server.pass(Duration::from_secs(40));
+    assert_eq!(carol.ask(1, Method::REFRESH), (0, Some(20)), "no more than is left");
+    carol.server.pass(Duration::from_secs(20));
+    assert_eq!((carol.server.engine.allocations(), carol.server.sockets.len()), (0, 0));
+    assert_eq!(carol.ask(1, Method::REFRESH), (401, None));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thirl_common::auth::*;
-use thirl_common::net::Transport;
+use thirl_common::net::{FiveTuple, Transport};
 use thirl_common::wire::*;
 
 use crate::engine::testing::*;
@@ -335,8 +335,8 @@ fn a_request_waits_for_a_store_that_answers_later() {
 #[test]
 fn what_waits_is_bounded_and_who_is_gone_is_forgotten() {
     let (mut server, users) = remote(RemoteLimits { lookups: 2, ..RemoteLimits::default() });
-    let nonce = server.nonce(client(1));
-    let ask = |server: &mut Server, from, username: &str, padding: usize| {
+    let ask = |server: &mut Server, from: FiveTuple, username: &str, padding: usize| {
+        let nonce = server.nonce(from);
         let id = server.transaction();
         let request = sign(id, &nonce, username, Method::ALLOCATE, IntegrityAlgorithm::Sha1, |writer| {
             writer
@@ -356,13 +356,41 @@ fn what_waits_is_bounded_and_who_is_gone_is_forgotten() {
     assert_eq!(ask(&mut server, client(3), "bob", 0), 1);
     assert_eq!(ask(&mut server, client(4), "carol", 0), 2, "the store has no more room");
     server.engine.handle_client_gone(server.now, stream);
-    for port in 10..264 {
-        assert_eq!(ask(&mut server, client(port), "alice", 0), 2);
+    for n in 0..254 {
+        // 14 more of the first source, then 16 of each.
+        let (source, port) = ((n + 2) / 16 + 1, (n + 2) % 16);
+        assert_eq!(ask(&mut server, client_at(source, 10 + u16::from(port)), "alice", 0), 2, "{n}");
     }
-    assert_eq!(ask(&mut server, client(9), "alice", 0), 3, "the engine has no more room");
+    assert_eq!(ask(&mut server, client_at(99, 9), "alice", 0), 3, "the engine has no more room");
     let alice = look_up(&mut server, &users);
     assert_eq!(ready(&mut server, alice), [0; 255]);
     assert!(server.engine.allocations.find(&stream).is_none());
     let bob = look_up(&mut server, &users);
     assert_eq!(ready(&mut server, bob), [401]);
+}
+
+#[test]
+fn one_source_does_not_keep_out_the_others() {
+    let (mut server, users) = remote(RemoteLimits::default());
+    let ask = |server: &mut Server, from: FiveTuple, username: &str| {
+        let nonce = server.nonce(from);
+        let id = server.transaction();
+        let request = sign(id, &nonce, username, Method::ALLOCATE, IntegrityAlgorithm::Sha1, |writer| {
+            writer.attribute(&RequestedTransport::UDP).unwrap();
+        });
+        assert!(server.deliver(from, &request).is_none());
+    };
+    for n in 0..300 {
+        ask(&mut server, client(1000 + n), &format!("guess {n}"));
+    }
+    assert_eq!(server.engine.counters().dropped.overloaded, 300 - 16);
+    ask(&mut server, client_at(2, 1), "alice");
+    let lookups: Vec<_> = std::iter::from_fn(|| users.poll_lookup()).collect();
+    assert_eq!(lookups.len(), 17, "nor are they looked up");
+    for lookup in &lookups[..16] {
+        users.answer(lookup.id, None, server.unix());
+        assert_eq!(ready(&mut server, lookup.id), [401]);
+    }
+    ask(&mut server, client(5000), "alice");
+    assert_eq!(server.engine.counters().dropped.overloaded, 300 - 16, "it may ask again");
 }

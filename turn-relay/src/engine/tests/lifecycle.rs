@@ -1,7 +1,9 @@
 //! Allocate and Refresh: how allocations come and go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use thirl_common::auth::{Chain, EphemeralCredentials, LongTermKey, RestSecrets};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transport};
 use thirl_common::wire::*;
 
@@ -298,6 +300,47 @@ fn quotas_by_user_and_in_all() {
     assert_eq!((bob(3), bob(4)), (0, 508));
     server.request(client(1), "alice", Method::REFRESH, write(Lifetime(0)));
     assert_eq!(server.allocate(client(1), |_| {}).code(), 0);
+}
+
+#[test]
+fn quotas_by_address_and_by_the_user_behind_rest_credentials() {
+    let rest = RestSecrets::new(vec!["north".into()]);
+    let carol = |expires| rest.mint("carol", expires).unwrap();
+    let mut server = Server::new(|config| {
+        let users = config.credentials.clone();
+        let mut chain = Chain::default();
+        chain.push(users);
+        chain.push(Arc::new(rest.clone()));
+        config.credentials = Arc::new(chain);
+        (config.user_quota, config.address_quota) = (Some(2), Some(3));
+    });
+    let mut ask = |from, username: &str, password: &str| {
+        let nonce = server.nonce(from);
+        let key = LongTermKey::new(username, "thirl", password).integrity_key();
+        let mut buffer = [0; 256];
+        let id = server.transaction();
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::ALLOCATE, id).unwrap();
+        write(RequestedTransport::UDP)(&mut writer);
+        writer.attribute(&Username(username)).unwrap().attribute(&Realm("thirl")).unwrap();
+        writer.attribute(&Nonce(&nonce)).unwrap().integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
+        let reply = server.deliver(from, writer.finish()).unwrap();
+        assert!(reply.message().verify_integrity(&key).is_ok());
+        reply.code()
+    };
+    for (port, expires) in [(1, 600), (2, 601)] {
+        let EphemeralCredentials { username, password } = carol(UNIX + expires);
+        assert_eq!(ask(client(port), &username, &password), 0);
+    }
+    let EphemeralCredentials { username, password } = carol(UNIX + 602);
+    assert_eq!(ask(client_at(9, 3), &username, &password), 486, "new credentials are not a new user");
+    assert_eq!(ask(client(4), "alice", PASSWORD), 0);
+    assert_eq!(ask(client(5), "alice", PASSWORD), 486, "the address has its three");
+    assert_eq!(ask(client_at(9, 5), "alice", PASSWORD), 0);
+    let reasons = server.events.iter().filter_map(|event| match event {
+        Event::Refused { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    });
+    assert_eq!(reasons.collect::<Vec<_>>(), [Refusal::UserQuotaReached, Refusal::AddressQuotaReached]);
 }
 
 #[test]
