@@ -5,7 +5,7 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::batch::Batch;
+use super::batch::{Batch, Train};
 use super::datagram::DatagramSocket;
 use super::poller::{Event, Poller};
 use super::shard::{DatagramCounters, SendFailure, SocketId, Sockets};
@@ -93,18 +93,20 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The system would not send a datagram.
-    pub(super) fn failed(&mut self, failure: SendFailure) {
-        self.counters.count_failure(failure.errno);
-        if self.failures.len() < FAILURES {
-            self.failures.push(failure);
+    /// The system would not send a train.
+    pub(super) fn failed(&mut self, batch: &Batch, train: Train, errno: i32) {
+        for route in (train.first..train.first + train.count).filter_map(|index| batch.route(index)) {
+            self.counters.count_failure(errno);
+            if self.failures.len() < FAILURES {
+                self.failures.push(SendFailure { route, errno });
+            }
         }
     }
 }
 
 /// Errors that an ICMP message leaves on a socket, and that the next call reports in place of its own work (the kernel's
 /// `icmp_err_convert` and `icmpv6_err_convert`).
-pub(super) fn may_be_pending(errno: i32) -> bool {
+fn may_be_pending(errno: i32) -> bool {
     matches!(
         errno,
         libc::ECONNREFUSED
@@ -118,6 +120,15 @@ pub(super) fn may_be_pending(errno: i32) -> bool {
             | libc::EOPNOTSUPP
             | libc::EACCES
     )
+}
+
+impl Train {
+    /// Whether, after this error, its datagrams are to be sent once more, each by itself: those that an older datagram's
+    /// error kept from being sent, and those that cannot leave together, since each is longer than the path takes
+    /// (`EINVAL`, or `EMSGSIZE` from Linux 6.14 on), or since the device sums up no datagrams (`EIO`).
+    pub(super) fn goes_again(self, errno: i32) -> bool {
+        may_be_pending(errno) || self.count > 1 && matches!(errno, libc::EINVAL | libc::EIO)
+    }
 }
 
 /// Errors of receiving that no later try mends: a fault of the program, not of a datagram.

@@ -16,6 +16,15 @@ const TAILROOM: usize = 4;
 /// So many datagrams are queued at most; one more sends them first.
 pub(super) const QUEUE: usize = 512;
 
+/// A queued datagram is made of so many pieces at most.
+pub(super) const PIECES: usize = 3;
+
+/// So many datagrams leave as one train at most: `UDP_MAX_SEGMENTS` of Linux, before 6.9 doubled it.
+const TRAIN: usize = 64;
+
+/// So many bytes leave as one train at most: what UDP over IPv4 carries.
+const TRAIN_BYTES: usize = 65_507;
+
 /// The unit of the processor's caches.
 const LINE: usize = 64;
 
@@ -63,6 +72,18 @@ pub(super) struct Batch {
     queue: Vec<Outgoing>,
     /// The bytes of queued datagrams that do not lie in the arena.
     owned: Vec<u8>,
+    longest_train: usize,
+}
+
+/// Queued datagrams that follow each other and leave by one send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Train {
+    /// The first one's place in the queue.
+    pub(super) first: usize,
+    /// How many.
+    pub(super) count: usize,
+    /// The length of each but the last, which may be shorter.
+    pub(super) segment: usize,
 }
 
 /// How the arena is divided.
@@ -83,16 +104,22 @@ struct Incoming {
     forwarded: bool,
 }
 
+/// A datagram to send: what stands before the payload, the payload, and what stands after it. Where there is room around the
+/// payload, it includes them.
 struct Outgoing {
     route: Route,
-    place: Place,
-    range: Range<usize>,
+    /// In `owned`.
+    before: Range<usize>,
+    /// In the arena.
+    payload: Range<usize>,
+    /// In `owned`.
+    after: Range<usize>,
 }
 
-#[derive(Clone, Copy)]
-enum Place {
-    Arena,
-    Owned,
+impl Outgoing {
+    fn len(&self) -> usize {
+        self.before.len() + self.payload.len() + self.after.len()
+    }
 }
 
 impl Slots {
@@ -124,7 +151,13 @@ impl Batch {
             received: Vec::with_capacity(count),
             queue: Vec::with_capacity(QUEUE),
             owned: Vec::new(),
+            longest_train: TRAIN,
         }
+    }
+
+    /// Each datagram is sent by itself: the system knows no trains.
+    pub(super) fn forbid_trains(&mut self) {
+        self.longest_train = 1;
     }
 
     pub(super) fn slots(&self) -> Slots {
@@ -141,11 +174,29 @@ impl Batch {
         self.arena.at(place)
     }
 
-    /// Notes a datagram of `len` bytes that a back end received at this place in the arena.
-    pub(super) fn received_at(&mut self, start: usize, len: usize, origin: Origin) {
+    /// Notes what a back end received at this place in the arena: a datagram of `len` bytes, or several of `segment` bytes
+    /// each, of which the last may be shorter. Returns how many.
+    pub(super) fn received_at(
+        &mut self,
+        start: usize,
+        len: usize,
+        segment: Option<usize>,
+        origin: Origin,
+    ) -> u64 {
         let room = self.slots.room(start);
         debug_assert!(start + len <= room.end, "a datagram ends in its slot");
-        self.received.push(Incoming { origin, start, len, room, forwarded: false });
+        let Some(segment) = segment.filter(|segment| (1..len).contains(segment)) else {
+            self.received.push(Incoming { origin, start, len, room, forwarded: false });
+            return 1;
+        };
+        for at in (0..len).step_by(segment) {
+            let (first, last) = (at == 0, at + segment >= len);
+            let (start, len) = (start + at, segment.min(len - at));
+            // Between two of them there is no room.
+            let room = if first { room.start } else { start }..if last { room.end } else { start + len };
+            self.received.push(Incoming { origin, start, len, room, forwarded: false });
+        }
+        len.div_ceil(segment) as u64
     }
 
     pub(super) fn received_len(&self) -> usize {
@@ -176,49 +227,81 @@ impl Batch {
         if range.start > range.end || range.end > datagram.len {
             return false;
         }
-        let (start, end) = (datagram.start + range.start, datagram.start + range.end);
+        let (mut start, mut end) = (datagram.start + range.start, datagram.start + range.end);
+        // What surrounds the range belongs to the first datagram made of it.
         let again = std::mem::replace(&mut datagram.forwarded, true);
-        let fits = prefix.len() <= start - datagram.room.start && pad <= datagram.room.end - end;
-        if fits && !again {
-            let range = start - prefix.len()..end + pad;
-            // Without the checks for nothing to write, each packet without a prefix would pay two calls of memcpy.
-            if !prefix.is_empty() {
-                self.arena[range.start..start].copy_from_slice(prefix);
+        let room = if again { start..end } else { datagram.room.clone() };
+        let (mut before, mut after) = (0..0, 0..0);
+        // Without the checks for nothing to write, each packet without a prefix would pay two calls of memcpy.
+        if !prefix.is_empty() {
+            if prefix.len() <= start - room.start {
+                self.arena[start - prefix.len()..start].copy_from_slice(prefix);
+                start -= prefix.len();
+            } else {
+                before = self.own(prefix);
             }
-            if pad > 0 {
-                self.arena[end..range.end].fill(0);
-            }
-            self.queue.push(Outgoing { route, place: Place::Arena, range });
-        } else {
-            // What surrounds the range may belong to the first datagram made of it.
-            let first = self.owned.len();
-            self.owned.extend_from_slice(prefix);
-            self.owned.extend_from_slice(&self.arena[start..end]);
-            self.owned.resize(self.owned.len() + pad, 0);
-            self.queue.push(Outgoing { route, place: Place::Owned, range: first..self.owned.len() });
         }
+        if pad > 0 {
+            if pad <= room.end - end {
+                self.arena[end..end + pad].fill(0);
+                end += pad;
+            } else {
+                let first = self.owned.len();
+                self.owned.resize(first + pad, 0);
+                after = first..first + pad;
+            }
+        }
+        self.queue.push(Outgoing { route, before, payload: start..end, after });
         true
     }
 
     /// Queues a copy of `datagram`.
     pub(super) fn send(&mut self, route: Route, datagram: &[u8]) {
+        let before = self.own(datagram);
+        self.queue.push(Outgoing { route, before, payload: 0..0, after: 0..0 });
+    }
+
+    fn own(&mut self, bytes: &[u8]) -> Range<usize> {
         let first = self.owned.len();
-        self.owned.extend_from_slice(datagram);
-        self.queue.push(Outgoing { route, place: Place::Owned, range: first..self.owned.len() });
+        self.owned.extend_from_slice(bytes);
+        first..self.owned.len()
     }
 
     pub(super) fn queued_len(&self) -> usize {
         self.queue.len()
     }
 
-    /// A queued datagram: which way it leaves, and its bytes.
-    pub(super) fn queued(&self, index: usize) -> Option<(Route, &[u8])> {
-        let outgoing = self.queue.get(index)?;
-        let bytes: &[u8] = match outgoing.place {
-            Place::Arena => &self.arena,
-            Place::Owned => &self.owned,
+    /// Which way a queued datagram leaves.
+    pub(super) fn route(&self, index: usize) -> Option<Route> {
+        Some(self.queue.get(index)?.route)
+    }
+
+    /// The pieces of a queued datagram, of which some may be empty.
+    pub(super) fn pieces(&self, index: usize) -> [&[u8]; PIECES] {
+        let Some(Outgoing { before, payload, after, .. }) = self.queue.get(index) else {
+            return [&[]; PIECES];
         };
-        Some((outgoing.route, bytes.get(outgoing.range.clone())?))
+        [&self.owned[before.clone()], &self.arena[payload.clone()], &self.owned[after.clone()]]
+    }
+
+    /// What can leave by one send, from `first` on: datagrams of one route and one length, but for a shorter one at the
+    /// end. `at_most` may be 1.
+    pub(super) fn train(&self, first: usize, at_most: usize) -> Train {
+        let rest = self.queue.get(first..).unwrap_or_default();
+        let segment = rest.first().map_or(0, Outgoing::len);
+        let most = TRAIN_BYTES.checked_div(segment).unwrap_or(1).min(self.longest_train).min(at_most);
+        let mut count = 1;
+        while count < most
+            && let Some(next) = rest.get(count)
+            && (1..=segment).contains(&next.len())
+            && next.route == rest[0].route
+        {
+            count += 1;
+            if next.len() < segment {
+                break;
+            }
+        }
+        Train { first, count, segment }
     }
 
     /// How many datagrams from `first` on leave by one socket.
@@ -245,17 +328,22 @@ impl Batch {
 mod tests {
     use super::*;
 
+    fn origin() -> Origin {
+        let from = "192.0.2.1:5".parse().unwrap();
+        Origin { socket: SocketId::default(), token: 7, from, local: None }
+    }
+
+    /// A batch that received these, each in a slot.
     fn batch_with(payloads: &[&[u8]]) -> Batch {
+        received(payloads, None)
+    }
+
+    fn received(payloads: &[&[u8]], segment: Option<usize>) -> Batch {
         let mut batch = Batch::new(4, HEADROOM, 32);
         for (slot, payload) in payloads.iter().enumerate() {
             let start = batch.slots().start(slot) + HEADROOM;
             batch.arena[start..start + payload.len()].copy_from_slice(payload);
-            let from = "192.0.2.1:5".parse().unwrap();
-            batch.received_at(
-                start,
-                payload.len(),
-                Origin { socket: SocketId::default(), token: 7, from, local: None },
-            );
+            batch.received_at(start, payload.len(), segment, origin());
         }
         batch
     }
@@ -264,12 +352,16 @@ mod tests {
         Route { socket: SocketId::default(), to: "192.0.2.9:9".parse().unwrap(), source: None }
     }
 
+    fn queued(batch: &Batch, index: usize) -> Vec<u8> {
+        batch.pieces(index).concat()
+    }
+
     #[test]
     fn forward_frames_in_place() {
         let mut batch = batch_with(&[b"HEADpayload", b"other"]);
         assert!(batch.forward(0, 4..11, b"chan", 1, route()));
-        assert_eq!(batch.queued(0).unwrap().1, b"chanpayload\0");
-        assert!(batch.owned.is_empty(), "nothing was copied");
+        assert_eq!(queued(&batch, 0), b"chanpayload\0");
+        assert!(batch.owned.is_empty(), "it is one piece");
         assert_eq!(batch.received(1).unwrap().payload, b"other");
     }
 
@@ -280,9 +372,10 @@ mod tests {
         assert!(batch.forward(0, 0..32, &[b'p'; HEADROOM], TAILROOM, route()));
         assert!(batch.owned.is_empty());
         assert!(batch.forward(1, 0..32, &[b'p'; HEADROOM + 1], 3, route()));
-        assert_eq!(batch.owned.len(), HEADROOM + 1 + 32 + 3, "no room: copied");
+        assert_eq!(batch.owned.len(), HEADROOM + 1, "no room: kept aside");
         assert_eq!(batch.received(0).unwrap().payload, full);
-        assert_eq!(batch.queued(0).unwrap().1[HEADROOM..HEADROOM + 32], full);
+        assert_eq!(queued(&batch, 0)[HEADROOM..HEADROOM + 32], full);
+        assert_eq!(queued(&batch, 1), [&[b'p'; HEADROOM + 1][..], &full, &[0; 3]].concat());
     }
 
     #[test]
@@ -290,8 +383,8 @@ mod tests {
         let mut batch = batch_with(&[b"HEADpayload"]);
         assert!(batch.forward(0, 0..11, b"", 0, route()));
         assert!(batch.forward(0, 4..11, b"chan", 1, route()));
-        assert_eq!(batch.queued(0).unwrap().1, b"HEADpayload");
-        assert_eq!(batch.queued(1).unwrap().1, b"chanpayload\0");
+        assert_eq!(queued(&batch, 0), b"HEADpayload");
+        assert_eq!(queued(&batch, 1), b"chanpayload\0");
     }
 
     #[test]
@@ -304,5 +397,78 @@ mod tests {
         assert!(!batch.forward(0, reversed, b"", 0, route()));
         assert!(batch.forward(0, 3..3, b"", 0, route()), "an empty datagram is one");
         assert_eq!(batch.queued_len(), 1);
+    }
+
+    #[test]
+    fn what_arrives_together_is_several_datagrams() {
+        for (segment, expected) in [
+            (Some(3), &[&b"abc"[..], b"def", b"gh"][..]),
+            (Some(4), &[b"abcd", b"efgh"]),
+            (Some(8), &[b"abcdefgh"]),
+            (Some(0), &[b"abcdefgh"]),
+            (None, &[b"abcdefgh"]),
+        ] {
+            let batch = received(&[b"abcdefgh"], segment);
+            let payloads: Vec<_> =
+                (0..batch.received_len()).map(|index| batch.received(index).unwrap().payload).collect();
+            assert_eq!(payloads, expected, "{segment:?}");
+        }
+        assert_eq!(received(&[b""], Some(4)).received_len(), 1, "an empty datagram is one");
+    }
+
+    #[test]
+    fn neighbours_are_framed_without_harm() {
+        let mut batch = received(&[b"abcdefgh"], Some(3));
+        for index in 0..3 {
+            let len = batch.received(index).unwrap().payload.len();
+            assert!(batch.forward(index, 0..len, b"chan", 2, route()));
+        }
+        let all: Vec<_> = (0..3).map(|index| queued(&batch, index)).collect();
+        assert_eq!(all, [&b"chanabc\0\0"[..], b"chandef\0\0", b"changh\0\0"]);
+        assert_eq!(
+            batch.owned.len(),
+            4 + 4 + 2 + 2,
+            "only the first has room before it, and the last behind"
+        );
+    }
+
+    #[test]
+    fn a_train_is_of_one_way_and_one_length() {
+        let mut batch = batch_with(&[]);
+        let elsewhere = Route { to: "192.0.2.9:10".parse().unwrap(), ..route() };
+        let lens = [3, 3, 2, 3, 3, 4, 0, 0, 2];
+        for len in lens {
+            batch.send(route(), &vec![1; len]);
+        }
+        batch.send(elsewhere, b"22");
+        let mut counts = Vec::new();
+        let mut first = 0;
+        while first < batch.queued_len() {
+            let train = batch.train(first, usize::MAX);
+            counts.push(train.count);
+            first += train.count;
+        }
+        assert_eq!(counts, [3, 2, 1, 1, 1, 1, 1], "a shorter one ends it, and an empty one goes alone");
+        assert_eq!(batch.train(0, 2), Train { first: 0, count: 2, segment: 3 });
+        assert_eq!(batch.train(0, 1).count, 1);
+    }
+
+    #[test]
+    fn a_train_has_an_end() {
+        let mut batch = batch_with(&[]);
+        for _ in 0..TRAIN + 1 {
+            batch.send(route(), b"x");
+        }
+        assert_eq!(batch.train(0, usize::MAX).count, TRAIN);
+        batch.clear_queue();
+        for _ in 0..3 {
+            batch.send(route(), &vec![0; TRAIN_BYTES / 2]);
+        }
+        assert_eq!(batch.train(0, usize::MAX).count, 2);
+        batch.clear_queue();
+        for _ in 0..2 {
+            batch.send(route(), &vec![0; TRAIN_BYTES + 1]);
+        }
+        assert_eq!(batch.train(0, usize::MAX).count, 1, "whoever sends it will be told");
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -87,6 +88,11 @@ impl DatagramSocket {
         set_fragmentation(self.as_fd(), self.ipv4, fragmentation)
     }
 
+    /// Lets the kernel hand on what arrives together as one piece (udp(7), UDP_GRO), if it can (Linux 5.0).
+    pub(super) fn receive_trains(&self) {
+        let _ = sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+    }
+
     /// Sends one datagram at once, past any queue, from the address that routing chooses.
     pub fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         self.socket.send_to(datagram, to).map(|_| ())
@@ -97,6 +103,16 @@ impl AsFd for DatagramSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether this kernel sends several datagrams as one (udp(7), UDP_SEGMENT; Linux 4.18). One that does not would send them
+/// as a single long one.
+pub(super) fn can_send_trains() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+            .is_ok_and(|socket| sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok())
+    })
 }
 
 /// The address this host would send to `dest` from: routing decides, nothing is sent.

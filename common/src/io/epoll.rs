@@ -90,7 +90,7 @@ impl Backend for Epoll {
     fn flush(&mut self, shard: &mut Shard<'_>) {
         let batch = &mut self.recv.batch;
         let mut next = 0;
-        while let Some((route, _)) = batch.queued(next) {
+        while let Some(route) = batch.route(next) {
             let run = batch.queued_run(next, SEND_RUN);
             match shard.sockets.get(route.socket) {
                 Some((socket, _)) => self.send.send(socket.as_fd(), batch, next, run, shard.outcome),

@@ -2,13 +2,14 @@
 #![expect(unsafe_code, reason = "headers that point to memory for the kernel")]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use super::backend::{Outcome, is_fatal, may_be_pending};
-use super::batch::{Batch, HEADROOM, Origin, Route};
+use super::backend::{Outcome, is_fatal};
+use super::batch::{Batch, HEADROOM, Origin, PIECES, Train};
 use super::memory::Fixed;
-use super::shard::{DatagramCounters, SendFailure, SocketId};
-use super::sys::{self, Control, Name};
+use super::shard::{DatagramCounters, SocketId};
+use super::sys::{self, Ancillary, Control, Name};
 
 /// How many datagrams one `sendmmsg` may hold.
 pub(super) const SEND_RUN: usize = 64;
@@ -77,19 +78,19 @@ impl RecvHeaders {
             let message = &mut self.headers[slot];
             let header = &mut message.msg_hdr;
             let from = self.names[slot].get(header.msg_namelen);
-            // SAFETY: just filled by recvmmsg, and the control buffers live as long as the headers.
-            let local = if header.msg_controllen > 0 { unsafe { sys::local_address(header) } } else { None };
+            let said = match header.msg_controllen {
+                0 => Ancillary::default(),
+                // SAFETY: just filled by recvmmsg, and the control buffers live as long as the headers.
+                _ => unsafe { sys::ancillary(header) },
+            };
             let whole = header.msg_flags & libc::MSG_TRUNC == 0;
             rearm(header);
             match from {
                 Some(from) if whole => {
-                    counters.received += 1;
                     let start = self.batch.slots().start(slot) + HEADROOM;
-                    self.batch.received_at(
-                        start,
-                        message.msg_len as usize,
-                        Origin { socket, token, from, local },
-                    );
+                    let origin = Origin { socket, token, from, local: said.local };
+                    let len = message.msg_len as usize;
+                    counters.received += self.batch.received_at(start, len, said.segment, origin);
                 }
                 _ => counters.oversized += 1,
             }
@@ -142,13 +143,10 @@ impl SendHeaders {
     pub(super) fn new(count: usize) -> Self {
         let mut headers: Fixed<libc::mmsghdr> = Fixed::new(count);
         let mut names: Fixed<Name> = Fixed::new(count);
-        let mut parts: Fixed<libc::iovec> = Fixed::new(count);
         for (index, message) in headers.iter_mut().enumerate() {
             message.msg_hdr.msg_name = names.at(index).cast();
-            message.msg_hdr.msg_iov = parts.at(index);
-            message.msg_hdr.msg_iovlen = 1;
         }
-        SendHeaders { headers, names, controls: Fixed::new(count), parts }
+        SendHeaders { headers, names, controls: Fixed::new(count), parts: Fixed::new(PIECES * count) }
     }
 
     /// Sends the queued datagrams `first..first + count` (as many as there are headers, at most) by `fd`. One that fails is
@@ -161,51 +159,79 @@ impl SendHeaders {
         count: usize,
         outcome: &mut Outcome,
     ) {
-        let count = count.min(self.headers.len());
-        for index in 0..count {
-            if let Some((route, bytes)) = batch.queued(first + index) {
-                self.fill(index, route, bytes);
-            }
-        }
-        let (mut done, mut retried) = (0, false);
-        while done < count {
-            // SAFETY: these headers were just filled: each points to its name, perhaps its control buffer, and its part,
-            // which points to bytes that `batch` keeps through this function. The kernel only reads them.
-            match unsafe { sys::sendmmsg(fd, &mut self.headers[done..count]) } {
+        let last = first + count.min(self.headers.len());
+        // Those before `apart` go once more, each by itself.
+        let (mut next, mut apart) = (first, first);
+        while next < last {
+            let filled = self.fill_all(batch, next..last, apart);
+            // SAFETY: these headers were just filled: each points to its name, perhaps its control buffer, and its parts,
+            // which point to bytes that `batch` keeps through this function. The kernel only reads them.
+            match unsafe { sys::sendmmsg(fd, &mut self.headers[..filled]) } {
                 Ok(some) => {
-                    done += some;
-                    outcome.counters.sent += some as u64;
-                    retried = false;
+                    let before = next;
+                    (0..some).for_each(|_| next += next_train(batch, next..last, apart).count);
+                    outcome.counters.sent += (next - before) as u64;
                 }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // The error of an earlier datagram, perhaps, which kept this one from being sent.
-                    Some(errno) if may_be_pending(errno) && !retried => retried = true,
-                    errno => {
-                        if let Some((route, _)) = batch.queued(first + done) {
-                            outcome.failed(SendFailure { route, errno: errno.unwrap_or(libc::EIO) });
-                        }
-                        done += 1;
-                        retried = false;
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                    let train = next_train(batch, next..last, apart);
+                    if next >= apart && train.goes_again(errno) {
+                        apart = next + train.count;
+                    } else {
+                        outcome.failed(batch, train, errno);
+                        next += train.count;
                     }
-                },
+                }
             }
         }
     }
 
-    /// Makes the header at `index` one for this datagram; it points to `bytes`, and to memory of `self`.
-    pub(super) fn fill(&mut self, index: usize, route: Route, bytes: &[u8]) -> &libc::msghdr {
-        // The kernel's type is not const, but sending reads only.
-        self.parts[index] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        let header = &mut self.headers[index].msg_hdr;
-        header.msg_namelen = self.names[index].set(route.to);
-        if let Some(source) = route.source {
-            header.msg_controllen = self.controls[index].set_source(source) as _;
-            header.msg_control = self.controls.at(index).cast();
-        } else {
-            header.msg_control = std::ptr::null_mut();
-            header.msg_controllen = 0;
+    /// Makes headers for the datagrams of `range`, and returns how many.
+    fn fill_all(&mut self, batch: &Batch, range: Range<usize>, apart: usize) -> usize {
+        let (mut next, mut filled) = (range.start, 0);
+        while next < range.end {
+            let train = next_train(batch, next..range.end, apart);
+            self.fill(filled, PIECES * (next - range.start), batch, train);
+            next += train.count;
+            filled += 1;
         }
+        filled
+    }
+
+    /// Makes the header at `index` one for this train, with its parts from `part` on; it points to bytes of `batch`, and
+    /// to memory of `self`.
+    pub(super) fn fill(&mut self, index: usize, part: usize, batch: &Batch, train: Train) -> &libc::msghdr {
+        let mut parts = 0;
+        for datagram in train.first..train.first + train.count {
+            for piece in batch.pieces(datagram) {
+                if !piece.is_empty() {
+                    // The kernel's type is not const, but sending reads only.
+                    let start = piece.as_ptr().cast_mut().cast();
+                    self.parts[part + parts] = libc::iovec { iov_base: start, iov_len: piece.len() };
+                    parts += 1;
+                }
+            }
+        }
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_iov = self.parts.at(part);
+        header.msg_iovlen = parts as _;
+        let Some(route) = batch.route(train.first) else { return header };
+        header.msg_namelen = self.names[index].set(route.to);
+        let control = &mut self.controls[index];
+        let mut used = route.source.map_or(0, |source| control.set_source(source));
+        if train.count > 1
+            && let Ok(segment) = u16::try_from(train.segment)
+        {
+            used = control.add_segment(used, segment);
+        }
+        header.msg_controllen = used as _;
+        header.msg_control = if used > 0 { self.controls.at(index).cast() } else { std::ptr::null_mut() };
         header
     }
+}
+
+/// The train that starts with `range`, of one datagram if that is before `apart`.
+fn next_train(batch: &Batch, range: Range<usize>, apart: usize) -> Train {
+    batch.train(range.start, if range.start < apart { 1 } else { range.len() })
 }

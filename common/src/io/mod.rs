@@ -5,8 +5,8 @@
 //!    and lists the other descriptors that are ready (streams, listeners, wakers).
 //! 2. The shard walks [`ShardIo::received`]; each datagram lies in the arena with [`HEADROOM`] before it.
 //! 3. For a relayed datagram the shard calls [`ShardIo::forward`] with the range to send on and a prefix (a ChannelData
-//!    or a Data indication header), which is written into the headroom: the payload is not copied and each datagram
-//!    stays one piece of memory. Control messages go by [`ShardIo::send`], which copies them.
+//!    or a Data indication header), which is written into the headroom: the payload is not copied. Control messages go by
+//!    [`ShardIo::send`], which copies them.
 //! 4. The next [`ShardIo::turn`] starts with sending the queue, or [`ShardIo::flush`] does it now. No part of the arena is
 //!    filled anew while something queued still lies in it.
 //!
@@ -44,8 +44,15 @@
 //! - `epoll.rs`, where io_uring is missing or forbidden: a `recvmmsg` for each socket that is ready, and a `sendmmsg` for
 //!   each run of datagrams by one socket.
 //!
-//! [`IoOptions::technique`] chooses, [`ShardIo::technique`] says which one it is. GRO and GSO add a segment size to
-//! [`Received`] (which is `non_exhaustive` for that) and a call beside [`ShardIo::forward`].
+//! [`IoOptions::technique`] chooses, [`ShardIo::technique`] says which one it is.
+//!
+//! # Trains
+//! Datagrams of one flow and one length may cross the kernel as one: because their sender sent them so (GSO), or because the
+//! card or the driver joined them (GRO). Such a train arrives in one slot, and [`ShardIo::received`] lists its datagrams one
+//! by one, so that nobody else need know. Sending, datagrams that follow each other in the queue with one [`Route`] and one
+//! length leave as a train, whether they came as one or not. Between the datagrams of a train there is no headroom: a
+//! prefix is kept aside, and the train leaves as pieces that the kernel gathers. A train that the system refuses, for its
+//! datagrams are longer than the path takes, goes once more as single datagrams, which later ones may overtake.
 //!
 //! # Systems
 //! Linux. `batch.rs` and `stream.rs` are portable; another Unix needs its own `sys.rs`, `poller.rs` and `mmsg.rs`, and goes

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::backend::{Backend, Outcome, Shard, Technique};
 use super::batch::{QUEUE, Received, Route};
-use super::datagram::DatagramSocket;
+use super::datagram::{DatagramSocket, can_send_trains};
 use super::epoll::Epoll;
 use super::error_queue::{Fragmentation, take_error_with_quote};
 use super::poller::{Event, Poller, TOKEN_LIMIT};
@@ -22,14 +22,17 @@ const GENERATIONS: u32 = 1 << 31;
 /// So many errors of datagrams are handed on in a turn.
 const UNDELIVERED: usize = 256;
 
+/// Datagrams that the kernel hands on together have so many bytes at most.
+const LONGEST_TRAIN: usize = 65_535;
+
 /// The sizes of a [`ShardIo`], and its way to ask the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct IoOptions {
-    /// How many datagrams one turn receives at most.
+    /// How many datagrams, or trains of them, one turn receives at most.
     pub slots: usize,
     /// The longest datagram taken, in bytes; longer ones are dropped and counted. The arena takes `slots` times as much
-    /// of address space (with io_uring, which receives ahead, four times that), but memory only as far as datagrams
-    /// reach.
+    /// of address space (with io_uring, which receives ahead, twice that), but memory only as far as datagrams reach.
+    /// Below 65,535 the kernel is not asked for trains, which would not fit.
     pub max_datagram: usize,
     /// How many datagrams one turn takes from one socket at most. With io_uring the kernel decides that: 32.
     pub per_socket: usize,
@@ -162,7 +165,10 @@ impl ShardIo {
         Ok(ShardIo { no_io_uring, ..Self::over(backend)? })
     }
 
-    pub(super) fn over(backend: Box<dyn Backend>) -> io::Result<Self> {
+    pub(super) fn over(mut backend: Box<dyn Backend>) -> io::Result<Self> {
+        if !can_send_trains() {
+            backend.batch_mut().forbid_trains();
+        }
         Ok(ShardIo {
             backend,
             poller: Poller::new()?,
@@ -191,6 +197,9 @@ impl ShardIo {
     /// Receives from `socket` from now on, under a `token` that each of its datagrams carries.
     pub fn add(&mut self, socket: DatagramSocket, token: u64) -> io::Result<SocketId> {
         let id = self.sockets.next_id();
+        if self.backend.batch().slots().max_datagram >= LONGEST_TRAIN {
+            socket.receive_trains();
+        }
         self.backend.add(&self.poller, id, &socket)?;
         self.sockets.insert(id, socket, token);
         Ok(id)

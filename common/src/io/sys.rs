@@ -235,7 +235,7 @@ impl Name {
     }
 }
 
-/// Room for a packet-information control message of either family (40 bytes) and one more (GRO's segment size).
+/// Room for a packet-information control message of either family (40 bytes) and a segment size (24).
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(super) struct Control([u8; Control::LEN]);
@@ -245,14 +245,23 @@ unsafe impl Plain for Control {}
 
 const _: () = {
     // SAFETY: arithmetic; CMSG_SPACE reads nothing.
-    let needed = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as c_uint) };
-    assert!(needed as usize <= Control::LEN);
+    let (info, segment) = unsafe {
+        (
+            libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as c_uint),
+            libc::CMSG_SPACE(size_of::<c_int>() as c_uint),
+        )
+    };
+    assert!(segment as usize == Control::SEGMENT_LEN);
+    assert!((info + segment) as usize <= Control::LEN);
     assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
 };
 
 impl Control {
     /// What the kernel may write.
     pub(super) const LEN: usize = 64;
+
+    /// What it may write where no packet information is asked for.
+    pub(super) const SEGMENT_LEN: usize = 24;
 
     /// Stores a control message that makes `source` the sender's address, and returns how many bytes count.
     pub(super) fn set_source(&mut self, source: IpAddr) -> usize {
@@ -265,18 +274,24 @@ impl Control {
                     ipi_spec_dst: address,
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
-                self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+                self.set(0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
             }
             IpAddr::V6(ip) => {
                 let address = libc::in6_addr { s6_addr: ip.octets() };
                 let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
-                self.set(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                self.set(0, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
             }
         }
     }
 
-    /// The local address in the control messages that the kernel wrote as these bytes, as [`local_address`].
-    pub(super) fn read_local_address(bytes: &[u8]) -> Option<IpAddr> {
+    /// Adds, behind the first `used` bytes, a control message that makes what is sent datagrams of `segment` bytes (udp(7),
+    /// UDP_SEGMENT), and returns how many bytes count.
+    pub(super) fn add_segment(&mut self, used: usize, segment: u16) -> usize {
+        self.set(used, libc::SOL_UDP, libc::UDP_SEGMENT, segment)
+    }
+
+    /// What the control messages say that the kernel wrote as these bytes, as [`ancillary`].
+    pub(super) fn read(bytes: &[u8]) -> Option<Ancillary> {
         let mut control = Control([0; Control::LEN]);
         control.0.get_mut(..bytes.len())?.copy_from_slice(bytes);
         // SAFETY: all zero is a header without pointers.
@@ -284,47 +299,64 @@ impl Control {
         header.msg_control = (&raw mut control).cast();
         header.msg_controllen = bytes.len() as _;
         // SAFETY: the kernel wrote the bytes, and their copy lives through the call.
-        unsafe { local_address(&header) }
+        Some(unsafe { ancillary(&header) })
     }
 
-    fn set<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) -> usize {
+    fn set<T: Copy>(&mut self, at: usize, level: c_int, kind: c_int, value: T) -> usize {
         let size = size_of::<T>() as c_uint;
         // SAFETY: arithmetic; both read nothing.
         let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
-        assert!(space as usize <= Self::LEN, "a control message of {space} bytes");
-        let header = (&raw mut self.0).cast::<libc::cmsghdr>();
-        // SAFETY: the header is aligned (align(8)), and with its data ends within LEN, as just checked.
+        let end = at + space as usize;
+        assert!(end <= Self::LEN && at.is_multiple_of(align_of::<libc::cmsghdr>()), "{space} bytes at {at}");
+        // SAFETY: inside of the array, as just checked.
+        let header = unsafe { (&raw mut self.0).cast::<u8>().add(at) }.cast::<libc::cmsghdr>();
+        // SAFETY: the header is aligned (align(8), and `at` is), and with its data ends within LEN, as just checked.
         unsafe {
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
             (*header).cmsg_len = len as _;
             ptr::write_unaligned(libc::CMSG_DATA(header).cast::<T>(), value);
         }
-        space as usize
+        end
     }
 }
 
-/// The local address that a received datagram was sent to, if the socket asked for packet information.
-///
+/// What the kernel says about what it received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ancillary {
+    /// The local address that it was sent to, if the socket asked for packet information.
+    pub(super) local: Option<IpAddr>,
+    /// The length of each datagram but the last, where there are several (udp(7), UDP_GRO).
+    pub(super) segment: Option<usize>,
+}
+
 /// # Safety
 /// `header` was filled by `recvmmsg`, and its control buffer is still there.
-pub(super) unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
+pub(super) unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
+    let mut found = Ancillary::default();
     // SAFETY: the caller's promise.
-    unsafe { messages(header) }.find_map(|(level, kind, data)| match (level, kind) {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= size_of::<libc::in_pktinfo>() => {
-            // SAFETY: a message of this type holds an `in_pktinfo`, for which there are bytes enough.
-            let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in_pktinfo>()) };
-            // The header's destination may be a broadcast address, from which nothing can be sent.
-            let address = if info.ipi_spec_dst.s_addr == 0 { info.ipi_addr } else { info.ipi_spec_dst };
-            Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into())
+    for (level, kind, data) in unsafe { messages(header) } {
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= size_of::<libc::in_pktinfo>() => {
+                // SAFETY: a message of this type holds an `in_pktinfo`, for which there are bytes enough.
+                let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in_pktinfo>()) };
+                // The header's destination may be a broadcast address, from which nothing can be sent.
+                let address = if info.ipi_spec_dst.s_addr == 0 { info.ipi_addr } else { info.ipi_spec_dst };
+                found.local = Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= size_of::<libc::in6_pktinfo>() => {
+                // SAFETY: a message of this type holds an `in6_pktinfo`, for which there are bytes enough.
+                let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in6_pktinfo>()) };
+                found.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let segment = data.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes));
+                found.segment = segment.and_then(|segment| segment.try_into().ok());
+            }
+            _ => {}
         }
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= size_of::<libc::in6_pktinfo>() => {
-            // SAFETY: a message of this type holds an `in6_pktinfo`, for which there are bytes enough.
-            let info = unsafe { ptr::read_unaligned(data.as_ptr().cast::<libc::in6_pktinfo>()) };
-            Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
-        }
-        _ => None,
-    })
+    }
+    found
 }
 
 #[cfg(test)]
@@ -349,7 +381,11 @@ mod tests {
             let source: IpAddr = text.parse().unwrap();
             let mut control = Control([0; Control::LEN]);
             let len = control.set_source(source);
-            assert_eq!(Control::read_local_address(&control.0[..len]), Some(source));
+            let local = Some(source);
+            assert_eq!(Control::read(&control.0[..len]), Some(Ancillary { local, segment: None }));
+            let both = control.add_segment(len, 1200);
+            assert_eq!(both, len + Control::SEGMENT_LEN);
+            assert_eq!(Control::read(&control.0[..both]).unwrap().local, local);
         }
     }
 

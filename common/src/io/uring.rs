@@ -5,8 +5,8 @@
 //! queue. Each buffer is a slot of the arena:
 //!
 //! ```text
-//! io_uring_recvmsg_out  name   control (sockets with packet info)   payload ..   padding
-//! 16                    48     64                                                4
+//! io_uring_recvmsg_out  name   control                         payload ..   padding
+//! 16                    48     24, 64 with packet information               4
 //! ```
 //!
 //! What stands before the payload is of no use once it was read, and is the [`HEADROOM`] that prefixes are written to.
@@ -39,21 +39,21 @@ mod ring;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, RecvMsgOut};
 use io_uring::{cqueue, opcode, squeue};
 
-use super::backend::{Backend, Shard, Technique, is_fatal, may_be_pending};
-use super::batch::{Batch, HEADROOM, Origin, QUEUE};
+use super::backend::{Backend, Shard, Technique, is_fatal};
+use super::batch::{Batch, HEADROOM, Origin, PIECES, QUEUE, Train};
 use super::datagram::DatagramSocket;
 use super::memory::Fixed;
 use super::mmsg::SendHeaders;
 use super::poller::{Event, Poller};
-use super::shard::{IoOptions, SendFailure, SocketId, Sockets};
-use super::sys::{Control, Name};
+use super::shard::{IoOptions, SocketId, Sockets};
+use super::sys::{Ancillary, Control, Name};
 use buffers::{BufferRing, GROUP};
 pub(super) use check::{check, explain};
 use ring::{Ring, Wait};
@@ -61,16 +61,17 @@ use ring::{Ring, Wait};
 /// What the kernel puts before the name: four integers (`struct io_uring_recvmsg_out`).
 const OUT: usize = 16;
 
-/// Room for the name. More than one takes, so that without a control area the payload has its headroom.
+/// Room for the name. More than one takes, so that the payload has its headroom.
 #[expect(clippy::cast_possible_truncation, reason = "48, in the type that C has for it")]
 const NAME: libc::socklen_t = (HEADROOM - OUT) as _;
 
 /// What stands before a payload at most.
 const HEAD: usize = HEADROOM + Control::LEN;
 
-/// So many times the datagrams of a turn fit the buffers: those of this turn, those that the kernel fills before the next,
-/// and some in reserve, since receives that find no buffer end and have to be made anew.
-const TURNS: usize = 4;
+/// So many times the datagrams of a turn fit the buffers: those of this turn, and those that the kernel fills before the
+/// next. Receives that find no buffer end and have to be made anew; but the kernel takes buffers in turn, and the fewer there
+/// are, the more of them lie in the caches.
+const TURNS: usize = 2;
 
 /// So many datagrams of one socket the kernel takes before it looks at the next (`MULTISHOT_MAX_RETRY` of its
 /// io_uring/net.c).
@@ -95,8 +96,8 @@ pub(super) struct Uring {
     starved: VecDeque<SocketId>,
     /// Sockets with one.
     receiving: HashSet<SocketId, foldhash::fast::RandomState>,
-    /// The queued datagrams that failed, by their place in the queue, and why.
-    failed: Vec<(usize, i32)>,
+    /// What of the queue failed, and why.
+    failed: Vec<(Train, i32)>,
     poll: Poll,
     /// How many datagrams a turn hands on at most.
     per_turn: usize,
@@ -109,7 +110,7 @@ struct Memory {
     batch: Batch,
     buffers: BufferRing,
     send: SendHeaders,
-    /// What a receive is to write before the payload: without a control area, and with one.
+    /// What a receive is to write before the payload: without packet information, and with it.
     recv: Fixed<libc::msghdr>,
 }
 
@@ -137,7 +138,8 @@ enum Poll {
 /// What a completion is of. In `user_data`, a receive's socket is a token, whose highest bit is set.
 enum Tag {
     Receive(SocketId),
-    Send(usize),
+    /// The first datagram of a train, and how many it has.
+    Send(usize, usize),
     Poll,
     Cancel,
 }
@@ -149,7 +151,7 @@ impl Uring {
         let count = u16::try_from(count.clamp(16, BufferRing::MOST)).unwrap_or(1 << 15);
         let ring = Ring::new(4 * u32::from(count))?;
         let mut recv: Fixed<libc::msghdr> = Fixed::new(2);
-        for (header, control) in recv.iter_mut().zip([0, Control::LEN]) {
+        for (header, control) in recv.iter_mut().zip([Control::SEGMENT_LEN, Control::LEN]) {
             header.msg_namelen = NAME;
             header.msg_controllen = control as _;
         }
@@ -203,26 +205,30 @@ impl Uring {
 
     /// How many of the queue have a socket to go by.
     fn queue_sends(&mut self, shard: &mut Shard<'_>) -> io::Result<usize> {
-        let mut queued = 0;
-        for index in 0..self.memory.batch.queued_len() {
-            if self.queue_send(index, shard.sockets)? {
-                queued += 1;
+        let (mut next, mut queued) = (0, 0);
+        while next < self.memory.batch.queued_len() {
+            let train = self.memory.batch.train(next, QUEUE);
+            if self.queue_send(train, shard.sockets)? {
+                queued += train.count;
             } else {
-                shard.outcome.counters.misdirected += 1;
+                shard.outcome.counters.misdirected += train.count as u64;
             }
+            next += train.count;
         }
         Ok(queued)
     }
 
     /// False if there is no socket for it.
-    fn queue_send(&mut self, index: usize, sockets: &Sockets) -> io::Result<bool> {
+    fn queue_send(&mut self, train: Train, sockets: &Sockets) -> io::Result<bool> {
         let Memory { batch, send, .. } = &mut *self.memory;
-        let Some((route, bytes)) = batch.queued(index) else { return Ok(false) };
+        let Some(route) = batch.route(train.first) else { return Ok(false) };
         let Some((socket, _)) = sockets.get(route.socket) else { return Ok(false) };
         let fd = Fd(socket.as_fd().as_raw_fd());
-        let header = send.fill(index, route, bytes);
-        let request = if route.source.is_none() {
+        let header = send.fill(train.first, PIECES * train.first, batch, train);
+        let request = if train.count == 1 && route.source.is_none() && header.msg_iovlen <= 1 {
             // Cheaper by a seventh than a header, which the kernel would have to copy and take apart.
+            let bytes =
+                batch.pieces(train.first).into_iter().find(|piece| !piece.is_empty()).unwrap_or_default();
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             opcode::Send::new(fd, bytes.as_ptr(), len)
                 .dest_addr(header.msg_name.cast())
@@ -232,8 +238,10 @@ impl Uring {
         } else {
             opcode::SendMsg::new(fd, header).flags(libc::MSG_DONTWAIT.cast_unsigned()).build()
         };
-        let request = request.flags(squeue::Flags::SKIP_SUCCESS).user_data(Tag::Send(index).encode());
-        // SAFETY: the header at `index` and the bytes are changed only after the queue was settled (see "Whose a buffer is").
+        let tag = Tag::Send(train.first, train.count);
+        let request = request.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag.encode());
+        // SAFETY: the header at `first` with its parts, and the bytes, are changed only after the queue was settled (see
+        // "Whose a buffer is").
         unsafe { self.push(&request) }?;
         Ok(true)
     }
@@ -286,39 +294,36 @@ impl Uring {
                 }
                 arrived.push_back(Arrival { socket, result: completion.result(), buffer, last });
             }
-            Tag::Send(index) => failed.push((index, -completion.result())),
+            Tag::Send(first, count) => {
+                failed.push((Train { first, count, segment: 0 }, -completion.result()));
+            }
             Tag::Poll => *poll = Poll::Ready,
             Tag::Cancel => {}
         });
         entered.inspect_err(|error| self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
-    /// Counts what was sent of the `queued`, and forgets the queue. What an older datagram's error kept from being sent
-    /// goes once more.
-    fn settle(&mut self, queued: usize, shard: &mut Shard<'_>) -> io::Result<()> {
-        let mut sent = queued - self.failed.len();
-        if self.failed.iter().any(|(_, errno)| may_be_pending(*errno)) {
-            let failed = std::mem::take(&mut self.failed);
-            let (again, failed): (Vec<_>, _) =
-                failed.into_iter().partition(|(_, errno)| may_be_pending(*errno));
-            self.failed = failed;
-            let before = self.failed.len();
-            for (index, _) in &again {
-                // The error was taken by the send, and the receive will not report it.
-                if let Some((route, _)) = self.memory.batch.queued(*index) {
-                    shard.outcome.with_errors.push(route.socket);
-                }
-                self.queue_send(*index, shard.sockets)?;
+    /// Counts what was sent of the `queued`, and forgets the queue. Some that failed goes once more.
+    fn settle(&mut self, mut sent: usize, shard: &mut Shard<'_>) -> io::Result<()> {
+        let failed = std::mem::take(&mut self.failed);
+        let (again, failed): (Vec<_>, _) =
+            failed.into_iter().partition(|(train, errno)| train.goes_again(*errno));
+        self.failed = failed;
+        for (train, _) in &again {
+            // The error was taken by the send, and the receive will not report it.
+            shard.outcome.with_errors.extend(self.memory.batch.route(train.first).map(|route| route.socket));
+            for first in train.first..train.first + train.count {
+                self.queue_send(self.memory.batch.train(first, 1), shard.sockets)?;
             }
+        }
+        if !again.is_empty() {
             self.enter(Wait::Not)?;
-            sent += again.len() - (self.failed.len() - before);
+        }
+        for (train, errno) in self.failed.drain(..) {
+            sent -= train.count;
+            shard.outcome.failed(&self.memory.batch, train, errno);
         }
         shard.outcome.counters.sent += sent as u64;
-        for (index, errno) in self.failed.drain(..) {
-            if let Some((route, _)) = self.memory.batch.queued(index) {
-                shard.outcome.failed(SendFailure { route, errno });
-            }
-        }
         self.memory.batch.clear_queue();
         Ok(())
     }
@@ -326,11 +331,8 @@ impl Uring {
     /// Forgets the queue, which the ring does not take.
     fn discard(&mut self, error: &io::Error, shard: &mut Shard<'_>) {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        for index in 0..self.memory.batch.queued_len() {
-            if let Some((route, _)) = self.memory.batch.queued(index) {
-                shard.outcome.failed(SendFailure { route, errno });
-            }
-        }
+        let all = Train { first: 0, count: self.memory.batch.queued_len(), segment: 0 };
+        shard.outcome.failed(&self.memory.batch, all, errno);
         self.failed.clear();
         self.memory.batch.clear_queue();
     }
@@ -357,9 +359,10 @@ impl Uring {
             let len = usize::try_from(result);
             match (buffer, len) {
                 (Some(buffer), Ok(len)) => match self.memory.read(buffer, len, socket.packet_info()) {
-                    Some((start, len, from, local)) => {
-                        shard.outcome.counters.received += 1;
-                        self.memory.batch.received_at(start, len, Origin { socket: id, token, from, local });
+                    Some((start, len, from, said)) => {
+                        let origin = Origin { socket: id, token, from, local: said.local };
+                        shard.outcome.counters.received +=
+                            self.memory.batch.received_at(start, len, said.segment, origin);
                     }
                     None => shard.outcome.counters.oversized += 1,
                 },
@@ -474,7 +477,7 @@ impl Memory {
         buffer: u16,
         written: usize,
         packet_info: bool,
-    ) -> Option<(usize, usize, SocketAddr, Option<IpAddr>)> {
+    ) -> Option<(usize, usize, SocketAddr, Ancillary)> {
         let slots = self.batch.slots();
         let start = slots.start(buffer.into());
         let header = &self.recv[usize::from(packet_info)];
@@ -484,8 +487,11 @@ impl Memory {
             return None;
         }
         let from = Name::read(out.name_data())?;
-        let local = Control::read_local_address(out.control_data());
-        Some((start + written - payload, payload, from, local))
+        let said = match out.control_data() {
+            [] => Ancillary::default(),
+            control => Control::read(control)?,
+        };
+        Some((start + written - payload, payload, from, said))
     }
 }
 
@@ -493,16 +499,16 @@ impl Tag {
     fn encode(self) -> u64 {
         match self {
             Tag::Receive(id) => id.to_token(),
-            Tag::Send(index) => index as u64,
+            Tag::Send(first, count) => (count << 16 | first) as u64,
             Tag::Poll => 1 << 32,
             Tag::Cancel => 2 << 32,
         }
     }
 
     fn decode(user_data: u64) -> Tag {
-        match (SocketId::from_token(user_data), usize::try_from(user_data)) {
+        match (SocketId::from_token(user_data), u32::try_from(user_data)) {
             (Some(id), _) => Tag::Receive(id),
-            (None, Ok(index)) if index < QUEUE => Tag::Send(index),
+            (None, Ok(train)) => Tag::Send((train & 0xffff) as usize, (train >> 16) as usize),
             (None, _) if user_data == Tag::Poll.encode() => Tag::Poll,
             (None, _) => Tag::Cancel,
         }

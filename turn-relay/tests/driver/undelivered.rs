@@ -100,13 +100,13 @@ fn the_df_bit_is_set_for_who_asks_and_for_no_other() {
             });
             assert_eq!(code(&allocated), 0);
             assert_eq!(client.bind(to), 0);
-            // Sent in one go, so that they lie in one batch.
+            // Sent in one go, so that they lie in one batch; the last the longest, so that none joins it.
             client.send(&send_indication(to, b"plain", false));
             client.send(&send_indication(to, b"whole", true));
             client.send(b"\x40\x00\x00\x07channel");
-            client.send(&send_indication(to, b"after", false));
+            client.send(&send_indication(to, b"afterwards", false));
             for (payload, expected) in
-                [(&b"plain"[..], false), (b"whole", true), (b"channel", false), (b"after", false)]
+                [(&b"plain"[..], false), (b"whole", true), (b"channel", false), (b"afterwards", false)]
             {
                 assert_eq!(receive_from(&peer).0, payload, "in their order");
                 assert_eq!(wire.borrow_mut().df_bit(payload), expected, "{payload:?}");

@@ -26,6 +26,7 @@ mod streams;
 mod technique;
 #[cfg(feature = "tls")]
 mod tls;
+mod trains;
 mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
