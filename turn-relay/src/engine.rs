@@ -7,7 +7,7 @@
 //! 3. `authenticate`: who sent a request; `request`: the request and its responses; [`Refusal`]: why it is refused.
 //! 4. `allocate`, `refresh`, `peers` (CreatePermission, ChannelBind), `reservation`: one handler for each request.
 //! 5. `allocation`, `permission`, `channel`: what is kept of them, in `table`s.
-//! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached. [`EngineConfig`]: what may be set.
+//! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached; [`Redirects`]: who is sent to another server. [`EngineConfig`]: what may be set.
 //! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common; [`Bandwidth`]: how much data
 //!    passes.
 //! 8. `icmp`: what the network says of datagrams to peers.
@@ -29,6 +29,7 @@ mod peer_rule;
 mod peers;
 mod permission;
 mod port_set;
+mod redirect;
 mod refresh;
 mod refusal;
 mod request;
@@ -52,6 +53,7 @@ pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use peer_rule::{PeerRule, PeerRuleError};
 pub use permission::PERMISSION_LIFETIME;
 pub use port_set::{ALL_PORTS, PortSet};
+pub use redirect::{Alternate, RedirectWhen, Redirects};
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
 pub use shared::Shared;
@@ -254,6 +256,11 @@ impl Engine {
         self.handle_deferred(lookup, now, unix_seconds);
     }
 
+    /// Takes no new allocations from now on, as [`Shared::drain`], for all engines of the server.
+    pub fn drain(&mut self) {
+        self.shared.drain();
+    }
+
     /// What counts the requests of strangers, for others whom the same strangers ask: Binding requests are counted too.
     pub fn limiter_mut(&mut self) -> Option<&mut Limiter> {
         self.limiter.as_mut()
@@ -425,6 +432,7 @@ impl Engine {
         *match refusal {
             Refusal::Challenge | Refusal::StaleNonce => &mut self.counters.challenges,
             Refusal::WrongCredentials { .. } => &mut self.counters.unauthenticated,
+            Refusal::TryAlternate(_) => &mut self.counters.redirected,
             _ => &mut self.counters.refused,
         } += 1;
         let nonce = nonce.filter(|_| refusal.is_challenge());

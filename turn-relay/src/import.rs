@@ -56,7 +56,6 @@ enum Fate {
 use Fate::{Becomes, Flag, Left as Leave, Nothing, NothingIf, Same, SameBut0};
 
 const DATABASE: &str = "databases are not read: give users by `user`, or share a `static-auth-secret` with who makes credentials";
-const ELSEWHERE: &str = "clients are not sent to other servers";
 const UNIT: &str =
     "the process does not change its user: let the service manager start it as one without rights";
 const NAMED: &str = "addresses are chosen by `listening-ip` and `relay-ip`, not by device";
@@ -173,8 +172,8 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("prometheus-port", Leave("metrics are not exported")),
     ("prometheus-address", Leave("metrics are not exported")),
     ("prometheus-username-labels", Leave("metrics are not exported")),
-    ("alternate-server", Leave(ELSEWHERE)),
-    ("tls-alternate-server", Leave(ELSEWHERE)),
+    ("alternate-server", Same),
+    ("tls-alternate-server", Same),
     ("mobility", Leave("an allocation cannot move to another five-tuple (RFC 8016)")),
     ("oauth", Leave("access tokens (RFC 7635) are taken by the library alone")),
     ("server-name", Leave("access tokens (RFC 7635) are taken by the library alone")),

@@ -113,6 +113,12 @@ impl Running {
         self.shared.seats()
     }
 
+    /// Takes no new allocations from now on: clients are sent to another server if one is configured, and refused with 508
+    /// otherwise. What there is stays.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
     /// Asks the server to end. Allocations end with it.
     pub fn shutdown(&self) {
         self.shards.shutdown();

@@ -3,6 +3,8 @@
 //! [`KEYS`] is what file, environment and flags take; [`Settings::from_values`] gives them types and refuses what cannot
 //! be; [`Settings::config`] is what the server starts with.
 
+mod redirects;
+
 use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
@@ -16,7 +18,7 @@ use thirl_common::io::Technique;
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::{secure, settings as stun};
 
-use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule};
+use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule, Redirects};
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
 /// Every setting of the relay.
@@ -102,6 +104,9 @@ pub const KEYS: &[Key] = &[
         "Bytes per second of all allocations at most, each way. Default: no limit",
     )
     .example("125000000"),
+    redirects::ALTERNATE_SERVER,
+    redirects::TLS_ALTERNATE_SERVER,
+    redirects::ALTERNATE_SERVER_WHEN,
     Key::single("max-allocate-lifetime", "SECONDS", "Lifetime of an allocation at most. Default: 3600")
         .example("3600"),
     Key::single(
@@ -158,6 +163,8 @@ pub struct Settings {
     pub total_quota: usize,
     /// How much data is relayed at most.
     pub bandwidth: Bandwidth,
+    /// Other servers that clients are sent to.
+    pub redirects: Redirects,
     /// Lifetime of an allocation at most.
     pub max_lifetime: Duration,
     /// Whether allocations end when the REST credentials do that made them.
@@ -194,13 +201,15 @@ impl Settings {
         let listening_ips = values.all(stun::LISTENING_IP.name, parse::ip)?;
         let listening_port =
             values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
+        let external_ips = values.all(stun::EXTERNAL_IP.name, parse::external_ip)?;
         Ok(Settings {
+            redirects: redirects::redirects(values, &external_ips)?,
             secure: secure::secure(values, &listening_ips, listening_port)?,
             binding: stun::binding(values, &listening_ips, listening_port)?,
             listening_ips,
             listening_port,
             relay_ips: values.all("relay-ip", parse::ip)?,
-            external_ips: values.all(stun::EXTERNAL_IP.name, parse::external_ip)?,
+            external_ips,
             relay_ports: min..=max,
             realm,
             credentials,
@@ -281,6 +290,7 @@ impl Settings {
                 total_quota: self.total_quota,
                 user_quota: self.user_quota,
                 address_quota: self.address_quota,
+                redirects: self.redirects.clone(),
                 end_with_credentials: self.end_with_credentials,
                 bandwidth: self.bandwidth,
                 peers,
@@ -357,7 +367,7 @@ mod tests {
     use super::*;
     use thirl_common::config::Flags;
 
-    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    pub(super) fn settings(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
         let variable = |name: &str| {
             let key = name.strip_prefix("THIRL_")?.to_lowercase().replace('_', "-");
             pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())

@@ -120,7 +120,9 @@ impl Engine {
         }
         let wish = Wish::read(request, &self.config)?;
         let lifetime = user.limit(self.config.lifetime(wish.lifetime), request.unix_seconds);
-        let Grant { seat, reserving, relays, port } = self.grant(&wish.place, request, &user.account)?;
+        let Grant { seat, reserving, relays, port } = self
+            .grant(&wish.place, request, &user.account)
+            .map_err(|refusal| self.or_elsewhere(refusal, &request.five_tuple))?;
         let id = self.allocations.insert(Allocation {
             five_tuple: request.five_tuple,
             expires: request.now,
@@ -157,6 +159,9 @@ impl Engine {
     }
 
     fn grant(&mut self, place: &Place, request: &Request<'_>, account: &str) -> Result<Grant, Refusal> {
+        if !matches!(place, Place::Reserved { .. }) {
+            self.check_turn(&request.five_tuple)?;
+        }
         let (family, even) = match *place {
             Place::Reserved { token } => {
                 let claimed = self.shared.claim_reservation(token, account);
@@ -237,7 +242,8 @@ impl Engine {
         if let (Err(error), None) = (result, allocation.relays.bound().next()) {
             let envelope = allocation.allocate_envelope();
             self.allocations.remove(relay.allocation);
-            self.refuse(&envelope, Refusal::NotBound(error), None);
+            let refusal = self.or_elsewhere(Refusal::NotBound(error), &envelope.five_tuple);
+            self.refuse(&envelope, refusal, None);
             return;
         }
         let lifetime = allocation.owner.request.lifetime;

@@ -10,6 +10,7 @@ use thirl_stun_server::Limit;
 
 use super::bandwidth::Bandwidth;
 use super::peer_policy::PeerPolicy;
+use super::redirect::Redirects;
 
 /// What an [`Engine`](super::Engine) is told. The defaults admit nobody, since they know no credentials.
 #[derive(Clone)]
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub max_lifetime: Duration,
     /// The families of relayed transport addresses; others draw a 440.
     pub families: Vec<AddressFamily>,
+    /// Other servers that clients are sent to.
+    pub redirects: Redirects,
     /// Whether allocations end when REST credentials do that made them, as they do with access tokens.
     pub end_with_credentials: bool,
     /// Allocations of all clients at most.
@@ -72,6 +75,7 @@ impl Default for EngineConfig {
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
             families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
+            redirects: Redirects::default(),
             end_with_credentials: false,
             total_quota: 100_000,
             user_quota: None,

@@ -58,6 +58,8 @@ pub struct Counters {
     pub challenges: u64,
     /// 401 to a request with credentials that do not hold.
     pub unauthenticated: u64,
+    /// Clients sent to another server: 300.
+    pub redirected: u64,
     /// Other error responses.
     pub refused: u64,
     /// Success responses.
@@ -121,6 +123,7 @@ impl Counters {
         self.requests += other.requests;
         self.challenges += other.challenges;
         self.unauthenticated += other.unauthenticated;
+        self.redirected += other.redirected;
         self.refused += other.refused;
         self.succeeded += other.succeeded;
         self.allocations_created += other.allocations_created;

@@ -5,6 +5,7 @@ use thirl_common::wire::{AttributeError, ErrorCode, UnknownAttributes};
 
 use super::channel::BindingRefused;
 use super::output::BindError;
+use super::redirect::Alternate;
 use super::shared::QuotaReached;
 
 /// Why a request is refused. Handlers return it, so that `?` sends the error response.
@@ -74,6 +75,12 @@ pub enum Refusal {
     /// The allocation has as many permissions or channels as it may have.
     #[error("the allocation has as many permissions or channels as it may have")]
     AllocationFull,
+    /// The server takes no new allocations.
+    #[error("the server is about to end and takes no new allocations")]
+    Draining,
+    /// Another server is to serve the client.
+    #[error("the client is sent to {}", _0.addr)]
+    TryAlternate(Alternate),
     /// No socket for the relay.
     #[error(transparent)]
     NotBound(#[from] BindError),
@@ -100,9 +107,11 @@ impl Refusal {
             Refusal::FamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
             Refusal::PeerDenied(_) => ErrorCode::FORBIDDEN,
             Refusal::UserQuotaReached | Refusal::AddressQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
-            Refusal::TotalQuotaReached | Refusal::AllocationFull | Refusal::NotBound(_) => {
-                ErrorCode::INSUFFICIENT_CAPACITY
-            }
+            Refusal::TotalQuotaReached
+            | Refusal::AllocationFull
+            | Refusal::Draining
+            | Refusal::NotBound(_) => ErrorCode::INSUFFICIENT_CAPACITY,
+            Refusal::TryAlternate(_) => ErrorCode::TRY_ALTERNATE,
         }
     }
 
@@ -111,9 +120,9 @@ impl Refusal {
         matches!(self, Refusal::Challenge | Refusal::WrongCredentials { .. } | Refusal::StaleNonce)
     }
 
-    /// Whether every client meets it at times, so that it is no event.
+    /// Whether every client may meet it, so that it is no event.
     pub(super) fn is_routine(&self) -> bool {
-        matches!(self, Refusal::Challenge | Refusal::StaleNonce)
+        matches!(self, Refusal::Challenge | Refusal::StaleNonce | Refusal::TryAlternate(_))
     }
 }
 

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
-    AddressErrorCode, AddressFamily, AttributeType, BufferTooSmall, Class, IntegrityAlgorithm, IntegrityKey,
-    Lifetime, Message, MessageWriter, Method, Nonce, Realm, ReservationToken, ThirdPartyAuthorization,
-    TransactionId, XorMappedAddress, XorRelayedAddress,
+    AddressErrorCode, AddressFamily, AlternateDomain, AlternateServer, AttributeType, BufferTooSmall, Class,
+    IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, Nonce, Realm,
+    ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress, XorRelayedAddress,
 };
 
 use super::authenticate::OFFERED;
 use super::config::EngineConfig;
 use super::output::RelayedAddresses;
+use super::redirect::Alternate;
 use super::refusal::Refusal;
 
 /// Longer than any response: the longest realm that the RFC allows has 763 bytes, and so has the longest server name.
@@ -122,6 +123,12 @@ impl Envelope {
             writer.attribute(&refusal.error_code().bare())?;
             if let Refusal::UnknownAttributes(unknown) = refusal {
                 writer.attribute(unknown)?;
+            }
+            if let Refusal::TryAlternate(Alternate { addr, domain }) = refusal {
+                writer.attribute(&AlternateServer(*addr))?;
+                if let Some(domain) = domain {
+                    writer.attribute(&AlternateDomain(domain))?;
+                }
             }
             if let Some(Offer { config, nonce }) = challenge {
                 writer.attribute(&Realm(&config.realm))?.attribute(&Nonce(nonce))?;

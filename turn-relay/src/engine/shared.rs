@@ -1,10 +1,11 @@
-//! What the engines of one server share: quotas, limits and reserved ports. Touched when allocations come and go, never by
+//! What the engines of one server share: quotas, limits, reserved ports, and whether it drains. Touched when allocations come and go, never by
 //! data, which meets only the meters that it is counted against.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use super::bandwidth::{Bandwidth, Meter, Meters};
 #[derive(Clone, Default)]
 pub struct Shared {
     state: Arc<Mutex<State>>,
+    draining: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -71,6 +73,17 @@ impl Shared {
     /// How many allocations and reservations there are.
     pub fn seats(&self) -> usize {
         self.lock().seats
+    }
+
+    /// Takes no new allocations from now on, in any of the engines: each is answered with 300 if there is another server to
+    /// send the client to, and with 508 otherwise. What there is stays, and ends as ever.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it takes no new allocations.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// A seat for one more allocation of a user, for a client at that address.

@@ -8,3 +8,4 @@ mod icmp;
 mod lifecycle;
 mod model;
 mod peers;
+mod redirect;
