@@ -1,9 +1,10 @@
 //! Newtypes for the role that an address plays, so that a peer's address can never be taken for a client's.
 //!
-//! The names and the quoted definitions are those of RFC 8656, section 2. `nat64` has the addresses under which IPv6 hosts
-//! reach IPv4 ones, `if_inet6` those that Linux says it has.
+//! The names and the quoted definitions are those of RFC 8656, section 2. `ip_range` has ranges of addresses as operators
+//! write them, `nat64` the addresses under which IPv6 hosts reach IPv4 ones, `if_inet6` those that Linux says it has.
 
 mod if_inet6;
+mod ip_range;
 mod nat64;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::wire::Icmp;
 
 pub use if_inet6::{HostIpv6, parse_if_inet6};
+pub use ip_range::{IpRange, IpRangeError};
 pub use nat64::{Nat64Prefix, NotAPrefix};
 
 macro_rules! address_role {

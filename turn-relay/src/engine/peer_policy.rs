@@ -8,9 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use thirl_common::net::PeerAddr;
+use thirl_common::net::{IpRange, PeerAddr};
 
-use super::ip_range::IpRange;
 use super::peer_rule::PeerRule;
 use super::port_set::{ALL_PORTS, PortSet};
 

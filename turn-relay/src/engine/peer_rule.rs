@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::ip_range::{IpRange, IpRangeError};
+use thirl_common::net::{IpRange, IpRangeError};
+
 use super::port_set::ALL_PORTS;
 
 /// Addresses, and which of their ports.

@@ -53,8 +53,8 @@ impl IpRange {
         })
     }
 
-    /// One IPv4 prefix of a table in the code, whose length is known to fit.
-    pub(super) const fn v4(octets: [u8; 4], prefix_len: u32) -> IpRange {
+    /// One IPv4 prefix of a table in the code, whose length fits: 0 to 32.
+    pub const fn v4(octets: [u8; 4], prefix_len: u32) -> IpRange {
         let host = if prefix_len == 0 { u32::MAX } else { (1u32 << (32 - prefix_len)) - 1 };
         let first = u32::from_be_bytes(octets);
         IpRange {
@@ -63,8 +63,8 @@ impl IpRange {
         }
     }
 
-    /// One IPv6 prefix of a table in the code, whose length is known to fit.
-    pub(super) const fn v6(segments: [u16; 8], prefix_len: u32) -> IpRange {
+    /// One IPv6 prefix of a table in the code, whose length fits: 0 to 128.
+    pub const fn v6(segments: [u16; 8], prefix_len: u32) -> IpRange {
         let [a, b, c, d, e, f, g, h] = segments;
         let first = Ipv6Addr::new(a, b, c, d, e, f, g, h);
         let host = if prefix_len == 0 { u128::MAX } else { (1u128 << (128 - prefix_len)) - 1 };
