@@ -13,8 +13,10 @@
 //! 8. `io` (feature `driver`): batch datagram sockets, framed streams, the poller.
 //! 9. `config` (feature `driver`): one table of keys from which file, environment and flags are read alike.
 //!
-//! 10. [`dtls`]: the cookie exchange that comes before a DTLS session; the session itself with the feature `tls`.
-//! 11. `tls` (feature `tls`): a server's certificate and key, and their renewal.
+//! 10. `proxy_protocol` (feature `driver`): what a proxy says of the client that it speaks for.
+//!
+//! 11. [`dtls`]: the cookie exchange that comes before a DTLS session; the session itself with the feature `tls`.
+//! 12. `tls` (feature `tls`): a server's certificate and key, and their renewal.
 //!
 //! Without features only `wire` is built; `std` adds the other cores; `driver` adds what touches the system, `resolve` the
 //! DNS, and `tls` what is between the bytes and the system.
@@ -30,6 +32,8 @@ pub mod dtls;
 pub mod io;
 #[cfg(feature = "std")]
 pub mod net;
+#[cfg(feature = "driver")]
+pub mod proxy_protocol;
 #[cfg(feature = "std")]
 pub mod request;
 #[cfg(feature = "std")]

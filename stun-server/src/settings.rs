@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 use thirl_common::io::Technique;
 use thirl_common::net::ExternalIp;
+use thirl_common::proxy_protocol::TrustedProxies;
 
 use crate::binding::BindingConfig;
 use crate::partner::PartnerSecrets;
@@ -23,6 +24,7 @@ pub const KEYS: &[Key] = &[
     PARTNER,
     PARTNER_SECRET,
     RATE_LIMIT,
+    PROXY_PROTOCOL_FROM,
     IO,
     secure::CERT,
     secure::PKEY,
@@ -92,6 +94,16 @@ pub const RATE_LIMIT: Key = Key::single(
 )
 .example("1000");
 
+/// `proxy-protocol-from`.
+pub const PROXY_PROTOCOL_FROM: Key = Key::list(
+    "proxy-protocol-from",
+    "RANGE",
+    "Proxies that say first which client they speak for: IP, CIDR or first-last. What comes from there by TCP and TLS \
+     begins with a PROXY protocol header (version 1 or 2), and so does each datagram (version 2), or it is not taken; from \
+     elsewhere a header is none. Whoever is named here can pretend to be any client; may be repeated",
+)
+.example("[\"10.0.0.0/24\"]");
+
 /// `io`.
 pub const IO: Key = Key::single(
     "io",
@@ -112,7 +124,7 @@ pub fn config(values: &Values) -> Result<Config, ConfigError> {
     let port = values.one(LISTENING_PORT.name, parse::listening_port)?.unwrap_or(DEFAULT_PORT);
     let secure = secure::secure(values, &ips, port)?;
     let technique = technique(values)?;
-    let listen = Listen { secure, technique, ..listen(&ips, port) };
+    let listen = Listen { secure, technique, proxies: proxies(values)?, ..listen(&ips, port) };
     Ok(Config { listen, binding: binding(values, &ips, port)? })
 }
 
@@ -262,6 +274,18 @@ fn partner_secret(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// What [`PROXY_PROTOCOL_FROM`] says.
+pub fn proxies(values: &Values) -> Result<TrustedProxies, ConfigError> {
+    let trusted = |text: &str| match parse::ip_range(text)? {
+        range if range.width() == u128::MAX || range.width() == u128::from(u32::MAX) => Err(Problem::new(
+            format!("{text:?} trusts everybody to say who they are"),
+            "give the addresses of the proxies, and nothing wider",
+        )),
+        range => Ok(range),
+    };
+    values.all(PROXY_PROTOCOL_FROM.name, trusted).map(TrustedProxies)
+}
+
 /// What [`IO`] says.
 pub fn technique(values: &Values) -> Result<Option<Technique>, ConfigError> {
     let named = |text: &str| match text {
@@ -390,6 +414,19 @@ mod tests {
         assert_eq!(read("rate-limit = 5").unwrap().binding.limit, Some(Limit { per_second: 5, burst: 10 }));
         assert_eq!(read("rate-limit = 0").unwrap().binding.limit, None);
         assert!(read("rate-limit = -1").is_err());
+    }
+
+    #[test]
+    fn only_proxies_are_trusted() {
+        let proxies =
+            read("proxy-protocol-from = [\"10.0.0.0/24\", \"2001:db8::1\"]").unwrap().listen.proxies;
+        assert!(
+            proxies.contains("10.0.0.9".parse().unwrap()) && !proxies.contains("10.0.1.9".parse().unwrap())
+        );
+        for text in ["0.0.0.0/0", "::/0", "lb.example.org"] {
+            let error = read(&format!("\nproxy-protocol-from = {text:?}")).unwrap_err();
+            assert!(error.contains("stun.toml:2: proxy-protocol-from"), "{error}");
+        }
     }
 
     #[test]

@@ -8,12 +8,13 @@
 //! 3. What is due is ended: the service's timers, streams without use.
 //! 4. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
-//! `start`: binds all sockets of all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
+//! `proxied`: clients behind a proxy, by UDP. `start`: binds all sockets of all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
 //!
 //! Shards share nothing that data touches. A five-tuple stays with one shard, since the kernel chooses by a hash of it
 //! among sockets with `SO_REUSEPORT`, and all are bound before any thread runs.
 
 mod dtls;
+mod proxied;
 mod renewal;
 mod start;
 mod streams;
@@ -29,6 +30,7 @@ use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport, 
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
+use proxied::{Client, Proxied};
 pub use start::{Listen, Running, Secure, StartError, start};
 use streams::Streams;
 
@@ -195,11 +197,32 @@ impl Listener {
     }
 }
 
+/// How datagrams get to clients.
+struct Ways {
+    listeners: Vec<Listener>,
+    proxied: Proxied,
+}
+
+impl Ways {
+    /// How a datagram gets to a client as it is; `None` if it is one with a stream or a session.
+    #[inline]
+    fn route(&self, five_tuple: &FiveTuple) -> Option<Route> {
+        if five_tuple.transport != Transport::Udp {
+            return None;
+        }
+        let direct = || {
+            let mut listeners = self.listeners.iter();
+            listeners.find_map(|listener| listener.route(five_tuple.server, five_tuple.client))
+        };
+        self.proxied.route(five_tuple).or_else(direct)
+    }
+}
+
 /// A thread's share of a server.
 struct Shard<S> {
     service: S,
     io: ShardIo,
-    listeners: Vec<Listener>,
+    ways: Ways,
     streams: Streams,
     dtls: Option<DtlsSessions>,
     stop: Arc<AtomicBool>,
@@ -212,7 +235,8 @@ impl<S: Service> Shard<S> {
         let mut clock = read_clocks();
         while !self.stop.load(Ordering::Acquire) {
             let dtls = self.dtls.as_ref().and_then(DtlsSessions::poll_timeout);
-            let next = [self.service.poll_timeout(), self.streams.poll_timeout(), dtls];
+            let proxied = self.ways.proxied.poll_timeout();
+            let next = [self.service.poll_timeout(), self.streams.poll_timeout(), dtls, proxied];
             let next = next.into_iter().flatten().min();
             // Since the turn began, which makes the wait too long by what the turn took at the most.
             let timeout = next.map(|at| at.saturating_duration_since(clock.now));
@@ -252,6 +276,7 @@ impl<S: Service> Shard<S> {
         while let Some(transmit) = self.service.poll_transmit() {
             self.transmit(clock, &transmit);
         }
+        self.ways.proxied.settle(clock.now, |five_tuple| self.service.keeps(five_tuple));
     }
 
     #[inline]
@@ -267,11 +292,11 @@ impl<S: Service> Shard<S> {
     /// A datagram that came to a socket of the service's.
     #[inline]
     fn handle_socket(&mut self, clock: Clock, index: usize) {
-        let Shard { service, io, listeners, streams, dtls, .. } = self;
+        let Shard { service, io, ways, streams, dtls, .. } = self;
         let Some(received) = io.received(index) else { return };
         match service.handle_socket(clock, received.token, received.from, received.payload) {
             Outcome::ToClient { five_tuple, prefix, range, padding } => {
-                if let Some(route) = route(listeners, &five_tuple) {
+                if let Some(route) = ways.route(&five_tuple) {
                     io.forward(index, range, prefix.as_ref(), padding, route);
                     return;
                 }
@@ -298,7 +323,7 @@ impl<S: Service> Shard<S> {
     fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) {
         let Some(notice) = self.service.handle_undelivered(clock, token, error) else { return };
         let five_tuple = five_tuple_of(&notice);
-        match route(&self.listeners, &five_tuple) {
+        match self.ways.route(&five_tuple) {
             Some(route) => self.io.send(route, &notice.payload),
             None => self.write_data(clock, five_tuple, &[&notice.payload]),
         }
@@ -319,47 +344,61 @@ impl<S: Service> Shard<S> {
     /// A datagram that a client sent to a listening address.
     #[inline]
     fn handle_client(&mut self, clock: Clock, index: usize, listener: usize) {
-        let Shard { service, io, listeners, dtls, .. } = self;
-        let (Some(received), Some(listener)) = (io.received(index), listeners.get(listener)) else { return };
+        let Shard { service, io, ways, dtls, .. } = self;
+        let (Some(received), Some(listener)) = (io.received(index), ways.listeners.get(listener)) else {
+            return;
+        };
         let server = listener.server_addr(received.local);
-        let client = ClientAddr(received.from);
+        let (client, start) = match ways.proxied.client(received.from, received.payload) {
+            Client::Direct => (ClientAddr(received.from), 0),
+            Client::Proxied { client, header } => (client, header),
+            Client::Unknown => return,
+        };
+        let Some(payload) = received.payload.get(start..) else { return };
+        // A proxy passes on what comes back, without a header.
+        let route = listener.route(server, ClientAddr(received.from));
         if let Some(dtls) = dtls
-            && DtlsSessions::concerns(received.payload)
+            && DtlsSessions::concerns(payload)
         {
             let five_tuple = FiveTuple { transport: Transport::Dtls, client, server };
-            let Some(route) = listener.route(server, client) else { return };
-            match dtls.handle_datagram(clock, five_tuple, route, received.payload, service) {
+            let Some(route) = route else { return };
+            match dtls.handle_datagram(clock, five_tuple, route, payload, service) {
                 Some(answer) => answer.datagram().into_iter().for_each(|datagram| io.send(route, datagram)),
                 None => dtls.advance(clock, five_tuple, service, io),
             }
             return;
         }
         let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
-        match service.handle_client(clock, five_tuple, received.payload) {
+        if let (true, Some(route)) = (start > 0, route) {
+            ways.proxied.remember(five_tuple, route);
+        }
+        match service.handle_client(clock, five_tuple, payload) {
             Outcome::ToSocket { socket, to, range, whole } => {
                 let route = Route { socket, to, source: None };
+                let range = start + range.start..start + range.end;
                 send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
             }
             Outcome::Reply(reply) => {
-                if let Some(route) = listener.route(server, client) {
+                if let Some(route) = route {
                     io.send(route, reply);
                 }
             }
-            Outcome::Send { from, to, datagram } => {
+            // What a client behind a proxy asks to be sent from another address would not find back to it.
+            Outcome::Send { from, to, datagram } if start == 0 => {
                 let five_tuple = FiveTuple { transport: Transport::Udp, client: to, server: from };
-                if let Some(route) = route(listeners, &five_tuple) {
+                if let Some(route) = ways.route(&five_tuple) {
                     io.send(route, datagram);
                 }
             }
-            Outcome::ToClient { .. } | Outcome::Nothing => {}
+            Outcome::Send { .. } | Outcome::ToClient { .. } | Outcome::Nothing => {}
         }
     }
 
     fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
-        let Shard { service, io, listeners, streams, dtls, .. } = self;
+        let Shard { service, io, ways, streams, dtls, .. } = self;
         let five_tuple = five_tuple_of(transmit);
         let payload = &transmit.payload;
-        match (route(listeners, &five_tuple), dtls) {
+        match (ways.route(&five_tuple), dtls) {
             (Some(route), _) => io.send(route, payload),
             (None, Some(dtls)) if five_tuple.transport == Transport::Dtls => {
                 dtls.write(clock, five_tuple, &[payload], service);
@@ -379,15 +418,6 @@ fn five_tuple_of(transmit: &Transmit) -> FiveTuple {
 #[inline]
 fn send_by_socket(io: &mut ShardIo, socket: SocketId, whole: bool, queue: impl FnOnce(&mut ShardIo)) {
     if whole { io.send_whole(socket, queue) } else { queue(io) }
-}
-
-/// How a datagram gets to a client as it is; `None` if it is one with a stream or a session.
-#[inline]
-fn route(listeners: &[Listener], five_tuple: &FiveTuple) -> Option<Route> {
-    if five_tuple.transport != Transport::Udp {
-        return None;
-    }
-    listeners.iter().find_map(|listener| listener.route(five_tuple.server, five_tuple.client))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clocks")]

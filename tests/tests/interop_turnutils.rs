@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -64,9 +64,8 @@ enum To {
 /// A run of uclient: whom it sends to, its flags, and the server's address.
 type Mode<'a> = (To, &'a [&'a str], &'a str);
 
-/// Runs uclient in these modes, all at a time, against one server with these settings.
-fn uclient(program: &Path, peer: &Path, settings: &[&str], modes: &[Mode<'_>]) {
-    let serve = Serve::start(settings);
+/// Runs uclient in these modes, all at a time, against one server.
+fn uclient(program: &Path, peer: &Path, serve: &Serve, modes: &[Mode<'_>]) {
     let peer_port = harness::free_udp_port().unwrap().to_string();
     let servers: BTreeSet<&str> = modes.iter().map(|(_, _, server)| *server).collect();
     let mut peers = Vec::new();
@@ -76,7 +75,7 @@ fn uclient(program: &Path, peer: &Path, settings: &[&str], modes: &[Mode<'_>]) {
         peers.push(Program::spawn(command).unwrap().named("turnutils_peer"));
         wait_for_echo(server, peer_port.parse().unwrap());
     }
-    let start = |mode| Program::spawn(command(program, &serve, &peer_port, mode)).unwrap();
+    let start = |mode| Program::spawn(command(program, serve, &peer_port, mode)).unwrap();
     let clients: Vec<_> = modes.iter().map(|mode| (mode, start(*mode))).collect();
     for ((_, flags, server), client) in clients {
         let mut client = client.named(&format!("turnutils_uclient {} {server}", flags.join(" ")));
@@ -131,7 +130,8 @@ macro_rules! uclient_tests {
             let purpose = "is the TURN client of others";
             let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
             let peer = requires!(harness::installed("turnutils_peer", "coturn", purpose));
-            uclient(&program, &peer, &[$($($setting),+)?], &[$((To::$to, &$flags, $server)),+]);
+            let serve = Serve::start(&[$($($setting),+)?]);
+            uclient(&program, &peer, &serve, &[$((To::$to, &$flags, $server)),+]);
         }
     )*};
 }
@@ -219,6 +219,59 @@ uclient_tests! {
         Peer ["-x", "-S", "-t"], "::1";
         EachOther [], LOCALHOST;
     }
+}
+
+/// HAProxy in front of both ports of a server: of the one with version 1 of the PROXY protocol, of the other with version 2.
+struct Haproxy {
+    _program: Program,
+    ports: [u16; 2],
+}
+
+impl Haproxy {
+    /// From this address it asks the server.
+    const SOURCE: &str = "127.0.0.9";
+
+    fn start(program: &Path, serve: &Serve) -> Haproxy {
+        let ports = [(); 2].map(|()| harness::free_tcp_port().unwrap());
+        let [first, second] = ports;
+        let (source, port, tls_port) = (Self::SOURCE, serve.port, serve.tls_port);
+        let file = std::env::temp_dir().join(format!("thirl-haproxy-{}.cfg", std::process::id()));
+        let config = format!(
+            "global\n maxconn 100\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+             listen plain\n bind {LOCALHOST}:{first}\n server s {LOCALHOST}:{port} source {source} send-proxy\n\
+             listen tls\n bind {LOCALHOST}:{second}\n server s {LOCALHOST}:{tls_port} source {source} send-proxy-v2\n"
+        );
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(program);
+        command.arg("-db").arg("-f").arg(&file);
+        let program = Program::spawn(command).unwrap().named("haproxy");
+        let deadline = harness::Deadline::after(LIMIT);
+        while ports.iter().any(|port| TcpStream::connect((LOCALHOST, *port)).is_err()) {
+            assert!(!deadline.has_passed(), "haproxy does not listen: {}", program.output());
+            std::thread::yield_now();
+        }
+        std::fs::remove_file(file).unwrap();
+        Haproxy { _program: program, ports }
+    }
+}
+
+#[test]
+fn behind_haproxy() {
+    let purpose = "is the TURN client of others";
+    let program = requires!(harness::installed("turnutils_uclient", "coturn", purpose));
+    let peer = requires!(harness::installed("turnutils_peer", "coturn", purpose));
+    let haproxy = requires!(harness::installed("haproxy", "haproxy", "speaks the PROXY protocol"));
+    // Who does not take HAProxy's header for what it is sees bytes that are no STUN.
+    let mut serve = Serve::start(&["--proxy-protocol-from", Haproxy::SOURCE]);
+    let haproxy = Haproxy::start(&haproxy, &serve);
+    [serve.port, serve.tls_port] = haproxy.ports;
+    let modes: &[Mode<'_>] = &[
+        (To::Peer, &["-t"], LOCALHOST),
+        (To::Peer, &["-t", "-s"], LOCALHOST),
+        (To::Peer, &["-S", "-t"], LOCALHOST),
+        (To::EachOther, &["-S", "-t", "-s"], LOCALHOST),
+    ];
+    uclient(&program, &peer, &serve, modes);
 }
 
 /// uclient has them all come at once.

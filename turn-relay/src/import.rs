@@ -155,7 +155,12 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("relay-device", Leave(NAMED)),
     ("alt-tls-listening-port", Leave("discovery (RFC 5780) is over UDP and TCP")),
     ("aux-server", Leave("give all addresses by `listening-ip`, on one port")),
-    ("tcp-proxy-port", Leave("the PROXY protocol is not spoken")),
+    (
+        "tcp-proxy-port",
+        Leave(
+            "every port takes the PROXY protocol, from proxies that are trusted: give them by `proxy-protocol-from`",
+        ),
+    ),
     ("no-udp", Leave("clients over UDP are always served; a firewall can keep them out")),
     ("no-tcp", Leave("clients over TCP are always served; a firewall can keep them out")),
     ("no-udp-relay", Leave("to relay UDP is what this server is for")),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 use thirl_common::io::Technique;
+use thirl_common::proxy_protocol::TrustedProxies;
 
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::{secure, settings as stun};
@@ -32,6 +33,7 @@ pub const KEYS: &[Key] = &[
     stun::PARTNER,
     stun::PARTNER_SECRET,
     stun::RATE_LIMIT,
+    stun::PROXY_PROTOCOL_FROM,
     Key::single("min-port", "PORT", "Lowest port of relayed transport addresses. Default: 49152")
         .example("50000"),
     Key::single("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535")
@@ -143,6 +145,8 @@ pub struct Settings {
     pub external_ips: Vec<ExternalIp>,
     /// Binding requests, and how much strangers may ask.
     pub binding: BindingConfig,
+    /// Who says first which client it speaks for.
+    pub proxies: TrustedProxies,
     /// Ports of relayed transport addresses.
     pub relay_ports: RangeInclusive<u16>,
     /// Realm.
@@ -206,6 +210,7 @@ impl Settings {
             redirects: redirects::redirects(values, &external_ips)?,
             secure: secure::secure(values, &listening_ips, listening_port)?,
             binding: stun::binding(values, &listening_ips, listening_port)?,
+            proxies: stun::proxies(values)?,
             listening_ips,
             listening_port,
             relay_ips: values.all("relay-ip", parse::ip)?,
@@ -268,6 +273,7 @@ impl Settings {
             listen: Listen {
                 shards: self.shards,
                 secure: self.secure.clone(),
+                proxies: self.proxies.clone(),
                 technique: self.technique,
                 ..stun::listen(&self.listening_ips, self.listening_port)
             },

@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 14] = [
+const PROGRAMS: [(&str, &str, &str); 15] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -23,6 +23,7 @@ const PROGRAMS: [(&str, &str, &str); 14] = [
     ("caddy", "caddy", "is the web server, with TLS and QUIC, that the NAT diagnosis is tested with"),
     ("named", "bind9", "is the DNS server with DNS64 that the NAT diagnosis is tested with"),
     ("tayga", "tayga", "is the NAT64 of the NAT lab"),
+    ("haproxy", "haproxy", "is the proxy that our servers are tested behind"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
@@ -83,7 +84,8 @@ fn explain_missing() -> String {
 }
 
 /// These packages start a server and would at each boot; the tests start their own.
-const SERVICES: [(&str, &str); 3] = [("coturn", "coturn"), ("caddy", "caddy"), ("bind9", "named")];
+const SERVICES: [(&str, &str); 4] =
+    [("coturn", "coturn"), ("caddy", "caddy"), ("bind9", "named"), ("haproxy", "haproxy")];
 
 fn install(packages: &[&str]) -> io::Result<()> {
     let _policy = ServicePolicy::forbid()?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::error::Problem;
-use crate::net::ExternalIp;
+use crate::net::{ExternalIp, IpRange, IpRangeError};
 
 /// Any text that is not empty.
 pub fn text(text: &str) -> Result<String, Problem> {
@@ -48,6 +48,14 @@ pub fn seconds(min: u64, max: u64) -> impl Fn(&str) -> Result<Duration, Problem>
 pub fn boolean(text: &str) -> Result<bool, Problem> {
     text.parse()
         .map_err(|_| Problem::new(format!("{text:?} is neither true nor false"), "give `true` or `false`"))
+}
+
+/// A range of addresses.
+pub fn ip_range(text: &str) -> Result<IpRange, Problem> {
+    text.parse().map_err(|error: IpRangeError| {
+        let hint = "give an address, a network such as 10.0.0.0/8, or a range such as 10.0.0.1-10.0.0.9";
+        Problem::new(error.to_string(), hint)
+    })
 }
 
 /// An IPv4 or IPv6 address.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::stream::{PARTS, ReadOutcome, StreamConn, TakeError, WriteOutcome};
+use crate::proxy_protocol::{self, Header};
 use crate::wire::FrameLen;
 
 /// The first byte of every TLS connection, and of nothing that goes without: `ContentType.handshake` (RFC 8446, section 5.1).
@@ -24,20 +25,36 @@ const READS: usize = 4;
 #[derive(Debug)]
 pub struct ClientConn {
     stream: StreamConn,
-    /// Whether anything was read, so that it is known what it is.
-    begun: bool,
-    tls: Option<Tls>,
+    stage: Stage,
+    /// Whom a proxy speaks for.
+    client: Option<SocketAddr>,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+enum Stage {
+    /// It begins with a PROXY protocol header.
+    ProxyHeader,
+    /// Its first byte will tell.
+    FirstByte,
+    Plain,
+    Tls(Tls),
 }
 
 impl ClientConn {
     /// Of which nothing was read.
     pub fn new(stream: StreamConn) -> ClientConn {
-        ClientConn { stream, begun: false, tls: None }
+        ClientConn { stream, stage: Stage::FirstByte, client: None }
     }
 
-    /// The other side's address.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.stream.peer_addr()
+    /// Of which nothing was read, and in which a proxy says first whom it speaks for.
+    pub fn by_proxy(stream: StreamConn) -> ClientConn {
+        ClientConn { stage: Stage::ProxyHeader, ..ClientConn::new(stream) }
+    }
+
+    /// The client's address: the other side's, or what a proxy says.
+    pub fn client_addr(&self) -> SocketAddr {
+        self.client.unwrap_or_else(|| self.stream.peer_addr())
     }
 
     /// This side's address, as [`StreamConn::local_addr`].
@@ -47,29 +64,48 @@ impl ClientConn {
 
     /// Whether the client began with TLS, and was taken at its word.
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        matches!(self.stage, Stage::Tls(_))
     }
 
-    /// Whether the handshake of TLS is going on.
+    /// Whether the handshake of TLS is going on, or a proxy has not said yet whom it speaks for.
     pub fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.connection.is_handshaking())
+        match &self.stage {
+            Stage::ProxyHeader => true,
+            Stage::FirstByte | Stage::Plain => false,
+            Stage::Tls(tls) => tls.connection.is_handshaking(),
+        }
     }
 
     /// Reads once, or a few times. `config` is asked for when the client begins with TLS; without one, that is a frame that
     /// nobody knows. An error means that the connection is lost; a client that is at fault was told.
     pub fn read(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>) -> io::Result<ReadOutcome> {
-        if let Some(tls) = &mut self.tls {
-            return tls.read(&mut self.stream);
+        match &mut self.stage {
+            Stage::Tls(tls) => return tls.read(&mut self.stream),
+            Stage::Plain => return self.stream.read(),
+            Stage::ProxyHeader | Stage::FirstByte => {}
         }
         let outcome = self.stream.read()?;
-        if let ReadOutcome::Data(_) = outcome
-            && !std::mem::replace(&mut self.begun, true)
-            && self.stream.input.buffered().first() == Some(&HANDSHAKE)
-            && let Some(config) = config()
-        {
-            self.tls = Some(Tls::begin(&mut self.stream, config)?);
-        }
+        self.begin(config)?;
         Ok(outcome)
+    }
+
+    /// Finds out what it is, as far as the bytes that came say.
+    fn begin(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>) -> io::Result<()> {
+        if matches!(self.stage, Stage::ProxyHeader) {
+            let header = proxy_protocol::of_stream(self.stream.input.buffered());
+            let header = header.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let Some(Header { client, len }) = header else { return Ok(()) };
+            self.stream.input.take(len, len);
+            self.client = client;
+            self.stage = Stage::FirstByte;
+        }
+        let Some(&first) = self.stream.input.buffered().first() else { return Ok(()) };
+        let config = if first == HANDSHAKE { config() } else { None };
+        self.stage = match config {
+            Some(config) => Stage::Tls(Tls::begin(&mut self.stream, config)?),
+            None => Stage::Plain,
+        };
+        Ok(())
     }
 
     /// As [`StreamConn::take_frame`].
@@ -78,18 +114,19 @@ impl ClientConn {
         &mut self,
         frame_len: impl Fn(&[u8]) -> Result<FrameLen, E>,
     ) -> Result<Option<&[u8]>, TakeError<E>> {
-        match &mut self.tls {
-            None => self.stream.take_frame(frame_len),
-            Some(tls) => tls.take_frame(&mut self.stream, frame_len),
+        match &mut self.stage {
+            Stage::ProxyHeader | Stage::FirstByte => Ok(None),
+            Stage::Plain => self.stream.take_frame(frame_len),
+            Stage::Tls(tls) => tls.take_frame(&mut self.stream, frame_len),
         }
     }
 
     /// As [`StreamConn::write`].
     #[inline]
     pub fn write(&mut self, parts: &[&[u8]]) -> io::Result<WriteOutcome> {
-        match &mut self.tls {
-            None => self.stream.write(parts),
-            Some(tls) => tls.write(&mut self.stream, parts),
+        match &mut self.stage {
+            Stage::Tls(tls) => tls.write(&mut self.stream, parts),
+            _ => self.stream.write(parts),
         }
     }
 
@@ -110,7 +147,7 @@ impl ClientConn {
 
     /// Says that this was all, where the protocol has a word for it and as far as the kernel takes it.
     pub fn close(mut self) {
-        if let Some(tls) = &mut self.tls {
+        if let Stage::Tls(tls) = &mut self.stage {
             tls.connection.send_close_notify();
             // It is dropped, whether or not the client learns why.
             let _ = tls.send(&mut self.stream);

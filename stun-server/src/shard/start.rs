@@ -14,12 +14,17 @@ use thirl_common::io::{
     StreamListener, Technique, Waker,
 };
 use thirl_common::net::Transport;
+use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::tls::Certificates;
 
 use super::dtls::{self, DtlsSessions};
+use super::proxied::Proxied;
 use super::renewal::Renewal;
 use super::streams::{self, Streams};
-use super::{Listener, SERVICE_TOKEN_LIMIT, Service, Shard};
+use super::{Listener, SERVICE_TOKEN_LIMIT, Service, Shard, Ways};
+
+/// How long a TLS handshake, or the header of a proxy, may take by default.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The waker's token among those that are not datagram sockets'.
 const WAKER: u64 = 0;
@@ -41,6 +46,9 @@ pub struct Listen {
     pub stream_limits: StreamLimits,
     /// TLS and DTLS, which are told from plain STUN and TURN by their first byte, so that any of these addresses takes them.
     pub secure: Option<Secure>,
+    /// Who says first which client it speaks for: what comes from these addresses, by TCP and in each datagram, begins with
+    /// a header of the PROXY protocol, or is not taken.
+    pub proxies: TrustedProxies,
     /// How datagrams are asked of the kernel. `None`: by io_uring where it can be used, otherwise by epoll.
     pub technique: Option<Technique>,
     /// The kernel's receive and send buffers of each UDP listener in bytes, as far as it allows: what a burst may hold.
@@ -65,8 +73,8 @@ pub struct Secure {
 impl Secure {
     /// Both, with 10 s for a handshake, and no addresses of their own.
     pub fn new(certificates: Certificates) -> Secure {
-        let handshake_timeout = Duration::from_secs(10);
-        Secure { certificates, tls: true, dtls: true, addrs: Vec::new(), handshake_timeout }
+        let addrs = Vec::new();
+        Secure { certificates, tls: true, dtls: true, addrs, handshake_timeout: HANDSHAKE_TIMEOUT }
     }
 }
 
@@ -82,6 +90,7 @@ impl Default for Listen {
             idle_timeout: Duration::from_secs(60),
             stream_limits: StreamLimits::default(),
             secure: None,
+            proxies: TrustedProxies::default(),
             technique: None,
             socket_buffer: 4 << 20,
         }
@@ -147,7 +156,8 @@ pub fn start<S: Service>(
         let streams = streams(listen, count, sockets.tcp.remove(0), &io)?;
         let dtls = dtls_sessions(listen, count)?;
         wakers.push(io.poller().waker(WAKER)?);
-        shards.push(Shard { service: make(number), io, listeners, streams, dtls, stop: stop.clone() });
+        let ways = Ways { listeners, proxied: Proxied::new(listen.proxies.clone()) };
+        shards.push(Shard { service: make(number), io, ways, streams, dtls, stop: stop.clone() });
     }
     let renewal = listen.secure.clone().map(Renewal::start).transpose()?;
     let mut running = Running { stop, wakers, threads: Vec::new(), renewal, addrs };
@@ -169,9 +179,10 @@ fn streams(
     let limits = streams::Limits {
         max_connections: listen.max_connections.div_ceil(shards),
         idle_timeout: listen.idle_timeout,
-        handshake_timeout: secure.map_or(Duration::ZERO, |secure| secure.handshake_timeout),
+        handshake_timeout: secure.map_or(HANDSHAKE_TIMEOUT, |secure| secure.handshake_timeout),
     };
-    Streams::new(listeners, limits, secure.map(|secure| secure.certificates.clone()), io)
+    let certificates = secure.map(|secure| secure.certificates.clone());
+    Streams::new(listeners, limits, certificates, listen.proxies.clone(), io)
 }
 
 fn dtls_sessions(listen: &Listen, shards: usize) -> io::Result<Option<DtlsSessions>> {

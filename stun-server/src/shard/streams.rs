@@ -8,6 +8,7 @@ use thirl_common::io::{
     WriteOutcome,
 };
 use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transport, canonical};
+use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::Certificates;
 
@@ -36,6 +37,8 @@ pub(super) struct Streams {
     limits: Limits,
     /// What clients who begin with TLS are served with.
     certificates: Option<Certificates>,
+    /// Who says first whose a connection is.
+    proxies: TrustedProxies,
 }
 
 /// The bounds of [`Streams`].
@@ -43,6 +46,7 @@ pub(super) struct Streams {
 pub(super) struct Limits {
     pub(super) max_connections: usize,
     pub(super) idle_timeout: Duration,
+    /// For the handshake of TLS, and for the header of a proxy.
     pub(super) handshake_timeout: Duration,
 }
 
@@ -76,6 +80,7 @@ impl Streams {
         listeners: Vec<StreamListener>,
         limits: Limits,
         certificates: Option<Certificates>,
+        proxies: TrustedProxies,
         io: &ShardIo,
     ) -> std::io::Result<Streams> {
         for (listener, token) in listeners.iter().zip(FIRST_LISTENER..) {
@@ -89,6 +94,7 @@ impl Streams {
             deadlines: Deadlines::default(),
             limits,
             certificates,
+            proxies,
         })
     }
 
@@ -128,22 +134,33 @@ impl Streams {
             }
             return;
         }
-        let Streams { slots, certificates, .. } = self;
-        let Some((_, Slot { connection: Some(connection), .. })) = slot_of(slots, event.token) else {
-            return;
-        };
-        let mut lost = Ok(());
-        if event.writable {
-            lost = connection.stream.flush().map(|_| ()).map_err(|_| Lost);
-        }
-        if event.readable && lost.is_ok() {
-            lost = connection.read(certificates.as_ref(), clock, service, io);
-            self.note_tls(clock, event.token);
-        }
-        match lost {
+        match self.advance(clock, event, service, io) {
             Ok(()) => self.watch(event.token, io),
             Err(Lost) => self.close(clock, event.token, service),
         }
+    }
+
+    fn advance<S: Service>(
+        &mut self,
+        clock: Clock,
+        event: Event,
+        service: &mut S,
+        io: &mut ShardIo,
+    ) -> Result<(), Lost> {
+        let Streams { slots, certificates, .. } = self;
+        let connection = slot_of(slots, event.token).and_then(|(_, slot)| slot.connection.as_mut());
+        let Some(connection) = connection else { return Ok(()) };
+        if event.writable {
+            connection.stream.flush().map_err(|_| Lost)?;
+        }
+        if event.readable {
+            connection.read(certificates.as_ref())?;
+            self.identify(clock, event.token)?;
+            if let Some(connection) = self.connection(event.token) {
+                connection.serve(clock, service, io)?;
+            }
+        }
+        Ok(())
     }
 
     /// Data for a client, in these parts; dropped where the client does not read as fast as its peers send.
@@ -227,25 +244,41 @@ impl Streams {
             self.free.push(index);
             return;
         }
-        let stream = ClientConn::new(stream);
+        let by_proxy = self.proxies.contains(five_tuple.client.ip());
+        let stream = if by_proxy { ClientConn::by_proxy(stream) } else { ClientConn::new(stream) };
+        let timeout = if by_proxy { self.limits.handshake_timeout } else { self.limits.idle_timeout };
         slot.connection = Some(Connection { stream, five_tuple, writing: false, used: clock.now });
         self.by_five_tuple.insert(five_tuple, index);
-        self.deadlines.set(Timer::Connection(token), clock.now + self.limits.idle_timeout);
+        self.deadlines.set(Timer::Connection(token), clock.now + timeout);
     }
 
-    /// A connection that has become TLS is known as such from then on, and its handshake has a deadline.
-    fn note_tls(&mut self, clock: Clock, token: u64) {
-        let handshake_timeout = self.limits.handshake_timeout;
-        let Some((index, Slot { connection: Some(connection), .. })) = self.slot(token) else { return };
-        if !connection.stream.is_tls() || connection.five_tuple.transport == Transport::Tls {
-            return;
-        }
+    /// A connection is known by what its first bytes say: whose a proxy says it is, and TLS, of which the handshake has a
+    /// deadline.
+    fn identify(&mut self, clock: Clock, token: u64) -> Result<(), Lost> {
+        let Limits { handshake_timeout, idle_timeout, .. } = self.limits;
+        let Some((index, Slot { connection: Some(connection), .. })) = self.slot(token) else {
+            return Ok(());
+        };
         let before = connection.five_tuple;
-        connection.five_tuple.transport = Transport::Tls;
-        let five_tuple = connection.five_tuple;
+        let transport = if connection.stream.is_tls() { Transport::Tls } else { before.transport };
+        let client = ClientAddr(canonical(connection.stream.client_addr()));
+        let five_tuple = FiveTuple { transport, client, ..before };
+        if five_tuple == before {
+            return Ok(());
+        }
+        let timeout = if connection.stream.is_handshaking() { handshake_timeout } else { idle_timeout };
+        // By two proxies a client may come from one port twice. Which of them is meant nobody could tell.
+        if self.by_five_tuple.contains_key(&five_tuple) {
+            tracing::debug!(client = %five_tuple, "another connection is this client's already");
+            return Err(Lost);
+        }
+        if let Some(connection) = self.connection(token) {
+            connection.five_tuple = five_tuple;
+        }
         self.by_five_tuple.remove(&before);
         self.by_five_tuple.insert(five_tuple, index);
-        self.deadlines.set(Timer::Connection(token), clock.now + handshake_timeout);
+        self.deadlines.set(Timer::Connection(token), clock.now + timeout);
+        Ok(())
     }
 
     fn close<S: Service>(&mut self, clock: Clock, token: u64, service: &mut S) {
@@ -296,19 +329,16 @@ fn slot_of(slots: &mut [Slot], token: u64) -> Option<(u32, &mut Slot)> {
 }
 
 impl Connection {
-    /// Reads once, and hands on each whole frame.
-    fn read<S: Service>(
-        &mut self,
-        certificates: Option<&Certificates>,
-        clock: Clock,
-        service: &mut S,
-        io: &mut ShardIo,
-    ) -> Result<(), Lost> {
+    fn read(&mut self, certificates: Option<&Certificates>) -> Result<(), Lost> {
         let config = || Some(certificates?.current().tls().clone());
         match self.stream.read(config).map_err(|_| Lost)? {
-            ReadOutcome::Closed => return Err(Lost),
-            ReadOutcome::Data(_) | ReadOutcome::Idle | ReadOutcome::Full => {}
+            ReadOutcome::Closed => Err(Lost),
+            ReadOutcome::Data(_) | ReadOutcome::Idle | ReadOutcome::Full => Ok(()),
         }
+    }
+
+    /// Hands on each whole frame.
+    fn serve<S: Service>(&mut self, clock: Clock, service: &mut S, io: &mut ShardIo) -> Result<(), Lost> {
         while let Some(frame) =
             self.stream.take_frame(|buffered| service.frame_len(buffered)).map_err(|_| Lost)?
         {

@@ -8,6 +8,7 @@
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
 //! - [`client_hello`]: what a server of DTLS reads before it knows its client.
 //! - [`partner`]: what partner servers say to each other.
+//! - [`proxy_protocol`]: what a proxy says of its client.
 //! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
@@ -23,6 +24,7 @@ mod gateway;
 mod message;
 mod network;
 mod partner;
+mod proxy;
 mod text;
 
 pub use client_hello::client_hello;
@@ -33,6 +35,7 @@ pub use gateway::{port_mapping, routes};
 pub use message::{classic, message};
 pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
+pub use proxy::proxy_protocol;
 pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
 
 /// A body of a target.
@@ -56,6 +59,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("partner", partner),
     ("port_mapping", port_mapping),
     ("prepared", prepared),
+    ("proxy_protocol", proxy_protocol),
     ("quic_version", quic_version),
     ("routes", routes),
     ("session", session),

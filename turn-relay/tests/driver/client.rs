@@ -50,6 +50,8 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 pub(crate) enum Wire {
     Udp(UdpSocket),
+    /// With this before each datagram.
+    Proxied(UdpSocket, Vec<u8>),
     Tcp(TcpStream),
 }
 
@@ -72,6 +74,10 @@ impl Client {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             Wire::Tcp(stream)
         };
+        Client::over(wire)
+    }
+
+    pub(crate) fn over(wire: Wire) -> Client {
         let mut client = Client { wire, nonce: String::new(), transactions: 0 };
         let challenge = client.request(Method::ALLOCATE, |writer| {
             writer.attribute(&RequestedTransport::UDP).unwrap();
@@ -84,6 +90,9 @@ impl Client {
     pub(crate) fn send(&mut self, message: &[u8]) {
         match &mut self.wire {
             Wire::Udp(socket) => assert_eq!(socket.send(message).unwrap(), message.len()),
+            Wire::Proxied(socket, header) => {
+                socket.send(&[header, message].concat()).unwrap();
+            }
             Wire::Tcp(stream) => {
                 stream
                     .write_all(&[message, &vec![0; padded(message.len()) - message.len()]].concat())
@@ -95,7 +104,7 @@ impl Client {
     pub(crate) fn receive(&mut self) -> Vec<u8> {
         let mut buffer = vec![0; 70_000];
         let len = match &mut self.wire {
-            Wire::Udp(socket) => socket.recv(&mut buffer).unwrap(),
+            Wire::Udp(socket) | Wire::Proxied(socket, _) => socket.recv(&mut buffer).unwrap(),
             Wire::Tcp(stream) => {
                 stream.read_exact(&mut buffer[..4]).unwrap();
                 let header = if buffer[0] >= 0x40 { 4 } else { 20 };

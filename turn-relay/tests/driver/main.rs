@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use client::*;
 use thirl_common::auth::{LongTermKey, RemoteLimits, RemoteUser, RemoteUsers};
+use thirl_common::io::Technique;
 use thirl_common::net::Transport;
+use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::wire::*;
-use thirl_turn_relay::server::ExternalIp;
+use thirl_turn_relay::server::{Config, ExternalIp};
 
 const WAYS: [(Transport, bool); 4] =
     [(Transport::Udp, true), (Transport::Udp, false), (Transport::Tcp, true), (Transport::Tcp, false)];
@@ -94,6 +96,36 @@ fn clients_of_one_server_reach_each_other_and_nothing_else_on_it() {
     let third = Client::connect(&running, Transport::Udp, true).bind(addr_of(&running, Transport::Udp, true));
     assert_eq!(third, 437);
     assert_eq!(one.permit("127.0.0.2:9".parse().unwrap()), 403);
+}
+
+#[test]
+fn clients_behind_a_proxy_have_their_own_allocations() {
+    for technique in [Technique::IoUring, Technique::Epoll] {
+        let configure = |config: &mut Config| {
+            config.listen.technique = Some(technique);
+            config.listen.proxies = TrustedProxies(vec!["127.0.0.9".parse().unwrap()]);
+        };
+        let Ok(running) = try_start(configure) else { continue };
+        // One proxy, and one socket of its for all clients: only the headers tell them apart.
+        let proxy = UdpSocket::bind("127.0.0.9:0").unwrap();
+        proxy.set_read_timeout(Some(PATIENCE)).unwrap();
+        proxy.connect(addr_of(&running, Transport::Udp, true)).unwrap();
+        let mut clients = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|client| {
+            let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0C".to_vec();
+            header.extend([&client[..], &[198, 51, 100, 1, 0x13, 0x88, 0x0D, 0x96]].concat());
+            Client::over(Wire::Proxied(proxy.try_clone().unwrap(), header))
+        });
+        let peer = peer(LOOPBACK_V4);
+        for (round, client) in (0u8..).zip(&mut clients) {
+            let relayed = client.allocate(AddressFamily::Ipv4).unwrap();
+            assert_eq!(client.bind(peer.local_addr().unwrap()), 0);
+            client.send(&[0x40, 0, 0, 1, round]);
+            assert_eq!(receive_from(&peer), (vec![round], relayed));
+            peer.send_to(&[round, 7], relayed).unwrap();
+            assert_eq!(ChannelData::parse(&client.receive()).unwrap().data, [round, 7]);
+        }
+        assert_eq!(running.allocations(), 2);
+    }
 }
 
 #[test]
