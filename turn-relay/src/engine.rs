@@ -4,7 +4,7 @@
 //!
 //! 1. [`Engine`]: method groups and poll order.
 //! 2. `data`: Send, Data and ChannelData: [`Forward`].
-//! 3. `authenticate`: who sent a request; `request`: the request and its responses; [`Refusal`]: why it is refused.
+//! 3. `authenticate`: who sent a request, in which realm ([`RealmConfig`]); `request`: the request and its responses; [`Refusal`]: why it is refused.
 //! 4. `allocate`, `refresh`, `peers` (CreatePermission, ChannelBind), `reservation`: one handler for each request.
 //! 5. `allocation`, `permission`, `channel`: what is kept of them, in `table`s.
 //! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached; [`Redirects`]: who is sent to another server. [`EngineConfig`]: what may be set.
@@ -28,6 +28,7 @@ mod peer_rule;
 mod peers;
 mod permission;
 mod port_set;
+mod realm;
 mod redirect;
 mod refresh;
 mod refusal;
@@ -51,6 +52,7 @@ pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use peer_rule::{PeerRule, PeerRuleError};
 pub use permission::PERMISSION_LIFETIME;
 pub use port_set::{ALL_PORTS, PortSet};
+pub use realm::RealmConfig;
 pub use redirect::{Alternate, RedirectWhen, Redirects};
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
@@ -359,7 +361,10 @@ impl Engine {
                     return;
                 }
                 let nonce = self.nonces.mint_with(self.config.features, client, request.unix_seconds);
-                self.refuse(&request.envelope(None), refusal, Some(&nonce));
+                let config = self.config.clone();
+                let served = config.realm_of(request.five_tuple.server, &request.message);
+                let offer = Offer { served, features: config.features, nonce: &nonce };
+                self.refuse(&request.envelope(None), refusal, Some(&offer));
             }
         }
     }
@@ -382,7 +387,7 @@ impl Engine {
         user: &Authenticated,
     ) -> Result<(AllocationId, &mut Allocation), Refusal> {
         let (id, allocation) = self.allocations.find_mut(&request.five_tuple).ok_or(Refusal::NoAllocation)?;
-        if *allocation.username() != user.username {
+        if !allocation.is_of(user) {
             return Err(Refusal::OtherUser);
         }
         if allocation.relays.complete() { Ok((id, allocation)) } else { Err(Refusal::NoAllocation) }
@@ -426,17 +431,16 @@ impl Engine {
         self.transmits.extend(envelope.succeed(success).ok());
     }
 
-    fn refuse(&mut self, envelope: &Envelope, refusal: Refusal, nonce: Option<&str>) {
+    fn refuse(&mut self, envelope: &Envelope, refusal: Refusal, offer: Option<&Offer<'_>>) {
         *match refusal {
             Refusal::Challenge | Refusal::StaleNonce => &mut self.counters.challenges,
             Refusal::WrongCredentials { .. } => &mut self.counters.unauthenticated,
             Refusal::TryAlternate(_) => &mut self.counters.redirected,
             _ => &mut self.counters.refused,
         } += 1;
-        let nonce = nonce.filter(|_| refusal.is_challenge());
-        let challenge = nonce.map(|nonce| Offer { config: &self.config, nonce });
+        let challenge = offer.filter(|_| refusal.is_challenge());
         // It fits, unless the realm is longer than the RFC allows.
-        self.transmits.extend(envelope.refuse(&refusal, challenge.as_ref()).ok());
+        self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
         if !refusal.is_routine() {
             Event::Refused { five_tuple: envelope.five_tuple, method: envelope.method, refusal }
                 .queue(&mut self.events, &mut self.counters.dropped);

@@ -182,7 +182,10 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("mobility", Leave("an allocation cannot move to another five-tuple (RFC 8016)")),
     ("oauth", Leave("access tokens (RFC 7635) are taken by the library alone")),
     ("server-name", Leave("access tokens (RFC 7635) are taken by the library alone")),
-    ("check-origin-consistency", Leave("ORIGIN is not looked at")),
+    (
+        "check-origin-consistency",
+        Leave("ORIGIN chooses the realm of `[realms]`, and need not come with every request"),
+    ),
     ("max-allocate-timeout", Nothing),
     ("acme-redirect", Leave("HTTP is not spoken: let a web server renew the certificate")),
     ("cipher-list", Leave("the ciphers of TLS 1.2 and 1.3 are chosen by rustls, all of them sound")),

@@ -3,6 +3,8 @@
 //! [`KEYS`] is what file, environment and flags take; [`Settings::from_values`] gives them types and refuses what cannot
 //! be; [`Settings::config`] is what the server starts with.
 
+mod credentials;
+mod realms;
 mod redirects;
 
 use std::net::IpAddr;
@@ -11,7 +13,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
+use thirl_common::auth::{Credentials, RestSecrets, SecurityFeatures};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 use thirl_common::io::Technique;
 use thirl_common::proxy_protocol::TrustedProxies;
@@ -20,6 +22,8 @@ use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::{secure, settings as stun};
 
 use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule, Redirects};
+pub use realms::RealmSettings;
+
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
 /// Every setting of the relay.
@@ -38,34 +42,11 @@ pub const KEYS: &[Key] = &[
         .example("50000"),
     Key::single("max-port", "PORT", "Highest port of relayed transport addresses. Default: 65535")
         .example("59999"),
-    Key::single(
-        "realm",
-        "NAME",
-        "Realm of the credentials; a short one keeps responses small. Default: thirl",
-    )
-    .example("\"example.org\""),
-    Key::list(
-        "user",
-        "NAME:PASSWORD",
-        "A user; 0x and the key of `turnadmin -k` will do as password; may be repeated",
-    )
-    .example("[\"alice:a password\", \"bob:0x0123456789abcdef0123456789abcdef\"]"),
-    Key::list(
-        "static-auth-secret",
-        "SECRET",
-        "Secret of REST credentials; the first signs, all are taken. Default: a new one",
-    )
-    .example("[\"what `openssl rand -hex 32` prints\"]"),
-    Key::single(
-        "sha256",
-        "BOOLEAN",
-        "Offer clients keys by SHA-256 (RFC 8489), which makes each 401 28 bytes longer. Default: false",
-    ),
-    Key::single(
-        "userhash",
-        "BOOLEAN",
-        "Ask clients to hide usernames (RFC 8489), which makes each 401 16 bytes longer. Default: false",
-    ),
+    credentials::REALM,
+    credentials::USER,
+    credentials::STATIC_AUTH_SECRET,
+    credentials::SHA256,
+    credentials::USERHASH,
     Key::list(
         "allowed-peer-ip",
         "RULE",
@@ -130,6 +111,7 @@ pub const KEYS: &[Key] = &[
     secure::NO_TLS,
     secure::NO_DTLS,
     stun::IO,
+    realms::REALMS,
 ];
 
 /// The values with their types.
@@ -151,6 +133,8 @@ pub struct Settings {
     pub relay_ports: RangeInclusive<u16>,
     /// Realm.
     pub realm: String,
+    /// Further realms.
+    pub realms: Vec<RealmSettings>,
     /// Users and secrets; neither: [`Settings::ensure_credentials`] makes a secret.
     pub credentials: Credentials,
     /// Whether SHA-256 is offered, and usernames are to be hidden.
@@ -195,16 +179,19 @@ impl Settings {
             );
             return Err(values.refuse("max-port", problem));
         }
-        let realm = values.one("realm", realm)?.unwrap_or_else(|| "thirl".to_owned());
-        let features = SecurityFeatures {
-            password_algorithms: values.one("sha256", parse::boolean)?.unwrap_or(false),
-            username_anonymity: values.one("userhash", parse::boolean)?.unwrap_or(false),
-        };
-        let credentials = credentials(values, &realm, features)?;
+        let realm = credentials::realm(values)?;
+        let features = credentials::features(values)?;
+        let credentials = credentials::credentials(values, &realm, features)?;
         let quota = parse::number(1, 10_000_000);
         let listening_ips = values.all(stun::LISTENING_IP.name, parse::ip)?;
         let listening_port =
             values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
+        let realms = realms::realms(values, &realm, features, &listening_ips)?;
+        if features.username_anonymity {
+            let others = realms.iter().map(|realm| &realm.credentials);
+            let all: Vec<_> = [&credentials].into_iter().chain(others).collect();
+            credentials::check_anonymity(values, &all)?;
+        }
         let external_ips = values.all(stun::EXTERNAL_IP.name, parse::external_ip)?;
         Ok(Settings {
             redirects: redirects::redirects(values, &external_ips)?,
@@ -217,6 +204,7 @@ impl Settings {
             external_ips,
             relay_ports: min..=max,
             realm,
+            realms,
             credentials,
             features,
             allowed_peers: values.all("allowed-peer-ip", peer_rule)?,
@@ -243,10 +231,10 @@ impl Settings {
         })
     }
 
-    /// Makes a secret of `random` if there are neither users nor secrets: a relay is never open to all. Returns it for
+    /// Makes a secret of `random` if there are neither users nor secrets in any realm: a relay is never open to all. Returns it for
     /// the operator to be told.
     pub fn ensure_credentials(&mut self, random: [u8; 16]) -> Option<String> {
-        if !self.credentials.users.is_empty() || !self.credentials.rest.is_empty() {
+        if !self.credentials.is_empty() || !self.realms.is_empty() {
             return None;
         }
         self.ensure_secret(random)
@@ -285,6 +273,7 @@ impl Settings {
             binding: self.binding.clone(),
             engine: EngineConfig {
                 realm: self.realm.clone(),
+                realms: self.realms.iter().map(RealmSettings::config).collect(),
                 credentials: Arc::new(self.credentials.clone()),
                 features: SecurityFeatures {
                     // Nobody can tell from a hash when REST credentials expire.
@@ -306,34 +295,6 @@ impl Settings {
     }
 }
 
-/// Users and secrets, as far as clients who take what `features` offer can be served with them.
-fn credentials(values: &Values, realm: &str, features: SecurityFeatures) -> Result<Credentials, ConfigError> {
-    let mut credentials = Credentials::default();
-    // Clients take the strongest that is offered.
-    let wanted = if features.password_algorithms { KeyAlgorithm::Sha256 } else { KeyAlgorithm::Md5 };
-    for (name, password) in values.all("user", parse::user)? {
-        let secret = UserSecret::from_setting(&password);
-        if matches!(&secret, UserSecret::Key(key) if key.algorithm() != wanted) {
-            let problem = Problem::new(
-                format!("{name:?} has a key that no client will use: sha256 decides which they do"),
-                "give 64 digits with sha256 = true and 32 without, or the password, which serves for both",
-            );
-            return Err(values.refuse("user", problem));
-        }
-        credentials.users.insert_secret(name, secret);
-    }
-    credentials.users.index_userhashes(realm);
-    credentials.rest = RestSecrets::new(values.all("static-auth-secret", parse::text)?);
-    if features.username_anonymity && (credentials.users.is_empty() || !credentials.rest.is_empty()) {
-        let problem = Problem::new(
-            "usernames cannot be hidden that tell when credentials expire",
-            "leave userhash out, or give users and no static-auth-secret",
-        );
-        return Err(values.refuse("userhash", problem));
-    }
-    Ok(credentials)
-}
-
 /// Numbers are bounded where they are parsed.
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -347,17 +308,6 @@ fn bytes_per_second(text: &str) -> Result<NonZeroU64, Problem> {
             "give a whole number from 1, in bytes: 125000 is 1 Mbit/s; leave the key out for no limit",
         )
     })
-}
-
-fn realm(text: &str) -> Result<String, Problem> {
-    // "fewer than 128 characters" (RFC 8489, section 14.9).
-    match text.chars().count() {
-        1..=127 => Ok(text.to_owned()),
-        _ => Err(Problem::new(
-            "the realm is empty or too long",
-            "give 1 to 127 characters, the fewer the better",
-        )),
-    }
 }
 
 fn peer_rule(text: &str) -> Result<PeerRule, Problem> {
@@ -405,25 +355,6 @@ mod tests {
         assert_eq!(both[0].local, Some("10.0.0.1".parse().unwrap()));
         assert_eq!(both[1].local, None);
         assert!(settings(&[("external-ip", "203.0.113.1/::1")]).is_err());
-    }
-
-    #[test]
-    fn users_have_passwords_or_the_key_that_clients_use() {
-        let (md5, sha256) = (format!("bob:0x{}", "ab".repeat(16)), format!("bob:0x{}", "ab".repeat(32)));
-        for (user, offered, taken) in [
-            ("bob:0xab", "true", true),
-            ("bob:0xab", "false", true),
-            (&md5, "false", true),
-            (&md5, "true", false),
-            (&sha256, "true", true),
-            (&sha256, "false", false),
-        ] {
-            let settings = settings(&[("user", user), ("sha256", offered)]);
-            assert_eq!(settings.is_ok(), taken, "{user} {offered}");
-            if let Err(error) = settings {
-                assert!(!error.to_string().contains("abab"), "{error}");
-            }
-        }
     }
 
     #[test]

@@ -187,6 +187,13 @@ pub struct Credentials {
     pub rest: RestSecrets,
 }
 
+impl Credentials {
+    /// Whether nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.rest.is_empty()
+    }
+}
+
 impl CredentialStore for Credentials {
     fn find(
         &self,

@@ -28,7 +28,7 @@ impl Flags {
             let help = format!("{} [env: {}]", key.help, key.variable());
             Arg::new(key.name).long(key.name).value_name(key.value).help(help).action(action)
         };
-        command.arg(config).args(keys.iter().map(arg))
+        command.arg(config).args(keys.iter().filter(|key| !key.is_table()).map(arg))
     }
 
     /// What was matched of the flags that [`Flags::augment`] added.
@@ -37,6 +37,7 @@ impl Flags {
             let values = matches.get_many::<String>(key.name)?.cloned().collect();
             Some((key.name, values))
         };
-        Flags { config: matches.get_one("config").cloned(), values: keys.iter().filter_map(given).collect() }
+        let values = keys.iter().filter(|key| !key.is_table()).filter_map(given).collect();
+        Flags { config: matches.get_one("config").cloned(), values }
     }
 }

@@ -5,6 +5,7 @@
 //! 2. [`Flags`]: the table as `clap` arguments.
 //! 3. [`Values::load`]: file, then environment, then flags; each replaces what the one before said of a key.
 //! 4. [`Values::one`] and [`Values::all`]: a value with its type; a bad one is refused with its source and a hint.
+//!    [`Values::tables`]: tables with names, each with values of its own.
 //! 5. [`reference`](fn@reference): a page about the keys of several programs.
 //!
 //! Programs turn a [`ConfigError`] into exit code 2 before they open any socket.
@@ -19,7 +20,7 @@ mod values;
 pub use error::{ConfigError, Problem, Source};
 pub use flags::Flags;
 pub use reference::{Program, reference};
-pub use values::Values;
+pub use values::{Table, Values};
 
 /// A setting's name and what to tell people about it.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,9 @@ pub struct Key {
     pub example: Option<&'static str>,
     /// Whether it may be given more than once. In the environment values are separated by commas.
     pub repeat: bool,
+    /// The keys of each of its tables, if it is no value but tables with names, as in `[realms."example.org"]`. Those are
+    /// for the file alone. Empty: it is a value.
+    pub table: &'static [Key],
 }
 
 /// What every environment variable begins with.
@@ -43,12 +47,28 @@ pub const ENV_PREFIX: &str = "THIRL_";
 impl Key {
     /// A key that is given once.
     pub const fn single(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, example: None, repeat: false }
+        Key { name, value, help, example: None, repeat: false, table: &[] }
     }
 
     /// A key that may be repeated.
     pub const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, example: None, repeat: true }
+        Key { name, value, help, example: None, repeat: true, table: &[] }
+    }
+
+    /// Tables with names, each with these keys. `example` is what stands in the file.
+    pub const fn tables(
+        name: &'static str,
+        value: &'static str,
+        help: &'static str,
+        table: &'static [Key],
+        example: &'static str,
+    ) -> Key {
+        Key { name, value, help, example: Some(example), repeat: true, table }
+    }
+
+    /// Whether it is tables and not a value.
+    pub fn is_table(&self) -> bool {
+        !self.table.is_empty()
     }
 
     /// With an example: a value as TOML.

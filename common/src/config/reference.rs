@@ -34,14 +34,26 @@ fn section(key: &Key, taken_by: &str) -> String {
     let Key { name, value, repeat, .. } = key;
     let (meaning, default, variable) = (key.meaning(), key.default(), key.variable());
     let example = key.toml();
-    let commas = if *repeat { ", several with commas between them" } else { "" };
+    let how = match (key.is_table(), *repeat) {
+        (true, _) => format!("- In the file alone, as tables with these keys:\n{}", table(key)),
+        (false, repeat) => {
+            let commas = if repeat { ", several with commas between them" } else { "" };
+            format!("- Flag: `--{name} {value}`; environment: `{variable}`{commas}\n")
+        }
+    };
     format!(
         "\n## {name}\n`{value}`. {meaning}\n\n\
          - Default: {default}\n\
-         - Flag: `--{name} {value}`; environment: `{variable}`{commas}\n\
+         {how}\
          - In: {taken_by}\n\n\
          ```toml\n{example}\n```\n"
     )
+}
+
+/// The keys of a key's tables.
+fn table(key: &Key) -> String {
+    let line = |key: &Key| format!("  - `{}` (`{}`): {}\n", key.name, key.value, key.meaning());
+    key.table.iter().map(line).collect()
 }
 
 /// The programs that have the key.
@@ -65,8 +77,11 @@ impl Key {
         self.help.rsplit_once(DEFAULT).map_or("not set", |(_, default)| default)
     }
 
-    /// A line of TOML that sets it to its example.
+    /// A line of TOML that sets it to its example; of tables the example itself.
     pub fn toml(&self) -> String {
+        if let (true, Some(example)) = (self.is_table(), self.example) {
+            return example.to_owned();
+        }
         let example = self.example.unwrap_or(match self.value {
             "IP" if self.repeat => "[\"203.0.113.10\", \"2001:db8::10\"]",
             "IP" => "\"203.0.113.10\"",

@@ -9,7 +9,19 @@ use super::{Flags, Key, file};
 /// The values of all keys that were given somewhere, each with its source.
 #[derive(Clone, Debug, Default)]
 pub struct Values {
-    by_key: BTreeMap<&'static str, Vec<(String, Source)>>,
+    pub(super) by_key: BTreeMap<&'static str, Vec<(String, Source)>>,
+    pub(super) tables: BTreeMap<&'static str, Vec<Table>>,
+}
+
+/// A table with a name: what its keys were given.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// As in `[realms.NAME]`.
+    pub name: String,
+    /// Where it begins.
+    pub at: Source,
+    /// What stands in it.
+    pub values: Values,
 }
 
 impl Values {
@@ -27,7 +39,7 @@ impl Values {
                 .map_err(|error| ConfigError::Unreadable { path: path.clone(), error: error.to_string() })?;
             values = Values::from_file(keys, path, &text)?;
         }
-        for key in keys {
+        for key in keys.iter().filter(|key| !key.is_table()) {
             let variable = key.variable();
             if let Some(text) = environment(&variable) {
                 let texts =
@@ -47,7 +59,7 @@ impl Values {
 
     /// The layer of a file alone: `text`, which stands in the file at `path`.
     pub fn from_file(keys: &[Key], path: &Path, text: &str) -> Result<Values, ConfigError> {
-        Ok(Values { by_key: file::read(path, text, keys)?.into_iter().collect() })
+        file::read(path, text, keys)
     }
 
     /// The value of a key that is given once, or `None` if it is not given.
@@ -73,6 +85,11 @@ impl Values {
             .flatten()
             .map(|(text, at)| parse(text.trim()).map_err(|problem| refuse(at, problem)))
             .collect()
+    }
+
+    /// The tables of a key, by name.
+    pub fn tables(&self, key: &'static str) -> &[Table] {
+        self.tables.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Refuses a key for what other keys say. It names the key's source, if it has one.
@@ -181,6 +198,40 @@ mod tests {
         assert!(
             Values::load(KEYS, &flags, |_| None).unwrap_err().to_string().contains("/nonexistent/thirl.toml")
         );
+    }
+
+    #[test]
+    fn tables_have_names_and_keys_of_their_own() {
+        const WITH_REALMS: &[Key] = &[
+            Key::single("realm", "NAME", ""),
+            Key::tables(
+                "realms",
+                "NAME",
+                "",
+                &[Key::list("user", "NAME", ""), Key::single("port", "PORT", "")],
+                "",
+            ),
+        ];
+        let read = |text: &str| Values::from_file(WITH_REALMS, Path::new("x.toml"), text);
+        let values =
+            read("realm = \"a\"\n[realms.\"b.c\"]\nuser = [\"u\", \"v\"]\n[realms.d]\nport = \"no\"\n")
+                .unwrap();
+        let [first, second] = values.tables("realms") else { panic!("{values:?}") };
+        assert_eq!((first.name.as_str(), first.values.all("user", parse::text).unwrap().len()), ("b.c", 2));
+        assert_eq!(first.at, Source::File { path: "x.toml".into(), line: 2 });
+        let error = second.values.one("port", parse::port).unwrap_err().to_string();
+        assert!(error.starts_with("x.toml:5: port: \"no\" is no port"), "{error}");
+        for (text, place) in [
+            ("realms = \"a\"\n", "x.toml:1: realms: a string does not fit here"),
+            ("[realms]\na = 1\n", "x.toml:2: realms: an integer does not fit here"),
+            ("[realms.a]\nusr = []\n", "x.toml:2: usr: there is no such key\n  hint: did you mean `user`?"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.starts_with(place), "{error}");
+        }
+        let environment = |name: &str| (name == "THIRL_REALMS").then(|| "a".to_owned());
+        let loaded = Values::load(WITH_REALMS, &Flags::default(), environment).unwrap();
+        assert!(loaded.tables("realms").is_empty(), "for the file alone");
     }
 
     #[test]

@@ -121,6 +121,8 @@ attribute_types! {
     ECN_CHECK = 0x802D, "ECN-CHECK STUN";
     /// RFC 7635, section 6.1.
     THIRD_PARTY_AUTHORIZATION = 0x802E, "THIRD-PARTY-AUTHORIZATION";
+    /// draft-ietf-tram-stun-origin, section 5; registered, though the draft has expired.
+    ORIGIN = 0x802F, "ORIGIN";
     /// RFC 8016, section 3.5.
     MOBILITY_TICKET = 0x8030, "MOBILITY-TICKET";
     /// ADDITIONAL-ADDRESS-FAMILY before RFC 8656, in draft-martinsen-tram-ssoda and coturn's client to this day.

@@ -1,5 +1,5 @@
-//! Attributes of the credential mechanisms (RFC 8489, sections 14.3, 14.4, 14.9 to 14.12; RFC 7635), and the two other
-//! texts, SOFTWARE and ALTERNATE-DOMAIN (RFC 8489, sections 14.14 and 14.16).
+//! Attributes of the credential mechanisms (RFC 8489, sections 14.3, 14.4, 14.9 to 14.12; RFC 7635), and other
+//! texts, SOFTWARE and ALTERNATE-DOMAIN (RFC 8489, sections 14.14 and 14.16), and ORIGIN.
 
 use super::attribute::{Attribute, AttributeError, AttributeType, bytes_attribute, exact};
 use super::header::TransactionId;
@@ -54,6 +54,10 @@ text_attribute! {
     Software, SOFTWARE, 763
 }
 
+text_attribute! {
+    /// The web origin that the client acts for, as in HTTP (draft-ietf-tram-stun-origin). REALM's limit is taken.
+    Origin, ORIGIN, 763
+}
 text_attribute! {
     /// The name that the certificate of an ALTERNATE-SERVER bears: up to 255 bytes (RFC 8489, section 14.16).
     AlternateDomain, ALTERNATE_DOMAIN, 255

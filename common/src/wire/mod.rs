@@ -52,7 +52,7 @@ pub use address::{
 };
 pub use attribute::{Attribute, AttributeError, AttributeType, RawAttribute};
 pub use authentication::{
-    AccessToken, AlternateDomain, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm, Software,
+    AccessToken, AlternateDomain, Nonce, Origin, PasswordAlgorithm, PasswordAlgorithms, Realm, Software,
     ThirdPartyAuthorization, UserHash, Username,
 };
 pub use channel_data::{CHANNEL_HEADER_LEN, ChannelData, ChannelDataError, ChannelNumber};

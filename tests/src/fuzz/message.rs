@@ -98,7 +98,7 @@ decoded_attributes! {
     AccessToken<'_>, AdditionalAddressFamily, AddressErrorCode, AlternateDomain<'_>, AlternateServer, CacheTimeout,
     ChangeRequest, ChangedAddress, ChannelNumber, ConnectionId, Data<'_>, DontFragment, ErrorCode<'_>, EvenPort,
     GoogDelta<'_>, GoogDeltaAck, GoogLastIceCheckReceived, GoogMiscInfo<'_>, GoogNetworkInfo, IceControlled,
-    IceControlling, Icmp, Lifetime, MappedAddress, MobilityTicket<'_>, Nomination, Nonce<'_>, OtherAddress,
+    IceControlling, Icmp, Lifetime, MappedAddress, MobilityTicket<'_>, Nomination, Nonce<'_>, Origin<'_>, OtherAddress,
     Padding<'_>, PasswordAlgorithm<'_>, PasswordAlgorithms<'_>, Priority, Realm<'_>, ReflectedFrom,
     RequestedAddressFamily, RequestedTransport, ReservationToken, ResponseAddress, ResponseOrigin, ResponsePort,
     Software<'_>, SourceAddress, ThirdPartyAuthorization<'_>, TransactionTransmitCounter, UnknownAttributes,

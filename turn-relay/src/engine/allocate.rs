@@ -111,7 +111,7 @@ impl Engine {
     ) -> Result<Option<Success>, Refusal> {
         if let Some((_, existing)) = self.allocations.find(&request.five_tuple) {
             let retransmitted = existing.owner.request.transaction == request.message.transaction_id()
-                && *existing.username() == user.username;
+                && existing.is_of(&user);
             return match retransmitted {
                 true if existing.relays.complete() => Ok(Some(existing.allocate_success(request.now))),
                 true => Ok(None),
@@ -133,6 +133,7 @@ impl Engine {
             meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
             owner: Box::new(Owner {
                 username: user.username,
+                realm: user.realm,
                 expires: user.expires,
                 seat,
                 key: user.signing.key,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use thirl_common::net::{FiveTuple, RelayedAddr};
 use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
 
-use super::authenticate::KeyOf;
+use super::authenticate::{Authenticated, KeyOf};
 use super::bandwidth::{Direction, Meters};
 use super::channel::Channels;
 use super::counters::Traffic;
@@ -39,6 +39,8 @@ pub(super) struct Allocation {
 #[derive(Debug)]
 pub(super) struct Owner {
     pub(super) username: Arc<str>,
+    /// `None`: the server's own.
+    pub(super) realm: Option<Arc<str>>,
     /// When the credentials end that made it, in Unix seconds, if it ends with them.
     pub(super) expires: Option<u64>,
     pub(super) seat: Seat,
@@ -152,6 +154,11 @@ impl Relays {
 impl Allocation {
     pub(super) fn username(&self) -> &Arc<str> {
         &self.owner.username
+    }
+
+    /// Whether it is the user's.
+    pub(super) fn is_of(&self, user: &Authenticated) -> bool {
+        (&self.owner.username, &self.owner.realm) == (&user.username, &user.realm)
     }
 
     pub(super) fn key(&self) -> &IntegrityKey {

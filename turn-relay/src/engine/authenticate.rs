@@ -17,6 +17,7 @@ use thirl_common::wire::{IntegrityKey, Message, Nonce, PasswordAlgorithm, Passwo
 use super::Engine;
 use super::allocation::Allocation;
 use super::output::Action;
+use super::realm::Served;
 use super::refusal::Refusal;
 use super::request::{Request, Signing};
 
@@ -35,6 +36,8 @@ const MAX_WAITING_LEN: usize = 1500;
 /// Who proved to have sent a request.
 pub(super) struct Authenticated {
     pub(super) username: Arc<str>,
+    /// `None`: the server's own.
+    pub(super) realm: Option<Arc<str>>,
     /// Whom quotas count.
     pub(super) account: Arc<str>,
     pub(super) signing: Signing,
@@ -94,7 +97,8 @@ impl Engine {
         let Request { message, unix_seconds, five_tuple, .. } = request;
         let config = &*self.config;
         let algorithm = message.integrity_algorithm().ok_or(Refusal::Challenge)?;
-        let claim = Claim::read(message, &config.realm, KeyAlgorithm::Md5, *unix_seconds);
+        let served = config.realm_of(five_tuple.server, message);
+        let claim = Claim::read(message, served.name, KeyAlgorithm::Md5, *unix_seconds);
         let (Ok(claim), Ok(Realm(_)), Ok(Nonce(nonce))) = (claim, message.require(), message.require())
         else {
             return Err(Refusal::IncompleteCredentials);
@@ -106,11 +110,12 @@ impl Engine {
 
         let mut proves = |key: &IntegrityKey| message.verify_integrity(key).is_ok();
         let allocation = self.allocations.find(five_tuple).map(|(_, allocation)| allocation);
-        if let Some(allocation) = allocation.filter(|allocation| is_makers(allocation, &claim))
+        if let Some(allocation) = allocation.filter(|allocation| is_makers(allocation, &claim, &served))
             && proves(allocation.key())
         {
             return Ok(Sender::Known(Authenticated {
                 username: allocation.username().clone(),
+                realm: served.other.cloned(),
                 account: allocation.owner.seat.account().clone(),
                 signing: Signing { key: allocation.key().clone(), algorithm },
                 key_of: allocation.owner.key_of,
@@ -120,15 +125,20 @@ impl Engine {
         if self.waits_for_enough(five_tuple) {
             return Ok(Sender::Overloaded);
         }
-        match config.credentials.authenticate(&claim, &mut proves) {
+        match served.credentials.authenticate(&claim, &mut proves) {
             Finding::Found(Credential { username, key, account, expires }) => {
                 let username: Arc<str> = username.into();
                 let key_of = match claim.access_token {
                     Some(_) => KeyOf::Token,
                     None => KeyOf::Password(claim.algorithm),
                 };
+                let account = account.map_or_else(|| username.clone(), Arc::from);
                 Ok(Sender::Known(Authenticated {
-                    account: account.map_or_else(|| username.clone(), Arc::from),
+                    // No username holds a line's end, so that no two realms' users are one.
+                    account: served
+                        .other
+                        .map_or(account.clone(), |realm| format!("{account}\n{realm}").into()),
+                    realm: served.other.cloned(),
                     username,
                     signing: Signing { key, algorithm },
                     key_of,
@@ -192,11 +202,12 @@ fn key_algorithm(message: &Message<'_>, nonce: &str) -> Result<KeyAlgorithm, Ref
 
 /// Whether the claim is to be who made the allocation, in the same way. If it is, the key that made the allocation holds
 /// as long as it: ephemeral credentials may have expired meanwhile.
-fn is_makers(allocation: &Allocation, claim: &Claim<'_>) -> bool {
+fn is_makers(allocation: &Allocation, claim: &Claim<'_>, served: &Served<'_>) -> bool {
     let username = &**allocation.username();
     let same_way =
         claim.access_token.is_none() && allocation.owner.key_of == KeyOf::Password(claim.algorithm);
     same_way
+        && allocation.owner.realm.as_ref() == served.other
         && match claim.identity {
             Identity::Username(claimed) => claimed == username,
             Identity::UserHash(hash) => hash == userhash(username, claim.realm),

@@ -10,6 +10,7 @@ use thirl_stun_server::Limit;
 
 use super::bandwidth::Bandwidth;
 use super::peer_policy::PeerPolicy;
+use super::realm::RealmConfig;
 use super::redirect::Redirects;
 
 /// What an [`Engine`](super::Engine) is told. The defaults admit nobody, since they know no credentials.
@@ -19,6 +20,8 @@ pub struct EngineConfig {
     pub realm: String,
     /// Whom the relay serves.
     pub credentials: Arc<dyn CredentialStore + Send + Sync>,
+    /// Further realms, each with credentials of its own.
+    pub realms: Vec<RealmConfig>,
     /// What clients are offered (RFC 8489, section 9.2). Nothing by default: each feature makes a 401 larger, by 28 bytes
     /// in all, and whoever forges a sender makes the server send them elsewhere. SHA-256 is taken from clients that use it
     /// by themselves, and USERHASH is if the credentials know it.
@@ -68,6 +71,7 @@ impl Default for EngineConfig {
         EngineConfig {
             realm: "thirl".to_owned(),
             credentials: Arc::new(Credentials::default()),
+            realms: Vec::new(),
             features: SecurityFeatures::default(),
             token_server: None,
             nonce_key: None,
@@ -102,6 +106,7 @@ impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineConfig")
             .field("realm", &self.realm)
+            .field("realms", &self.realms.iter().map(|realm| &realm.name).collect::<Vec<_>>())
             .field("features", &self.features)
             .field("default_lifetime", &self.default_lifetime)
             .field("max_lifetime", &self.max_lifetime)

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use thirl_common::auth::SecurityFeatures;
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
     AddressErrorCode, AddressFamily, AlternateDomain, AlternateServer, AttributeType, BufferTooSmall, Class,
@@ -10,8 +11,8 @@ use thirl_common::wire::{
 };
 
 use super::authenticate::OFFERED;
-use super::config::EngineConfig;
 use super::output::RelayedAddresses;
+use super::realm::Served;
 use super::redirect::Alternate;
 use super::refusal::Refusal;
 
@@ -66,7 +67,8 @@ pub(super) struct Success {
 
 /// What a client is told that has to authenticate (RFC 8489, section 9.2.4).
 pub(super) struct Offer<'a> {
-    pub(super) config: &'a EngineConfig,
+    pub(super) served: Served<'a>,
+    pub(super) features: SecurityFeatures,
     pub(super) nonce: &'a str,
 }
 
@@ -130,12 +132,12 @@ impl Envelope {
                     writer.attribute(&AlternateDomain(domain))?;
                 }
             }
-            if let Some(Offer { config, nonce }) = challenge {
-                writer.attribute(&Realm(&config.realm))?.attribute(&Nonce(nonce))?;
-                if config.features.password_algorithms {
+            if let Some(Offer { served, features, nonce }) = challenge {
+                writer.attribute(&Realm(served.name))?.attribute(&Nonce(nonce))?;
+                if features.password_algorithms {
                     writer.attribute(&OFFERED)?;
                 }
-                if let Some(server) = &config.token_server {
+                if let Some(server) = served.token_server {
                     writer.attribute(&ThirdPartyAuthorization(server))?;
                 }
             }

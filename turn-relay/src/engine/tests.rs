@@ -8,4 +8,5 @@ mod icmp;
 mod lifecycle;
 mod model;
 mod peers;
+mod realms;
 mod redirect;
