@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 15] = [
+const PROGRAMS: [(&str, &str, &str); 16] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str, &str); 15] = [
     ("named", "bind9", "is the DNS server with DNS64 that the NAT diagnosis is tested with"),
     ("tayga", "tayga", "is the NAT64 of the NAT lab"),
     ("haproxy", "haproxy", "is the proxy that our servers are tested behind"),
+    ("chromium", "chromium", "is the browser that our relay is tested with"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
