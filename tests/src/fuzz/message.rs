@@ -10,7 +10,7 @@ use thirl_common::wire::{
     ConnectionId, Data, DontFragment, ErrorCode, EvenPort, GoogDelta, GoogDeltaAck, GoogLastIceCheckReceived,
     GoogMiscInfo, GoogNetworkInfo, HEADER_LEN, IceControlled, IceControlling, Icmp, IntegrityAlgorithm,
     IntegrityKey, Lifetime, MappedAddress, Message, MessageWriter, Method, MobilityTicket, Nomination, Nonce,
-    OtherAddress, Padding, PasswordAlgorithm, PasswordAlgorithms, Priority, RawAttribute, Realm,
+    Origin, OtherAddress, Padding, PasswordAlgorithm, PasswordAlgorithms, Priority, RawAttribute, Realm,
     ReflectedFrom, RequestedAddressFamily, RequestedTransport, ReservationToken, ResponseAddress,
     ResponseOrigin, ResponsePort, Software, SourceAddress, ThirdPartyAuthorization, TransactionId,
     TransactionTransmitCounter, UnknownAttributes, UseCandidate, UserHash, Username, XorMappedAddress,
