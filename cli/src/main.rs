@@ -10,7 +10,7 @@ mod resolve;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use thirl_stun_server::operation::{Log, LogSettings};
 
 use commands::{ice, listen, nat, ping, serve, settings};
 
@@ -45,9 +45,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr(arguments.verbose);
+    let level = level(arguments.verbose);
+    // A server has settings for its log.
+    if !matches!(arguments.command, Command::Serve(_)) {
+        Log::start(&LogSettings::default(), level);
+    }
     let outcome = match arguments.command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, level),
         Command::Listen(arguments) => commands::block_on(listen::run(arguments)),
         Command::Ping(arguments) => commands::block_on(ping::run(arguments)),
         Command::Nat(arguments) => commands::block_on(nat::run(arguments)),
@@ -66,14 +70,10 @@ fn main() -> ExitCode {
 }
 
 /// Logs are for whoever runs the command: warnings only, unless asked for more.
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
+fn level(verbose: u8) -> &'static str {
+    match verbose {
         0 => "warn",
         1 => "info",
         _ => "debug",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let colour =
-        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    }
 }

@@ -12,10 +12,14 @@
 //! 7. [`partner`]: the link to another machine that has the second address.
 //!
 //! `settings` is what the binary `stun-server` takes, `secure` the part of it that is about TLS and DTLS, `program` what all
-//! server binaries do alike.
+//! server binaries do alike, `operation` what they do for those who operate them, `metrics` their figures.
 
 #[cfg(feature = "driver")]
 pub mod binding;
+#[cfg(feature = "driver")]
+pub mod metrics;
+#[cfg(feature = "driver")]
+pub mod operation;
 #[cfg(feature = "driver")]
 pub mod program;
 #[cfg(feature = "driver")]

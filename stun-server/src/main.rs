@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Command;
 use thirl_common::config::{Flags, Values};
 use thirl_common::net::Transport;
-use thirl_stun_server::server::Server;
+use thirl_stun_server::operation::{self, Configuration, Log, Operated, Operation, Signals};
+use thirl_stun_server::server::{Running, Server};
 use thirl_stun_server::{program, settings};
 
 fn main() -> ExitCode {
@@ -13,17 +14,19 @@ fn main() -> ExitCode {
         .version(env!("CARGO_PKG_VERSION"))
         .about("STUN server (RFC 8489, RFC 5780): tells clients which address their packets come from");
     let matches = Flags::augment(command, settings::KEYS).get_matches();
-    program::log_to_stderr();
-    program::raise_open_files_limit();
-    program::exit_code("stun-server", run(&Flags::from_matches(&matches, settings::KEYS)))
+    program::exit_code("stun-server", run(Flags::from_matches(&matches, settings::KEYS)))
 }
 
-fn run(flags: &Flags) -> Result<(), program::Failure> {
-    let values = Values::load(settings::KEYS, flags, |name| std::env::var(name).ok())?;
-    let config = settings::config(&values)?;
+fn run(flags: Flags) -> Result<(), program::Failure> {
+    let configuration = Configuration::read(settings::KEYS, flags)?;
+    let config = settings::config(configuration.values())?;
+    let operation = operation::settings(configuration.values())?;
+    let log = Log::start(&operation.log, "info");
+    program::raise_open_files_limit();
     program::log_security(&config.listen);
-    let signals = program::Signals::catch()?;
+    let signals = Signals::catch()?;
     let running = Server::start(&config)?;
+    let _monitor = program::monitor(&operation, || running.observed())?;
     for (transport, addr) in running.local_addrs() {
         let (scheme, remark) = match transport {
             Transport::Udp => ("stun", ""),
@@ -33,8 +36,7 @@ fn run(flags: &Flags) -> Result<(), program::Failure> {
         };
         program::print_line(&format!("{scheme}:{addr}{remark}"));
     }
-    let signal = signals.wait(|| running.renew_certificates());
-    tracing::info!("{signal}: ending");
+    operation::run(&signals, operation, &mut OperatedServer { running: &running, configuration, log });
     running.shutdown();
     let counters = running.join();
     tracing::info!(
@@ -46,4 +48,28 @@ fn run(flags: &Flags) -> Result<(), program::Failure> {
         "ended"
     );
     Ok(())
+}
+
+struct OperatedServer<'r> {
+    running: &'r Running,
+    configuration: Configuration,
+    log: Log,
+}
+
+impl Operated for OperatedServer<'_> {
+    fn reload(&mut self) -> Option<Operation> {
+        let read = |values: &Values| Ok((settings::config(values)?, operation::settings(values)?));
+        let (config, operation) = self.configuration.read_again(read)?;
+        self.log.set_level(&operation.log);
+        if !self.running.reconfigure(&config) {
+            tracing::error!("a shard does not take up the configuration");
+            return None;
+        }
+        tracing::info!("the configuration was read anew and is in use");
+        Some(operation)
+    }
+
+    fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
 }

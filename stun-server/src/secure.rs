@@ -25,13 +25,14 @@ pub const TLS_LISTENING_PORT: Key = Key::single(
     "PORT",
     "TCP port for TLS and UDP port for DTLS, besides listening-port, which takes them too. Default: 5349",
 )
+.fixed()
 .example("443");
 /// Without TLS.
 pub const NO_TLS: Key =
-    Key::single("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false");
+    Key::single("no-tls", "BOOLEAN", "No TLS, though there is a certificate. Default: false").fixed();
 /// Without DTLS.
 pub const NO_DTLS: Key =
-    Key::single("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false");
+    Key::single("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false").fixed();
 
 /// TLS and DTLS for a server that listens on these addresses, all if there are none, and this port; `None` if there is no
 /// certificate, or neither is wanted. Files that cannot be used are refused.

@@ -12,7 +12,7 @@ use crate::binding::BindingConfig;
 use crate::partner::PartnerSecrets;
 use crate::server::Config;
 use crate::shard::Listen;
-use crate::{AddressPair, Discovery, Limit, secure};
+use crate::{AddressPair, Discovery, Limit, operation, secure};
 
 /// Every setting of the STUN server.
 pub const KEYS: &[Key] = &[
@@ -31,18 +31,26 @@ pub const KEYS: &[Key] = &[
     secure::TLS_LISTENING_PORT,
     secure::NO_TLS,
     secure::NO_DTLS,
+    operation::PROMETHEUS,
+    operation::PROMETHEUS_PORT,
+    operation::PROMETHEUS_ADDRESS,
+    operation::LOG_FORMAT,
+    operation::LOG_LEVEL,
+    operation::RELOAD_ON_CHANGE,
 ];
 
 /// `listening-ip`.
 pub const LISTENING_IP: Key =
-    Key::list("listening-ip", "IP", "Address to listen on; may be repeated. Default: all, IPv4 and IPv6");
+    Key::list("listening-ip", "IP", "Address to listen on; may be repeated. Default: all, IPv4 and IPv6")
+        .fixed();
 
 /// `listening-port`.
 pub const LISTENING_PORT: Key = Key::single(
     "listening-port",
     "PORT",
     "UDP and TCP port to listen on; 0 lets the system choose. Default: 3478",
-);
+)
+.fixed();
 
 /// `external-ip`.
 pub const EXTERNAL_IP: Key = Key::list(
@@ -50,6 +58,7 @@ pub const EXTERNAL_IP: Key = Key::list(
     "PUBLIC[/PRIVATE]",
     "What this host is called outside, behind a 1:1 NAT, or what one of its addresses is; may be repeated",
 )
+.fixed()
 .example("[\"203.0.113.10/10.0.0.10\"]");
 
 /// `alt-listening-port`.
@@ -58,6 +67,7 @@ pub const ALT_LISTENING_PORT: Key = Key::single(
     "PORT",
     "Second port of NAT behaviour discovery (RFC 5780); 0 is the default. Default: listening-port + 1",
 )
+.fixed()
 .example("3479");
 
 /// `rfc5780`.
@@ -66,7 +76,8 @@ pub const RFC5780: Key = Key::single(
     "BOOL",
     "NAT behaviour discovery (RFC 5780); `false` is coturn's no-rfc5780. Default: true if two addresses of \
            one family are given as listening-ip, of which the first two are used",
-);
+)
+.fixed();
 
 /// `partner`.
 pub const PARTNER: Key = Key::list(
@@ -75,6 +86,7 @@ pub const PARTNER: Key = Key::list(
     "Public address of a second server that has this one as its partner, and answers from the other address: \
            RFC 5780 across two machines; may be repeated, one address of each family",
 )
+.fixed()
 .example("[\"198.51.100.20\"]");
 
 /// `partner-secret`.
@@ -83,6 +95,7 @@ pub const PARTNER_SECRET: Key = Key::list(
     "SECRET",
     "What the partners share, 16 characters or more; the first signs, all are taken; may be repeated",
 )
+.fixed()
 .example("[\"what `openssl rand -hex 32` prints\"]");
 
 /// `rate-limit`.
@@ -102,7 +115,7 @@ pub const PROXY_PROTOCOL_FROM: Key = Key::list(
      begins with a PROXY protocol header (version 1 or 2), and so does each datagram (version 2), or it is not taken; from \
      elsewhere a header is none. Whoever is named here can pretend to be any client; may be repeated",
 )
-.example("[\"10.0.0.0/24\"]");
+.example("[\"10.0.0.0/24\"]").fixed();
 
 /// `io`.
 pub const IO: Key = Key::single(
@@ -110,7 +123,7 @@ pub const IO: Key = Key::single(
     "NAME",
     "How datagrams are asked of the kernel: `io_uring` (Linux 6.1, if not forbidden), `epoll`, or `auto`, which \
            takes io_uring where it can be used, and the log says if not. Default: auto",
-).example("\"epoll\"");
+).fixed().example("\"epoll\"");
 
 /// The port of STUN over UDP and TCP (RFC 8489, section 18.6).
 pub const DEFAULT_PORT: u16 = 3478;

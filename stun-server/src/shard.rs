@@ -5,15 +5,19 @@
 //! 2. Each datagram goes to the [`Service`], and so does each frame of a stream that is readable (`streams`). The
 //!    [`Outcome`] is queued: data in place, without a copy. Where the first byte says TLS or DTLS, the service gets what was
 //!    decrypted (`streams`, `dtls`), under a five-tuple that says so.
-//! 3. What is due is ended: the service's timers, streams without use.
-//! 4. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
+//! 3. What the shard is told from outside is handed to the service as letters (`post`).
+//! 4. What is due is ended: the service's timers, streams without use.
+//! 5. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
-//! `proxied`: clients behind a proxy, by UDP. `start`: binds all sockets of all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
+//! `proxied`: clients behind a proxy, by UDP. `figures`: what a shard tells of itself when asked. `start`: binds all sockets of
+//! all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
 //!
 //! Shards share nothing that data touches. A five-tuple stays with one shard, since the kernel chooses by a hash of it
 //! among sockets with `SO_REUSEPORT`, and all are bound before any thread runs.
 
 mod dtls;
+mod figures;
+mod post;
 mod proxied;
 mod renewal;
 mod start;
@@ -30,7 +34,11 @@ use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport, 
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
+pub use figures::ShardFigures;
+use post::Mail;
+pub use post::Post;
 use proxied::{Client, Proxied};
+pub use renewal::replace_certificates;
 pub use start::{Listen, Running, Secure, StartError, start};
 use streams::Streams;
 
@@ -53,6 +61,8 @@ pub struct Clock {
 pub trait Service: Send + 'static {
     /// What is put before data that is forwarded to a client.
     type Prefix: AsRef<[u8]>;
+    /// What others tell a service: see [`Post`].
+    type Letter: Send + 'static;
 
     /// A datagram that a client sent to a listening address, or a frame of a client's stream.
     fn handle_client(
@@ -79,6 +89,11 @@ pub trait Service: Send + 'static {
     fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) -> Option<Transmit> {
         let _ = (clock, token, error);
         None
+    }
+
+    /// A letter by [`Post::send`]. What is to be sent in answer comes by [`Service::poll_transmit`].
+    fn handle_letter(&mut self, clock: Clock, letter: Self::Letter, io: &mut ShardIo) {
+        let _ = (clock, letter, io);
     }
 
     /// Where the next message ends in a client's stream.
@@ -219,7 +234,9 @@ impl Ways {
 }
 
 /// A thread's share of a server.
-struct Shard<S> {
+struct Shard<S: Service> {
+    number: usize,
+    post: Post<S::Letter>,
     service: S,
     io: ShardIo,
     ways: Ways,
@@ -261,6 +278,7 @@ impl<S: Service> Shard<S> {
         for event in events {
             self.streams.handle_event(clock, *event, &mut self.service, &mut self.io);
         }
+        self.take_mail(clock);
         if self.service.poll_timeout().is_some_and(|at| at <= clock.now) {
             self.service.handle_timeout(clock);
         }
@@ -277,6 +295,24 @@ impl<S: Service> Shard<S> {
             self.transmit(clock, &transmit);
         }
         self.ways.proxied.settle(clock.now, |five_tuple| self.service.keeps(five_tuple));
+    }
+
+    fn take_mail(&mut self, clock: Clock) {
+        for mail in self.post.take(self.number) {
+            match mail {
+                Mail::Letter(letter) => self.service.handle_letter(clock, letter, &mut self.io),
+                // Whoever asked may have gone.
+                Mail::Figures(answer) => {
+                    let _ = answer.send(self.figures());
+                }
+            }
+        }
+    }
+
+    fn figures(&self) -> ShardFigures {
+        let (tcp, tls) = self.streams.counts();
+        let (dtls, dtls_handshakes) = self.dtls.as_ref().map_or((0, 0), DtlsSessions::counts);
+        ShardFigures { tcp, tls, dtls, dtls_handshakes, datagrams: self.io.counters() }
     }
 
     #[inline]

@@ -45,7 +45,7 @@ mod tests;
 pub use bandwidth::Bandwidth;
 pub use channel::CHANNEL_LIFETIME;
 pub use config::EngineConfig;
-pub use counters::{Counters, Dropped, Traffic};
+pub use counters::{Counters, Dropped, Ended, Refused, Traffic};
 pub use data::{Forward, Prefix};
 pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId, RelayedAddresses};
 pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
@@ -69,7 +69,7 @@ use thirl_common::auth::{LookupId, NonceKey};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{Class, Icmp, Message, Method, Protocol, classify_at_relay};
-use thirl_stun_server::Limiter;
+use thirl_stun_server::{Limit, Limiter};
 
 use allocation::{Allocation, Allocations, Relay};
 use authenticate::{Authenticated, Deferred, Sender};
@@ -86,6 +86,7 @@ use table::Hashing;
 /// - [`handle_client_gone`](Engine::handle_client_gone): a client's connection was closed.
 /// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
 /// - [`credentials_ready`](Engine::credentials_ready): the answer to [`Action::AwaitCredentials`].
+/// - [`reconfigure`](Engine::reconfigure): from now on it goes by this.
 /// - [`handle_timeout`](Engine::handle_timeout): when [`poll_timeout`](Engine::poll_timeout) has come.
 ///
 /// Data comes back at once as [`Forward`], to be sent before anything else is handed in.
@@ -173,11 +174,7 @@ impl Engine {
         let mut nonce_key = [0; 32];
         rng.fill_bytes(&mut nonce_key);
         let hashing = Hashing::with_seed(rng.next_u64(), foldhash::SharedSeed::global_random());
-        let limiter = config.stranger_limit.map(|limit| {
-            let mut seed = [0; 16];
-            rng.fill_bytes(&mut seed);
-            Limiter::new(limit, seed)
-        });
+        let limiter = limiter(config.stranger_limit, &mut rng);
         Engine {
             limiter,
             nonces: config.nonce_key.clone().unwrap_or_else(|| NonceKey::new(&nonce_key)),
@@ -259,6 +256,21 @@ impl Engine {
     /// Takes no new allocations from now on, as [`Shared::drain`], for all engines of the server.
     pub fn drain(&mut self) {
         self.shared.drain();
+    }
+
+    /// Goes by another configuration from now on. Allocations, their permissions and channels, nonces and reservations stay;
+    /// data is held to the new limits at once, and what is asked for to everything else. The nonce key stays as it is.
+    pub fn reconfigure(&mut self, now: Instant, config: Arc<EngineConfig>) {
+        let before = std::mem::replace(&mut self.config, config);
+        let config = &*self.config;
+        if config.stranger_limit != before.stranger_limit {
+            self.limiter = limiter(config.stranger_limit, &mut self.rng);
+        }
+        if config.bandwidth != before.bandwidth {
+            for allocation in self.allocations.iter_mut() {
+                allocation.meters = self.shared.meters(&allocation.owner.seat, &config.bandwidth, now);
+            }
+        }
     }
 
     /// What counts the requests of strangers, for others whom the same strangers ask: Binding requests are counted too.
@@ -401,7 +413,7 @@ impl Engine {
         }
         // Of one that waits for a socket nobody was told.
         if allocation.relays.complete() {
-            self.counters.allocations_ended += 1;
+            self.counters.allocations_ended.count(reason);
             let Allocation { five_tuple, traffic, .. } = allocation;
             let username = allocation.username().clone();
             Event::AllocationEnded { id, five_tuple, username, reason, traffic }
@@ -432,20 +444,28 @@ impl Engine {
     }
 
     fn refuse(&mut self, envelope: &Envelope, refusal: Refusal, offer: Option<&Offer<'_>>) {
-        *match refusal {
-            Refusal::Challenge | Refusal::StaleNonce => &mut self.counters.challenges,
-            Refusal::WrongCredentials { .. } => &mut self.counters.unauthenticated,
-            Refusal::TryAlternate(_) => &mut self.counters.redirected,
-            _ => &mut self.counters.refused,
-        } += 1;
+        match refusal {
+            Refusal::Challenge | Refusal::StaleNonce => self.counters.challenges += 1,
+            Refusal::WrongCredentials { .. } => self.counters.unauthenticated += 1,
+            Refusal::TryAlternate(_) => self.counters.redirected += 1,
+            _ => self.counters.refused.count(refusal.error_code().code),
+        }
         let challenge = offer.filter(|_| refusal.is_challenge());
         // It fits, unless the realm is longer than the RFC allows.
         self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
         if !refusal.is_routine() {
-            Event::Refused { five_tuple: envelope.five_tuple, method: envelope.method, refusal }
+            let five_tuple = envelope.five_tuple;
+            let id = self.allocations.find(&five_tuple).map(|(id, _)| id);
+            Event::Refused { id, five_tuple, method: envelope.method, refusal }
                 .queue(&mut self.events, &mut self.counters.dropped);
         }
     }
+}
+
+fn limiter(limit: Option<Limit>, rng: &mut StdRng) -> Option<Limiter> {
+    let mut seed = [0; 16];
+    rng.fill_bytes(&mut seed);
+    limit.map(|limit| Limiter::new(limit, seed))
 }
 
 impl fmt::Debug for Engine {

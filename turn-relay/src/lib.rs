@@ -8,7 +8,7 @@
 //! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets.
 //! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 //!
-//! `settings` is what file, environment and flags say, `import` says it for who comes from coturn, `announce` what people are told of a server that has started.
+//! `operated` is how it is reloaded and drained, `metrics` and `log` are what it tells of itself; `settings` is what file, environment and flags say, `import` says it for who comes from coturn, `announce` what people are told of a server that has started.
 
 pub mod engine;
 
@@ -16,6 +16,12 @@ pub mod engine;
 pub mod announce;
 #[cfg(feature = "driver")]
 pub mod import;
+#[cfg(feature = "driver")]
+mod log;
+#[cfg(feature = "driver")]
+mod metrics;
+#[cfg(feature = "driver")]
+pub mod operated;
 #[cfg(feature = "driver")]
 mod ports;
 #[cfg(feature = "driver")]

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::{Arg, Command, value_parser};
 use rand::TryRngCore;
 use thirl_common::config::{ConfigError, Flags, Values};
+use thirl_stun_server::operation::{self, Configuration, Log, Signals};
 use thirl_stun_server::program;
 use thirl_turn_relay::announce::Announcement;
 use thirl_turn_relay::import::import;
+use thirl_turn_relay::operated::OperatedRelay;
 use thirl_turn_relay::server::Server;
 use thirl_turn_relay::settings::{KEYS, Settings};
 
@@ -30,21 +32,16 @@ fn main() -> ExitCode {
         .subcommand(Flags::augment(check_config, KEYS))
         .subcommand(import_coturn)
         .get_matches();
-    program::log_to_stderr();
     let outcome = match matches.subcommand() {
-        Some(("check-config", matches)) => check(&Flags::from_matches(matches, KEYS)),
+        Some(("check-config", matches)) => check(Flags::from_matches(matches, KEYS)),
         Some((_, matches)) => matches.get_one::<PathBuf>("file").map_or(Ok(()), |file| import_from(file)),
-        None => serve(&Flags::from_matches(&matches, KEYS)),
+        None => serve(Flags::from_matches(&matches, KEYS)),
     };
     program::exit_code("turn-relay", outcome)
 }
 
-fn load(flags: &Flags) -> Result<Settings, ConfigError> {
-    Settings::from_values(&Values::load(KEYS, flags, |name| std::env::var(name).ok())?)
-}
-
-fn check(flags: &Flags) -> Result<(), program::Failure> {
-    load(flags)?;
+fn check(flags: Flags) -> Result<(), program::Failure> {
+    Settings::from_values(Configuration::read(KEYS, flags)?.values())?;
     program::print_line("the settings can be used");
     Ok(())
 }
@@ -62,24 +59,34 @@ fn import_from(file: &Path) -> Result<(), program::Failure> {
     Ok(())
 }
 
-fn serve(flags: &Flags) -> Result<(), program::Failure> {
+fn serve(flags: Flags) -> Result<(), program::Failure> {
+    let configuration = Configuration::read(KEYS, flags)?;
+    let mut settings = Settings::from_values(configuration.values())?;
+    let log = Log::start(&settings.operation.log, "info");
     program::raise_open_files_limit();
-    let mut settings = load(flags)?;
     let mut random = [0; 16];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(std::io::Error::other)?;
     let new_secret = settings.ensure_credentials(random);
-    let signals = program::Signals::catch()?;
+    let signals = Signals::catch()?;
     let config = settings.config();
     program::log_security(&config.listen);
     let running = Server::start(config)?;
+    let _monitor = program::monitor(&settings.operation, || running.observed())?;
     program::print_line(&Announcement::new(&settings, running.local_addrs()).to_string());
     if let Some(secret) = new_secret {
         program::print_line(&format!(
             "static-auth-secret: {secret}  (new; set one to keep credentials over a restart)"
         ));
     }
-    let signal = signals.wait(|| running.renew_certificates());
-    tracing::info!("{signal}: ending");
+    let mut relay = OperatedRelay {
+        running: &running,
+        configuration,
+        log,
+        complete: Box::new(move |settings| drop(settings.ensure_credentials(random))),
+        notify: Box::new(|_| {}),
+    };
+    operation::run(&signals, settings.operation, &mut relay);
+    drop(relay);
     running.shutdown();
     let report = running.join();
     tracing::info!("{} allocations served", report.engine.allocations_created);

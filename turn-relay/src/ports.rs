@@ -1,10 +1,11 @@
 //! Relay sockets: from which address and port a client is relayed, and what that is outside.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -47,13 +48,18 @@ pub(crate) struct Ports {
     addresses: RelayAddresses,
     /// The addresses that this host sends to the internet from.
     default_ips: [Option<IpAddr>; 2],
-    reserved: Mutex<HashMap<u64, BoundRelay>>,
+    reserved: Arc<Mutex<HashMap<u64, BoundRelay>>>,
 }
 
 impl Ports {
     pub(crate) fn new(addresses: RelayAddresses) -> Ports {
         let default_ips = internet_facing_ips();
-        Ports { addresses, default_ips, reserved: Mutex::new(HashMap::new()) }
+        Ports { addresses, default_ips, reserved: Arc::default() }
+    }
+
+    /// With other addresses. What is reserved stays so.
+    pub(crate) fn at(&self, addresses: RelayAddresses) -> Ports {
+        Ports { reserved: self.reserved.clone(), ..Ports::new(addresses) }
     }
 
     /// Addresses that are configured to be relayed from, here and outside.
@@ -139,6 +145,12 @@ impl Ports {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, BoundRelay>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 

@@ -7,12 +7,16 @@ use rand::rngs::{OsRng, StdRng};
 use rand::{RngCore, SeedableRng, TryRngCore};
 use thirl_common::auth::NonceKey;
 use thirl_common::net::Transport;
+use thirl_common::tls::Certificates;
 use thirl_stun_server::binding::{Binding, BindingConfig};
-use thirl_stun_server::shard;
+use thirl_stun_server::metrics::{of_binding, of_certificates, of_shards};
+use thirl_stun_server::operation::{Figures, Observed};
+use thirl_stun_server::shard::{self, Post};
 
 use crate::engine::{Counters, DENIED_BY_DEFAULT, Engine, EngineConfig, PeerPolicy, Shared};
+use crate::metrics;
 use crate::ports::Ports;
-use crate::service::RelayService;
+use crate::service::{Letter, RelayService};
 
 pub use crate::ports::RelayAddresses;
 pub use thirl_common::net::ExternalIp;
@@ -70,14 +74,14 @@ impl Server {
         engine.stranger_limit = binding.limit.map(|limit| limit.share(listen.shard_count()));
         let engine = Arc::new(engine);
         let shared = Shared::default();
-        let running = shard::start(&listen, |shard| {
+        let running = shard::start(&listen, |shard, _| {
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
             let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
             RelayService::new(shard, engine, shard_binding(shard), ports.clone(), own)
         })?;
-        Ok(Running { shards: running, shared })
+        Ok(Running { shards: running, shared, ports, listen })
     }
 }
 
@@ -86,11 +90,18 @@ impl Server {
 pub struct Running {
     shards: shard::Running<RelayService>,
     shared: Shared,
+    ports: Arc<Ports>,
+    listen: Listen,
 }
 
-/// What a relay did.
+/// What a relay is and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
+    /// Allocations that there are.
+    pub allocations: usize,
+    /// Sockets of relays that there are.
+    pub relays: usize,
     /// The relay.
     pub engine: Counters,
     /// Binding requests.
@@ -119,6 +130,20 @@ impl Running {
         self.shared.drain();
     }
 
+    /// Goes by another configuration from now on, on all shards, and keeps every allocation: see [`Engine::reconfigure`].
+    /// Certificates, if there are any, are those of `config`; of the rest of `listen`, and of `binding` what is not its
+    /// limit, nothing changes. False: a shard does not answer.
+    pub fn reconfigure(&self, config: Config) -> bool {
+        let Config { listen, relay, binding, mut engine } = config;
+        let ports = Arc::new(self.ports.at(relay.clone()));
+        complete_policy(&mut engine.peers, &self.listen, &relay, &ports);
+        engine.stranger_limit = binding.limit.map(|limit| limit.share(self.listen.shard_count()));
+        shard::replace_certificates(&self.listen, &listen);
+        let engine = Arc::new(engine);
+        let taken = |done| Letter::Configure(engine.clone(), ports.clone(), done);
+        self.shards.post().ask(taken).is_some()
+    }
+
     /// Asks the server to end. Allocations end with it.
     pub fn shutdown(&self) {
         self.shards.shutdown();
@@ -127,11 +152,46 @@ impl Running {
     /// Waits until it has ended, and says what it did.
     pub fn join(self) -> Report {
         let mut report = Report::default();
-        for service in self.shards.join() {
-            report.engine.add(&service.engine.counters());
-            report.binding.add(&service.binding.counters());
-        }
+        self.shards.join().iter().for_each(|service| report.add(&service.report()));
         report
+    }
+
+    /// What shows its figures, as long as it runs.
+    pub fn observed(&self) -> Arc<dyn Observed> {
+        let certificates = self.listen.secure.as_ref().map(|secure| secure.certificates.clone());
+        Arc::new(Observation { post: self.shards.post().clone(), shared: self.shared.clone(), certificates })
+    }
+}
+
+impl Report {
+    fn add(&mut self, other: &Report) {
+        self.allocations += other.allocations;
+        self.relays += other.relays;
+        self.engine.add(&other.engine);
+        self.binding.add(&other.binding);
+    }
+}
+
+struct Observation {
+    post: Post<Letter>,
+    shared: Shared,
+    certificates: Option<Certificates>,
+}
+
+impl Observed for Observation {
+    fn figures(&self) -> Option<Figures> {
+        let mut report = Report::default();
+        self.post.ask(Letter::Report)?.iter().for_each(|shard| report.add(shard));
+        let mut figures = Figures::default();
+        metrics::of_relay(&report, &mut figures);
+        of_binding(&report.binding, &mut figures);
+        of_shards(&self.post.figures()?, &mut figures);
+        of_certificates(self.certificates.as_ref(), &mut figures);
+        Some(figures)
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.shared.is_draining()
     }
 }
 

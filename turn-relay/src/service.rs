@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use rand::RngCore;
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
 use thirl_common::io::{ShardIo, SocketId};
@@ -13,16 +15,25 @@ use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
 use thirl_stun_server::shard::{Clock, Outcome, Service};
 
-use crate::engine::{Action, BindError, Engine, Event, Forward, Prefix, RelayId};
+use crate::engine::{Action, BindError, Engine, EngineConfig, Forward, Prefix, RelayId};
+use crate::log::Log;
 use crate::ports::{BoundRelay, Ports};
+use crate::server::Report;
 
 /// How long requests wait until their credential store is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What a shard is told.
+pub(crate) enum Letter {
+    /// To go by this from now on, and to say so.
+    Configure(Arc<EngineConfig>, Arc<Ports>, Sender<()>),
+    /// To say what it is and did so far.
+    Report(Sender<Report>),
+}
+
 /// One shard's share of a relay.
 pub(crate) struct RelayService {
-    /// The shard's number, which makes a session's name unique in the log.
-    shard: usize,
+    log: Log,
     pub(crate) engine: Engine,
     pub(crate) binding: Binding,
     /// The socket of each relay, by [`RelayId::slot`].
@@ -40,10 +51,12 @@ impl RelayService {
         engine: Engine,
         binding: Binding,
         ports: Arc<Ports>,
-        rng: StdRng,
+        mut rng: StdRng,
     ) -> RelayService {
+        let mut seed = [0; 16];
+        rng.fill_bytes(&mut seed);
         RelayService {
-            shard,
+            log: Log::new(shard, seed),
             engine,
             binding,
             sockets: Vec::new(),
@@ -51,6 +64,15 @@ impl RelayService {
             ask_again: None,
             ports,
             rng,
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        Report {
+            allocations: self.engine.allocations(),
+            relays: self.sockets.iter().flatten().count(),
+            engine: self.engine.counters(),
+            binding: self.binding.counters(),
         }
     }
 
@@ -115,6 +137,7 @@ impl RelayService {
 
 impl Service for RelayService {
     type Prefix = Prefix;
+    type Letter = Letter;
 
     #[inline]
     fn handle_client(&mut self, clock: Clock, five_tuple: FiveTuple, message: &[u8]) -> Outcome<'_, Prefix> {
@@ -148,6 +171,20 @@ impl Service for RelayService {
         frame_len_at_relay(buffered)
     }
 
+    fn handle_letter(&mut self, clock: Clock, letter: Letter, _io: &mut ShardIo) {
+        match letter {
+            Letter::Configure(config, ports, done) => {
+                self.engine.reconfigure(clock.now, config);
+                self.ports = ports;
+                let _ = done.send(());
+            }
+            // Whoever asked may have gone.
+            Letter::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+        }
+    }
+
     fn handle_client_gone(&mut self, clock: Clock, five_tuple: FiveTuple) {
         self.engine.handle_client_gone(clock.now, five_tuple);
     }
@@ -179,37 +216,11 @@ impl Service for RelayService {
             self.carry_out(action, clock, io);
         }
         while let Some(event) = self.engine.poll_event() {
-            log(self.shard, &event);
+            self.log.event(clock.now, &event);
         }
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
         self.engine.poll_transmit().or_else(|| self.binding.poll_transmit())
-    }
-}
-
-/// Usernames and addresses are logged; passwords, keys and nonces never come here.
-fn log(shard: usize, event: &Event) {
-    match event {
-        Event::AllocationCreated { id, five_tuple, username, relayed, lifetime } => {
-            tracing::info!(
-                session = %format_args!("{shard}.{id}"), client = %five_tuple, username = &**username, %relayed,
-                lifetime_s = lifetime.as_secs(), "allocation created"
-            );
-        }
-        Event::AllocationEnded { id, five_tuple, username, reason, traffic } => {
-            tracing::info!(
-                session = %format_args!("{shard}.{id}"), client = %five_tuple, username = &**username, %reason,
-                to_peer_packets = traffic.to_peer_packets, to_peer_bytes = traffic.to_peer_bytes,
-                to_client_packets = traffic.to_client_packets, to_client_bytes = traffic.to_client_bytes,
-                "allocation ended"
-            );
-        }
-        // One who is not authenticated must not be able to fill the log.
-        Event::Refused { five_tuple, method, refusal } => {
-            tracing::debug!(
-                client = %five_tuple, ?method, code = refusal.error_code().code, reason = %refusal, "refused"
-            );
-        }
     }
 }

@@ -19,6 +19,7 @@ use thirl_common::io::Technique;
 use thirl_common::proxy_protocol::TrustedProxies;
 
 use thirl_stun_server::binding::BindingConfig;
+use thirl_stun_server::operation::{self, Operation};
 use thirl_stun_server::{secure, settings as stun};
 
 use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule, Redirects};
@@ -103,7 +104,7 @@ pub const KEYS: &[Key] = &[
         "relay-threads",
         "COUNT",
         "Shards, each with a thread and sockets of its own. Default: one for each core",
-    )
+    ).fixed()
     .example("4"),
     secure::CERT,
     secure::PKEY,
@@ -112,6 +113,13 @@ pub const KEYS: &[Key] = &[
     secure::NO_DTLS,
     stun::IO,
     realms::REALMS,
+    operation::PROMETHEUS,
+    operation::PROMETHEUS_PORT,
+    operation::PROMETHEUS_ADDRESS,
+    operation::LOG_FORMAT,
+    operation::LOG_LEVEL,
+    operation::RELOAD_ON_CHANGE,
+    operation::DRAIN_TIMEOUT,
 ];
 
 /// The values with their types.
@@ -165,6 +173,8 @@ pub struct Settings {
     pub secure: Option<Secure>,
     /// `None`: io_uring where it can be used, otherwise epoll.
     pub technique: Option<Technique>,
+    /// For those who operate it.
+    pub operation: Operation,
 }
 
 impl Settings {
@@ -228,6 +238,7 @@ impl Settings {
                 .one("relay-threads", parse::number(1, 1024))?
                 .and_then(|threads| NonZeroUsize::new(count(threads))),
             technique: stun::technique(values)?,
+            operation: operation::settings(values)?,
         })
     }
 

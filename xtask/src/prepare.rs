@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 16] = [
+const PROGRAMS: [(&str, &str, &str); 17] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -27,6 +27,7 @@ const PROGRAMS: [(&str, &str, &str); 16] = [
     ("chromium", "chromium", "is the browser that our relay is tested with"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
+    ("fail2ban-regex", "fail2ban", "reads the lines about failed authentication in our log"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
 ];
 const APT_LIMIT: Duration = Duration::from_secs(300);
@@ -85,8 +86,13 @@ fn explain_missing() -> String {
 }
 
 /// These packages start a server and would at each boot; the tests start their own.
-const SERVICES: [(&str, &str); 4] =
-    [("coturn", "coturn"), ("caddy", "caddy"), ("bind9", "named"), ("haproxy", "haproxy")];
+const SERVICES: [(&str, &str); 5] = [
+    ("coturn", "coturn"),
+    ("caddy", "caddy"),
+    ("bind9", "named"),
+    ("haproxy", "haproxy"),
+    ("fail2ban", "fail2ban"),
+];
 
 fn install(packages: &[&str]) -> io::Result<()> {
     let _policy = ServicePolicy::forbid()?;

@@ -2,21 +2,24 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use rand::TryRngCore;
 use serde::Serialize;
-use thirl_common::config::{Flags, Key, Values, parse};
+use thirl_common::config::{Flags, Key, parse};
 use thirl_common::net::Transport;
 use thirl_common::uri::{Host, ServerUri};
 use thirl_overlay::NodeId;
 use thirl_overlay::signalling::switchboard::{Config, IceServers};
 use thirl_overlay::signalling::{DEFAULT_PORT, Hub, IceServer, Keepalive};
 use thirl_stun_server::binding::BindingConfig;
-use thirl_stun_server::program::{Signals, raise_open_files_limit};
+use thirl_stun_server::operation::{self, Configuration, Log, Signals};
+use thirl_stun_server::program::{self, raise_open_files_limit};
 use thirl_stun_server::shard::Listen;
 use thirl_turn_relay::announce::{self, Announcement};
+use thirl_turn_relay::operated::OperatedRelay;
 use thirl_turn_relay::server::{Running, Server};
 use thirl_turn_relay::settings::{self, Settings};
 use tokio::net::TcpListener;
@@ -31,6 +34,7 @@ const OWN_KEYS: &[Key] = &[Key::single(
     "PORT",
     "TCP port of the signalling endpoint (HTTP, WebSocket); 0 lets the system choose. Default: 3480",
 )
+.fixed()
 .example("3480")];
 
 /// How long the TURN credentials of a node are good for. A connected node gets new ones in time.
@@ -72,22 +76,35 @@ pub(crate) fn keys() -> Vec<Key> {
     settings::KEYS.iter().chain(OWN_KEYS).copied().collect()
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let values = Values::load(&keys(), &arguments.flags, |name| std::env::var(name).ok())?;
-    let mut settings = Settings::from_values(&values)?;
-    let signalling_port = values.one("signalling-port", parse::listening_port)?.unwrap_or(DEFAULT_PORT);
-    let made_secret = settings.ensure_credentials(random()?).is_some();
-    settings.ensure_secret(random()?);
+/// `level` is what is logged if nothing else says it.
+pub(crate) fn run(arguments: &Arguments, level: &'static str) -> Result<(), Failure> {
+    let configuration = Configuration::read(&keys(), arguments.flags.clone())?;
+    let mut settings = Settings::from_values(configuration.values())?;
+    let signalling_port =
+        configuration.values().one("signalling-port", parse::listening_port)?.unwrap_or(DEFAULT_PORT);
+    let secret = random()?;
+    let made_secret = settings.ensure_credentials(secret).is_some();
+    settings.ensure_secret(secret);
 
+    let log = Log::start(&settings.operation.log, level);
     raise_open_files_limit();
     let signals = Signals::catch().map_err(|error| Failure::of("catching signals", error))?;
     let relay = Server::start(settings.config()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let _monitor = program::monitor(&settings.operation, || relay.observed())
+        .map_err(|error| Failure::Failed(error.to_string()))?;
     let signalling = Signalling::start(&settings, &relay, signalling_port)?;
     let second_stun = start_second_stun(&settings, signalling.port)?;
     announce(&settings, &relay, &signalling, made_secret, arguments.json)?;
 
-    let signal = signals.wait(|| relay.renew_certificates());
-    tracing::info!("{signal}: ending");
+    let mut operated = OperatedRelay {
+        running: &relay,
+        configuration,
+        log,
+        complete: Box::new(move |settings| drop(settings.ensure_secret(secret))),
+        notify: Box::new(|settings| signalling.set(settings)),
+    };
+    operation::run(&signals, settings.operation.clone(), &mut operated);
+    drop(operated);
     signalling.stop();
     second_stun.shutdown();
     second_stun.join();
@@ -115,6 +132,8 @@ struct Signalling {
     stop: oneshot::Sender<()>,
     served: tokio::task::JoinHandle<()>,
     port: u16,
+    /// What its nodes are told of.
+    settings: Arc<RwLock<Settings>>,
 }
 
 impl Signalling {
@@ -126,7 +145,9 @@ impl Signalling {
             .first()
             .and_then(|listener| listener.local_addr().ok())
             .map_or(port, |addr| addr.port());
-        let minter = NodeServers::new(settings, relay, bound);
+        let settings = Arc::new(RwLock::new(settings.clone()));
+        let local_addrs = relay.local_addrs().to_vec();
+        let minter = NodeServers { settings: settings.clone(), local_addrs, second_stun: bound };
         let (stop, stopped) = oneshot::channel();
         let served = runtime.spawn(async move {
             let hub = Hub::start(Config::default(), Keepalive::default(), Box::new(minter));
@@ -136,7 +157,12 @@ impl Signalling {
             };
             thirl_overlay::signalling::serve(listeners, hub, stopped).await;
         });
-        Ok(Signalling { runtime, stop, served, port: bound })
+        Ok(Signalling { runtime, stop, served, port: bound, settings })
+    }
+
+    /// From now on the nodes are told by these settings.
+    fn set(&self, settings: &Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings.clone();
     }
 
     /// Tells the nodes, and waits until their connections are closed.
@@ -191,20 +217,16 @@ fn cannot_listen(addr: SocketAddr, error: &std::io::Error) -> Failure {
 
 /// What nodes are told of the relay, with credentials of their own.
 struct NodeServers {
-    settings: Settings,
+    settings: Arc<RwLock<Settings>>,
     local_addrs: Vec<(Transport, SocketAddr)>,
     second_stun: u16,
 }
 
 impl NodeServers {
-    fn new(settings: &Settings, relay: &Running, second_stun: u16) -> NodeServers {
-        NodeServers { settings: settings.clone(), local_addrs: relay.local_addrs().to_vec(), second_stun }
-    }
-
     /// What the operator says the server is called; else as the node calls it, which is right where this host's own
     /// addresses mean nothing outside.
-    fn hosts(&self, dialled: &str) -> Vec<Host> {
-        match announce::configured_ips(&self.settings) {
+    fn hosts(settings: &Settings, dialled: &str) -> Vec<Host> {
+        match announce::configured_ips(settings) {
             ips if ips.is_empty() => host_of(dialled).into_iter().collect(),
             ips => ips.into_iter().map(Host::Ip).collect(),
         }
@@ -218,14 +240,15 @@ fn host_of(authority: &str) -> Option<Host> {
 
 impl IceServers for NodeServers {
     fn for_node(&self, node: NodeId, dialled: &str, now_unix: u64) -> Vec<IceServer> {
-        let (mut stun, turn) = announce::uris(&self.hosts(dialled), &self.local_addrs);
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut stun, turn) = announce::uris(&NodeServers::hosts(&settings, dialled), &self.local_addrs);
         let second: Vec<_> =
             stun.iter().map(|uri| ServerUri { port: self.second_stun, ..uri.clone() }).collect();
         stun.extend(second);
         let text = |uris: Vec<ServerUri>| uris.iter().map(ToString::to_string).collect();
         let stun = IceServer { urls: text(stun), username: None, credential: None, ttl_seconds: None };
         let expires = now_unix + NODE_CREDENTIALS.as_secs();
-        let turn = self.settings.credentials.rest.mint(&node.short(), expires).map(|credentials| IceServer {
+        let turn = settings.credentials.rest.mint(&node.short(), expires).map(|credentials| IceServer {
             urls: text(turn),
             username: Some(credentials.username),
             credential: Some(credentials.password),

@@ -39,6 +39,8 @@ pub struct Key {
     /// The keys of each of its tables, if it is no value but tables with names, as in `[realms."example.org"]`. Those are
     /// for the file alone. Empty: it is a value.
     pub table: &'static [Key],
+    /// Whether a server that runs cannot take up another value.
+    pub fixed: bool,
 }
 
 /// What every environment variable begins with.
@@ -47,12 +49,12 @@ pub const ENV_PREFIX: &str = "THIRL_";
 impl Key {
     /// A key that is given once.
     pub const fn single(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, example: None, repeat: false, table: &[] }
+        Key { name, value, help, example: None, repeat: false, fixed: false, table: &[] }
     }
 
     /// A key that may be repeated.
     pub const fn list(name: &'static str, value: &'static str, help: &'static str) -> Key {
-        Key { name, value, help, example: None, repeat: true, table: &[] }
+        Key { name, value, help, example: None, repeat: true, fixed: false, table: &[] }
     }
 
     /// Tables with names, each with these keys. `example` is what stands in the file.
@@ -63,7 +65,7 @@ impl Key {
         table: &'static [Key],
         example: &'static str,
     ) -> Key {
-        Key { name, value, help, example: Some(example), repeat: true, table }
+        Key { name, value, help, example: Some(example), repeat: true, fixed: false, table }
     }
 
     /// Whether it is tables and not a value.
@@ -74,6 +76,11 @@ impl Key {
     /// With an example: a value as TOML.
     pub const fn example(self, toml: &'static str) -> Key {
         Key { example: Some(toml), ..self }
+    }
+
+    /// A key whose value is the same until the program ends.
+    pub const fn fixed(self) -> Key {
+        Key { fixed: true, ..self }
     }
 
     /// The name of the key's environment variable.

@@ -34,6 +34,7 @@ fn section(key: &Key, taken_by: &str) -> String {
     let Key { name, value, repeat, .. } = key;
     let (meaning, default, variable) = (key.meaning(), key.default(), key.variable());
     let example = key.toml();
+    let fixed = if key.fixed { "\n- Another value takes a restart" } else { "" };
     let how = match (key.is_table(), *repeat) {
         (true, _) => format!("- In the file alone, as tables with these keys:\n{}", table(key)),
         (false, repeat) => {
@@ -45,7 +46,7 @@ fn section(key: &Key, taken_by: &str) -> String {
         "\n## {name}\n`{value}`. {meaning}\n\n\
          - Default: {default}\n\
          {how}\
-         - In: {taken_by}\n\n\
+         - In: {taken_by}{fixed}\n\n\
          ```toml\n{example}\n```\n"
     )
 }

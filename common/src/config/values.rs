@@ -92,6 +92,23 @@ impl Values {
         self.tables.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// The keys whose values are others than in `before`, wherever they came from.
+    pub fn changes<'k>(&self, before: &Values, keys: &'k [Key]) -> Vec<&'k Key> {
+        let texts = |values: &Values, key: &Key| -> Vec<String> {
+            let values = values.by_key.get(key.name).into_iter().flatten();
+            values.map(|(text, _)| text.trim().to_owned()).collect()
+        };
+        keys.iter().filter(|key| texts(self, key) != texts(before, key)).collect()
+    }
+
+    /// Takes the value that a key had `before`.
+    pub fn keep(&mut self, before: &Values, key: &Key) {
+        match before.by_key.get(key.name) {
+            Some(values) => drop(self.by_key.insert(key.name, values.clone())),
+            None => drop(self.by_key.remove(key.name)),
+        }
+    }
+
     /// Refuses a key for what other keys say. It names the key's source, if it has one.
     pub fn refuse(&self, key: &'static str, problem: Problem) -> ConfigError {
         let given = self.by_key.get(key).and_then(|values| values.last());

@@ -98,6 +98,20 @@ impl DatagramCounters {
         self.no_buffer + self.too_long + self.forbidden + self.unreachable + self.refused
     }
 
+    /// Adds up.
+    pub fn add(&mut self, other: &DatagramCounters) {
+        self.received += other.received;
+        self.oversized += other.oversized;
+        self.receive_errors += other.receive_errors;
+        self.sent += other.sent;
+        self.no_buffer += other.no_buffer;
+        self.too_long += other.too_long;
+        self.forbidden += other.forbidden;
+        self.unreachable += other.unreachable;
+        self.refused += other.refused;
+        self.misdirected += other.misdirected;
+    }
+
     pub(super) fn count_failure(&mut self, errno: i32) {
         *match errno {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => &mut self.no_buffer,

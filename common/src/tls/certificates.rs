@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::identity::{CertificateError, Identity, PemFiles};
 
@@ -16,19 +16,24 @@ pub struct Certificates(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    files: PemFiles,
     current: RwLock<Arc<Identity>>,
-    /// Of the files as they were last read, whether what they held was used or refused.
-    read: Mutex<[Stamp; 2]>,
+    read: Mutex<Read>,
+}
+
+/// The files, and what they were when they were last read, whether what they held was used or refused.
+#[derive(Clone, Debug)]
+struct Read {
+    files: PemFiles,
+    stamps: [Stamp; 2],
 }
 
 impl Certificates {
     /// Reads the files.
     pub fn read(files: PemFiles) -> Result<Certificates, CertificateError> {
         // Before the files are read: what is written meanwhile is seen as a change.
-        let read = Mutex::new(stamps(&files));
+        let stamps = stamps(&files);
         let current = RwLock::new(Arc::new(Identity::read(&files)?));
-        Ok(Certificates(Arc::new(Shared { files, current, read })))
+        Ok(Certificates(Arc::new(Shared { current, read: Mutex::new(Read { files, stamps }) })))
     }
 
     /// What new connections use.
@@ -39,21 +44,35 @@ impl Certificates {
     /// Reads the files again if they are others than before or have changed, and says whether it did. Where they cannot be
     /// used, what was read last stays in use, and the error comes once for each change.
     pub fn renew(&self) -> Result<bool, CertificateError> {
-        let Shared { files, current, read } = &*self.0;
-        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = stamps(files);
-        if found == *read {
+        let mut read = self.lock();
+        let found = stamps(&read.files);
+        if found == read.stamps {
             return Ok(false);
         }
-        *read = found;
-        let identity = Arc::new(Identity::read(files)?);
-        *current.write().unwrap_or_else(PoisonError::into_inner) = identity;
+        read.stamps = found;
+        self.set(Arc::new(Identity::read(&read.files)?));
         Ok(true)
     }
 
+    /// Takes the files and the identity of others in the place of these.
+    pub fn replace(&self, other: &Certificates) {
+        let taken = other.lock().clone();
+        let mut read = self.lock();
+        *read = taken;
+        self.set(other.current());
+    }
+
     /// Where they stand.
-    pub fn files(&self) -> &PemFiles {
-        &self.0.files
+    pub fn files(&self) -> PemFiles {
+        self.lock().files.clone()
+    }
+
+    fn set(&self, identity: Arc<Identity>) {
+        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,6 +139,11 @@ mod tests {
         write(&second);
         assert!(certificates.renew().unwrap());
         assert!(!Arc::ptr_eq(&before, &certificates.current()));
+
+        let other = Certificates::read(files.clone()).unwrap();
+        certificates.replace(&other);
+        assert!(Arc::ptr_eq(&other.current(), &certificates.current()));
+        assert!(!certificates.renew().unwrap(), "they were read already");
         fs::remove_dir_all(&directory).unwrap();
     }
 }

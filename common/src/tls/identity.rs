@@ -105,6 +105,11 @@ impl Identity {
         self.dtls.as_ref()
     }
 
+    /// Until when the certificate is good, in seconds since 1970.
+    pub fn not_after(&self) -> u64 {
+        self.valid.1
+    }
+
     /// What is worth telling the operator at this time: that clients refuse the certificate for its dates.
     pub fn warning(&self, unix_seconds: u64) -> Option<String> {
         let days = |seconds: u64| seconds / (24 * 3600);

@@ -79,6 +79,11 @@ impl DtlsSessions {
         matches!(datagram, [20..=63, ..])
     }
 
+    /// How many there are, and how many of these have not ended their handshake.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.sessions.len(), self.handshakes)
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.next()
     }
@@ -290,6 +295,7 @@ mod tests {
 
     impl Service for Nobody {
         type Prefix = [u8; 0];
+        type Letter = ();
 
         fn handle_client(&mut self, _: Clock, _: FiveTuple, _: &[u8]) -> Outcome<'_, [u8; 0]> {
             Outcome::Nothing

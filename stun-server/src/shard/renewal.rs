@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thirl_common::tls::{Certificates, Identity};
 
-use super::{Secure, read_clocks};
+use super::{Listen, Secure, read_clocks};
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -53,6 +53,15 @@ impl Drop for Renewal {
             // It has nothing to say, not even if it panicked.
             let _ = thread.join();
         }
+    }
+}
+
+/// Has a server that listens as `old` use the certificates of `new`, if both have any.
+pub fn replace_certificates(old: &Listen, new: &Listen) {
+    match (&old.secure, &new.secure) {
+        (Some(old), Some(new)) => old.certificates.replace(&new.certificates),
+        (None, None) => {}
+        _ => tracing::warn!(setting = "cert", "to switch TLS and DTLS on or off takes a restart"),
     }
 }
 

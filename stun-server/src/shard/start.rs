@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use thirl_common::io::{
     BindOptions, DatagramSocket, Fragmentation, IoOptions, ListenOptions, ShardIo, StreamLimits,
-    StreamListener, Technique, Waker,
+    StreamListener, Technique,
 };
 use thirl_common::net::Transport;
 use thirl_common::proxy_protocol::TrustedProxies;
@@ -21,7 +21,7 @@ use super::dtls::{self, DtlsSessions};
 use super::proxied::Proxied;
 use super::renewal::Renewal;
 use super::streams::{self, Streams};
-use super::{Listener, SERVICE_TOKEN_LIMIT, Service, Shard, Ways};
+use super::{Listener, Post, SERVICE_TOKEN_LIMIT, Service, Shard, Ways};
 
 /// How long a TLS handshake, or the header of a proxy, may take by default.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,19 +135,22 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds every socket, then starts a thread for each shard. `make` makes the services, the shard's number given.
+/// Binds every socket, then starts a thread for each shard. `make` makes the services, of which it is given the shard's
+/// number and what reaches the others.
 pub fn start<S: Service>(
     listen: &Listen,
-    mut make: impl FnMut(usize) -> S,
+    mut make: impl FnMut(usize, &Post<S::Letter>) -> S,
 ) -> Result<Running<S>, StartError> {
     let count = listen.shard_count();
     let stop = Arc::new(AtomicBool::new(false));
     let mut addrs = Vec::new();
-    let mut wakers = Vec::new();
     let mut shards = Vec::new();
     let mut sockets = Sockets::bind(listen, count, &mut addrs)?;
-    for number in 0..count {
-        let mut io = ShardIo::new(IoOptions { technique: listen.technique, ..IoOptions::default() })?;
+    let options = IoOptions { technique: listen.technique, ..IoOptions::default() };
+    let ios = (0..count).map(|_| ShardIo::new(options)).collect::<io::Result<Vec<_>>>()?;
+    let wakers = ios.iter().map(|io| io.poller().waker(WAKER)).collect::<io::Result<_>>()?;
+    let post = Post::new(wakers);
+    for (number, mut io) in ios.into_iter().enumerate() {
         log_technique(number, &io);
         let mut listeners = Vec::new();
         for (token, (socket, addr)) in (SERVICE_TOKEN_LIMIT..).zip(sockets.udp.remove(0)) {
@@ -155,12 +158,13 @@ pub fn start<S: Service>(
         }
         let streams = streams(listen, count, sockets.tcp.remove(0), &io)?;
         let dtls = dtls_sessions(listen, count)?;
-        wakers.push(io.poller().waker(WAKER)?);
         let ways = Ways { listeners, proxied: Proxied::new(listen.proxies.clone()) };
-        shards.push(Shard { service: make(number), io, ways, streams, dtls, stop: stop.clone() });
+        let service = make(number, &post);
+        let (post, stop) = (post.clone(), stop.clone());
+        shards.push(Shard { number, post, service, io, ways, streams, dtls, stop });
     }
     let renewal = listen.secure.clone().map(Renewal::start).transpose()?;
-    let mut running = Running { stop, wakers, threads: Vec::new(), renewal, addrs };
+    let mut running = Running { stop, post, threads: Vec::new(), renewal, addrs };
     for (number, shard) in shards.into_iter().enumerate() {
         // Should this fail, dropping `running` ends those that run.
         let thread = std::thread::Builder::new().name(format!("shard-{number}"));
@@ -312,15 +316,15 @@ fn note(
 const EAFNOSUPPORT: i32 = 97;
 
 /// A server that runs. Dropped, it is shut down.
-pub struct Running<S> {
+pub struct Running<S: Service> {
     stop: Arc<AtomicBool>,
-    wakers: Vec<Waker>,
+    post: Post<S::Letter>,
     threads: Vec<JoinHandle<S>>,
     renewal: Option<Renewal>,
     addrs: Vec<(Transport, SocketAddr)>,
 }
 
-impl<S> Running<S> {
+impl<S: Service> Running<S> {
     /// Where it listens: a port that was given as 0 is the one that the system chose.
     pub fn local_addrs(&self) -> &[(Transport, SocketAddr)] {
         &self.addrs
@@ -336,10 +340,12 @@ impl<S> Running<S> {
     /// Asks all shards to end after their turn. From any thread, any number of times.
     pub fn shutdown(&self) {
         self.stop.store(true, Ordering::Release);
-        for waker in &self.wakers {
-            // An eventfd whose counter is full wakes as well.
-            let _ = waker.wake();
-        }
+        self.post.wake_all();
+    }
+
+    /// What reaches its shards.
+    pub fn post(&self) -> &Post<S::Letter> {
+        &self.post
     }
 
     /// Waits until all shards have ended, which [`Running::shutdown`] makes them, and returns their services.
@@ -356,14 +362,14 @@ impl<S> Running<S> {
     }
 }
 
-impl<S> Drop for Running<S> {
+impl<S: Service> Drop for Running<S> {
     fn drop(&mut self) {
         self.shutdown();
         self.join_threads();
     }
 }
 
-impl<S> fmt::Debug for Running<S> {
+impl<S: Service> fmt::Debug for Running<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("addrs", &self.addrs).finish_non_exhaustive()
     }

@@ -98,6 +98,13 @@ impl Streams {
         })
     }
 
+    /// How many there are without and with TLS.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let connections = self.slots.iter().filter_map(|slot| slot.connection.as_ref());
+        let tls = connections.filter(|connection| connection.five_tuple.transport == Transport::Tls).count();
+        (self.by_five_tuple.len() - tls, tls)
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.next()
     }

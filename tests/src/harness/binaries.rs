@@ -92,12 +92,16 @@ fn profile_directory() -> PathBuf {
 fn find_python() -> Result<PathBuf, Unavailable> {
     let venv = profile_directory().parent().map(|target| target.join("venv/bin/python"));
     let python = env::var_os("THIRL_PYTHON").map(PathBuf::from).or(venv).unwrap_or_else(|| "python3".into());
-    let found =
-        Command::new(&python).args(["-c", "import aioice"]).output().is_ok_and(|out| out.status.success());
+    let found = Command::new(&python)
+        .args(["-c", "import aioice, prometheus_client"])
+        .output()
+        .is_ok_and(|out| out.status.success());
     if found {
         return Ok(python);
     }
-    let reason =
-        format!("no aioice in {}, which is the ICE agent of others: cargo xtask test", python.display());
+    let reason = format!(
+        "no tests/requirements.txt in {}: aioice, the ICE agent of others: cargo xtask test",
+        python.display()
+    );
     Err(Unavailable { reason })
 }

@@ -1,6 +1,7 @@
 //! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Certificate`] is what they
 //! prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
 
+mod allocation;
 mod binaries;
 mod certificate;
 mod deadline;
@@ -8,6 +9,7 @@ mod ports;
 mod program;
 mod requires;
 
+pub use allocation::{Allocation, Login};
 pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
 pub use certificate::Certificate;
 pub use deadline::Deadline;

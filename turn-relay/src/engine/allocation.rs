@@ -248,6 +248,10 @@ impl Allocations {
         Some(allocation)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        self.slots.iter_mut().filter_map(|slot| slot.allocation.as_mut())
+    }
+
     #[inline]
     pub(super) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;

@@ -60,8 +60,17 @@ struct Bucket(AtomicU64);
 const BURST: u64 = 1_000_000_000;
 
 impl Meter {
+    /// Whether it is one for this limit.
+    pub(super) fn is_for(&self, bytes_per_second: NonZeroU64) -> bool {
+        self.cost == Meter::cost_of(bytes_per_second)
+    }
+
+    fn cost_of(bytes_per_second: NonZeroU64) -> u64 {
+        (BURST << 16) / bytes_per_second
+    }
+
     pub(super) fn new(bytes_per_second: NonZeroU64, now: Instant) -> Arc<Meter> {
-        let cost = (BURST << 16) / bytes_per_second;
+        let cost = Meter::cost_of(bytes_per_second);
         Arc::new(Meter { since: now, cost, to_peer: Bucket::default(), to_client: Bucket::default() })
     }
 

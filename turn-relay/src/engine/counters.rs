@@ -1,5 +1,7 @@
 //! What an engine did, as plain numbers. An exporter reads them; nothing here knows of one.
 
+use super::output::EndReason;
+
 /// Packets and bytes of application data, without headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -48,6 +50,17 @@ pub struct Dropped {
     pub events: u64,
 }
 
+/// Allocations that ended, by [`EndReason`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended([u64; EndReason::ALL.len()]);
+
+/// Error responses by their code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused([u64; CODES.len()]);
+
+/// The codes that [`Refused`] tells apart; what is none of them counts as the last.
+const CODES: [u16; 16] = [400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 508, 500];
+
 /// What an [`Engine`](super::Engine) did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,13 +74,13 @@ pub struct Counters {
     /// Clients sent to another server: 300.
     pub redirected: u64,
     /// Other error responses.
-    pub refused: u64,
+    pub refused: Refused,
     /// Success responses.
     pub succeeded: u64,
     /// Allocations made.
     pub allocations_created: u64,
     /// Allocations that ended.
-    pub allocations_ended: u64,
+    pub allocations_ended: Ended,
     /// Data relayed.
     pub relayed: Traffic,
     /// ICMP errors for datagrams to peers that the client was told of.
@@ -98,7 +111,68 @@ impl Traffic {
     }
 }
 
+impl Ended {
+    /// For all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// How often for which reason.
+    pub fn iter(&self) -> impl Iterator<Item = (EndReason, u64)> + use<> {
+        EndReason::ALL.into_iter().zip(self.0)
+    }
+
+    /// Adds up.
+    pub fn add(&mut self, other: &Ended) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
+    pub(super) fn count(&mut self, reason: EndReason) {
+        let at = EndReason::ALL.iter().position(|other| *other == reason);
+        at.and_then(|at| self.0.get_mut(at)).into_iter().for_each(|count| *count += 1);
+    }
+}
+
+impl Refused {
+    /// With all codes.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// How often with which code.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> + use<> {
+        CODES.into_iter().zip(self.0)
+    }
+
+    /// Adds up.
+    pub fn add(&mut self, other: &Refused) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
+    pub(super) fn count(&mut self, code: u16) {
+        let at = CODES.iter().position(|other| *other == code).unwrap_or(CODES.len() - 1);
+        self.0[at] += 1;
+    }
+}
+
 impl Dropped {
+    /// How much for which reason.
+    pub fn by_reason(&self) -> [(&'static str, u64); 11] {
+        [
+            ("malformed", self.malformed),
+            ("no_allocation", self.no_allocation),
+            ("no_channel", self.no_channel),
+            ("to_peer_not_permitted", self.to_peer_not_permitted),
+            ("from_peer_not_permitted", self.from_peer_not_permitted),
+            ("no_relay", self.no_relay),
+            ("to_peer_over_bandwidth", self.to_peer_over_bandwidth),
+            ("to_client_over_bandwidth", self.to_client_over_bandwidth),
+            ("oversized", self.oversized),
+            ("overloaded", self.overloaded),
+            ("limited", self.limited),
+        ]
+    }
+
     /// Adds up.
     pub fn add(&mut self, other: &Dropped) {
         self.malformed += other.malformed;
@@ -124,10 +198,10 @@ impl Counters {
         self.challenges += other.challenges;
         self.unauthenticated += other.unauthenticated;
         self.redirected += other.redirected;
-        self.refused += other.refused;
+        self.refused.add(&other.refused);
         self.succeeded += other.succeeded;
         self.allocations_created += other.allocations_created;
-        self.allocations_ended += other.allocations_ended;
+        self.allocations_ended.add(&other.allocations_ended);
         self.relayed.add(&other.relayed);
         self.icmp_relayed += other.icmp_relayed;
         self.dropped.add(&other.dropped);

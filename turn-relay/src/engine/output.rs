@@ -175,6 +175,8 @@ pub enum Event {
     },
     /// A request was refused. Challenges, which every client meets, are no events.
     Refused {
+        /// The allocation of the five-tuple, if it has one.
+        id: Option<AllocationId>,
         /// The client.
         five_tuple: FiveTuple,
         /// What it asked for.
@@ -194,6 +196,11 @@ pub enum EndReason {
     Deleted,
     /// The client's connection was closed.
     ClientGone,
+}
+
+impl EndReason {
+    /// Every one.
+    pub const ALL: [EndReason; 3] = [EndReason::Expired, EndReason::Deleted, EndReason::ClientGone];
 }
 
 impl fmt::Display for EndReason {

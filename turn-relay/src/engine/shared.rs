@@ -157,7 +157,11 @@ fn shared_meter(
     now: Instant,
 ) -> Option<Arc<Meter>> {
     let limit = limit?;
-    Some(known.get_or_insert_with(|| Meter::new(limit, now)).clone())
+    match known {
+        Some(meter) if meter.is_for(limit) => Some(meter.clone()),
+        // The limit may have been set anew: the first that comes makes the meter that others take.
+        _ => Some(known.insert(Meter::new(limit, now)).clone()),
+    }
 }
 
 impl Seat {

@@ -234,7 +234,7 @@ fn no_prefix_and_no_changed_byte_of_a_request_does_harm() {
 
 #[test]
 fn strangers_are_limited_and_users_are_not() {
-    let limit = thirl_stun_server::Limit { per_second: 1, burst: 5 };
+    let limit = Limit { per_second: 1, burst: 5 };
     let mut server = Server::new(|config| config.stranger_limit = Some(limit));
     let nonce = server.nonce(client(1));
     let mut wrong =

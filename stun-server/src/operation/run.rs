@@ -1,0 +1,66 @@
+//! What a server program does while its server runs: it reloads, drains and ends it as it is told.
+
+use std::time::{Duration, Instant};
+
+use super::signals::{Signal, Signals};
+use super::{Configuration, Operation};
+
+/// How often it is looked whether something has changed or ended.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while the server is drained.
+const DRAINING_TICK: Duration = Duration::from_millis(100);
+
+/// A server that runs, as those who operate it know it.
+pub trait Operated {
+    /// Reads the configuration and all that it names anew, and takes up what it can: see [`Configuration::read_again`].
+    /// Returns how it is operated from now on, or `None` if that is as before.
+    fn reload(&mut self) -> Option<Operation>;
+
+    /// Where it is configured.
+    fn configuration(&self) -> &Configuration;
+
+    /// Takes no new allocations any more.
+    fn drain(&mut self) {}
+
+    /// How many allocations there are.
+    fn allocations(&self) -> usize {
+        0
+    }
+}
+
+/// Returns when the server is to be shut down.
+#[expect(clippy::disallowed_methods, reason = "a program has a clock")]
+pub fn run(signals: &Signals, mut operation: Operation, server: &mut dyn Operated) {
+    let mut drained_at: Option<Instant> = None;
+    loop {
+        let signal = signals.next(if drained_at.is_some() { DRAINING_TICK } else { TICK });
+        let changed = operation.reload_on_change && server.configuration().file_changed();
+        match signal {
+            Some(Signal::Interrupt) => return tracing::info!("{}: ending", Signal::Interrupt),
+            Some(Signal::Terminate) if drained_at.is_some() => {
+                return tracing::info!("told to terminate again: ending");
+            }
+            Some(Signal::Terminate) => {
+                server.drain();
+                drained_at = Some(Instant::now() + operation.drain_timeout);
+                tracing::info!(
+                    allocations = server.allocations(),
+                    limit_s = operation.drain_timeout.as_secs(),
+                    "told to terminate: no new allocations are made; a second signal ends it at once"
+                );
+            }
+            Some(Signal::Reload) => operation = server.reload().unwrap_or(operation),
+            None if changed => operation = server.reload().unwrap_or(operation),
+            None => {}
+        }
+        if let Some(at) = drained_at {
+            match server.allocations() {
+                0 => return tracing::info!("no allocation is left: ending"),
+                left if at <= Instant::now() => {
+                    return tracing::info!(allocations = left, "drain-timeout is over: ending");
+                }
+                _ => {}
+            }
+        }
+    }
+}

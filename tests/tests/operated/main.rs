@@ -1,0 +1,71 @@
+//! What operators see of our servers and do to them, at the binaries: metrics, logs, reloading, draining.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod drain;
+mod log;
+mod metrics;
+mod reload;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use thirl_tests::harness::{self, Allocation, Login, Program};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ALICE: Login<'static> = Login { username: "alice", password: "secret" };
+
+/// A `turn-relay` on a port of loopback, which lets its clients send to loopback.
+struct Relay {
+    program: Program,
+    addr: SocketAddr,
+}
+
+impl Relay {
+    /// With further settings, as flags.
+    fn start(flags: &[&str]) -> Relay {
+        let port = harness::free_udp_port().unwrap();
+        let mut command = Command::new(harness::turn_relay());
+        command.args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()]);
+        command.args(["--allowed-peer-ip", "127.0.0.1", "--relay-threads", "2"]).args(flags);
+        let mut program = Program::spawn(command).unwrap().named("turn-relay");
+        program.wait_for_line("turn:", LIMIT).unwrap();
+        Relay { program, addr: (Ipv4Addr::LOCALHOST, port).into() }
+    }
+
+    fn allocate(&self) -> Result<Allocation, u16> {
+        Allocation::new(self.addr, ALICE).unwrap()
+    }
+}
+
+/// The line with `part` that the program wrote, or will.
+fn said(program: &mut Program, part: &str) -> String {
+    let written = program.output();
+    match written.lines().find(|line| line.contains(part)) {
+        Some(line) => line.to_owned(),
+        None => program.wait_for_line(part, LIMIT).unwrap(),
+    }
+}
+
+/// A GET by HTTP: status and body.
+fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// What a Python script says about a text.
+fn python(python: &Path, script: &str, input: &str) -> Program {
+    let mut command = Command::new(python);
+    command.args(["-c", script]);
+    let mut program = Program::spawn(command).unwrap().named("python");
+    program.write_line(input).unwrap();
+    program.close_stdin();
+    program
+}
