@@ -12,7 +12,7 @@ use axum::Router;
 use axum::response::Html;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
-use thirl_tests::harness::{self, Certificate, Program};
+use thirl_tests::harness::{self, Program, Relay};
 use thirl_tests::requires;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -21,29 +21,6 @@ use tokio::sync::mpsc;
 const LIMIT: Duration = Duration::from_secs(90);
 const PAGE: &str = include_str!("../interop/relayed_page.html");
 const IP: &str = "127.0.0.1";
-
-/// `turn-relay` on loopback, with one user and a certificate.
-struct Relay {
-    _program: Program,
-    _certificate: Certificate,
-    port: u16,
-    tls_port: u16,
-}
-
-impl Relay {
-    fn start() -> Relay {
-        let port = harness::free_udp_port().unwrap();
-        let tls_port = harness::free_udp_port().unwrap();
-        let certificate = Certificate::new().unwrap();
-        let mut command = Command::new(harness::turn_relay());
-        command.args(["--listening-ip", IP, "--allowed-peer-ip", IP, "--user", "alice:secret"]);
-        command.args(["--listening-port", &port.to_string(), "--tls-listening-port", &tls_port.to_string()]);
-        command.args(certificate.flags());
-        let mut program = Program::spawn(command).unwrap().named("turn-relay");
-        program.wait_for_line("turn:", LIMIT).unwrap();
-        Relay { _program: program, _certificate: certificate, port, tls_port }
-    }
-}
 
 /// A page on loopback, and what it posts.
 struct Site {
@@ -101,7 +78,7 @@ impl Drop for Chromium {
 async fn relays(url: impl FnOnce(&Relay) -> String, protocol: &str) {
     let chromium =
         requires!(harness::installed("chromium", "chromium", "is the browser that our relay is tested with"));
-    let relay = Relay::start();
+    let relay = Relay::start(&["--allowed-peer-ip", IP]).unwrap();
     let mut site = Site::start().await;
     let page = format!("http://{IP}:{}/?username=alice&credential=secret&url={}", site.port, url(&relay));
     let mut chromium = Chromium::open(&chromium, &page);
@@ -117,12 +94,12 @@ async fn relays(url: impl FnOnce(&Relay) -> String, protocol: &str) {
 
 #[tokio::test]
 async fn by_a_relay_over_udp() {
-    relays(|relay| format!("turn:{IP}:{}?transport=udp", relay.port), "udp").await;
+    relays(|relay| format!("turn:{IP}:{}?transport=udp", relay.addr.port()), "udp").await;
 }
 
 #[tokio::test]
 async fn by_a_relay_over_tcp() {
-    relays(|relay| format!("turn:{IP}:{}?transport=tcp", relay.port), "tcp").await;
+    relays(|relay| format!("turn:{IP}:{}?transport=tcp", relay.addr.port()), "tcp").await;
 }
 
 #[tokio::test]

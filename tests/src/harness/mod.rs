@@ -1,5 +1,6 @@
-//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Certificate`] is what they
-//! prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
+//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Relay`] starts one, [`Certificate`] is
+//! what they prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
+//! [`turn`] is a client that does as a test says.
 
 mod allocation;
 mod binaries;
@@ -7,7 +8,9 @@ mod certificate;
 mod deadline;
 mod ports;
 mod program;
+mod relay;
 mod requires;
+pub mod turn;
 
 pub use allocation::{Allocation, Login};
 pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
@@ -15,4 +18,5 @@ pub use certificate::Certificate;
 pub use deadline::Deadline;
 pub use ports::{free_tcp_port, free_udp_port};
 pub use program::{Line, Program, ProgramError};
+pub use relay::Relay;
 pub use requires::{could_not_run, installed};

@@ -1,0 +1,41 @@
+//! `turn-relay` on loopback, for one test.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Certificate, Program, free_udp_port, turn_relay};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A relay with a certificate and the user alice, whose password is `secret`. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Relay {
+    /// The server itself.
+    pub program: Program,
+    /// Everything on one port: UDP, TCP, TLS and DTLS.
+    pub addr: SocketAddr,
+    /// The port that is for TLS and DTLS.
+    pub tls_port: u16,
+    _certificate: Certificate,
+}
+
+impl Relay {
+    /// With these flags besides, on 127.0.0.1.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start(flags: &[&str]) -> io::Result<Relay> {
+        let (port, tls_port) = (free_udp_port()?, free_udp_port()?);
+        let certificate = Certificate::new()?;
+        let mut command = Command::new(turn_relay());
+        command.args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()]);
+        command.args(["--tls-listening-port", &tls_port.to_string()]).args(certificate.flags());
+        command.args(["--user", "alice:secret"]).args(flags);
+        let mut program = Program::spawn(command).map_err(io::Error::other)?.named("turn-relay");
+        program.wait_for_line("turn:", LIMIT).map_err(io::Error::other)?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(Relay { program, addr, tls_port, _certificate: certificate })
+    }
+}
