@@ -5,18 +5,21 @@
 //! 2. Each datagram goes to the [`Service`], and so does each frame of a stream that is readable (`streams`). The
 //!    [`Outcome`] is queued: data in place, without a copy. Where the first byte says TLS or DTLS, the service gets what was
 //!    decrypted (`streams`, `dtls`), under a five-tuple that says so.
-//! 3. What the shard is told from outside is handed to the service as letters (`post`).
+//! 3. What other shards have for this one is handled likewise (`post`): letters between services, and datagrams from one
+//!    service's socket to another's, which do not go through the kernel (`parcel`).
 //! 4. What is due is ended: the service's timers, streams without use.
 //! 5. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
 //! `proxied`: clients behind a proxy, by UDP. `figures`: what a shard tells of itself when asked. `start`: binds all sockets of
 //! all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
 //!
-//! Shards share nothing that data touches. A five-tuple stays with one shard, since the kernel chooses by a hash of it
-//! among sockets with `SO_REUSEPORT`, and all are bound before any thread runs.
+//! Shards share nothing that data touches but their mail, of which a turn takes and gives at most one piece for each shard.
+//! A five-tuple stays with one shard, since the kernel chooses by a hash of it among sockets with `SO_REUSEPORT`, and all
+//! are bound before any thread runs.
 
 mod dtls;
 mod figures;
+mod parcel;
 mod post;
 mod proxied;
 mod renewal;
@@ -35,6 +38,7 @@ use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
 pub use figures::ShardFigures;
+use parcel::{Outbox, Parcel};
 use post::Mail;
 pub use post::Post;
 use proxied::{Client, Proxied};
@@ -61,7 +65,7 @@ pub struct Clock {
 pub trait Service: Send + 'static {
     /// What is put before data that is forwarded to a client.
     type Prefix: AsRef<[u8]>;
-    /// What others tell a service: see [`Post`].
+    /// What the services of a server, and others, tell a service: see [`Post`].
     type Letter: Send + 'static;
 
     /// A datagram that a client sent to a listening address, or a frame of a client's stream.
@@ -89,6 +93,18 @@ pub trait Service: Send + 'static {
     fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) -> Option<Transmit> {
         let _ = (clock, token, error);
         None
+    }
+
+    /// A datagram that a service of this server sent from its `from` to this one's `to`: see [`Outcome::Inside`].
+    fn handle_inside(
+        &mut self,
+        clock: Clock,
+        from: SocketAddr,
+        to: SocketAddr,
+        datagram: &[u8],
+    ) -> Outcome<'_, Self::Prefix> {
+        let _ = (clock, from, to, datagram);
+        Outcome::Nothing
     }
 
     /// A letter by [`Post::send`]. What is to be sent in answer comes by [`Service::poll_transmit`].
@@ -160,6 +176,18 @@ pub enum Outcome<'s, P> {
         range: Range<usize>,
         /// Whether nobody may fragment it.
         whole: bool,
+    },
+    /// Hand a part of it to a service of this server as a datagram, without the kernel in between. In answer to
+    /// [`Service::handle_socket`] or [`Service::handle_inside`] it is nothing.
+    Inside {
+        /// The shard of that service.
+        shard: usize,
+        /// The address that it seems to come from.
+        from: SocketAddr,
+        /// The address of the service's that it goes to.
+        to: SocketAddr,
+        /// Which part.
+        range: Range<usize>,
     },
     /// Send a part of it to a client, between `prefix` and `padding` zeros (0 to 3).
     ToClient {
@@ -237,6 +265,7 @@ impl Ways {
 struct Shard<S: Service> {
     number: usize,
     post: Post<S::Letter>,
+    outbox: Outbox,
     service: S,
     io: ShardIo,
     ways: Ways,
@@ -276,7 +305,8 @@ impl<S: Service> Shard<S> {
             self.handle_undelivered(clock, token, &error);
         }
         for event in events {
-            self.streams.handle_event(clock, *event, &mut self.service, &mut self.io);
+            let Shard { streams, service, io, outbox, .. } = self;
+            streams.handle_event(clock, *event, service, io, outbox);
         }
         self.take_mail(clock);
         if self.service.poll_timeout().is_some_and(|at| at <= clock.now) {
@@ -288,24 +318,57 @@ impl<S: Service> Shard<S> {
         if let Some(dtls) = &mut self.dtls
             && dtls.poll_timeout().is_some_and(|at| at <= clock.now)
         {
-            dtls.handle_timeout(clock, &mut self.service, &mut self.io);
+            dtls.handle_timeout(clock, &mut self.service, &mut self.io, &mut self.outbox);
         }
         self.service.work(clock, &mut self.io);
         while let Some(transmit) = self.service.poll_transmit() {
             self.transmit(clock, &transmit);
         }
         self.ways.proxied.settle(clock.now, |five_tuple| self.service.keeps(five_tuple));
+        let own = self.outbox.take(self.number);
+        self.unpack(clock, &own);
+        let dropped = self.outbox.send(&self.post);
+        self.io.count_no_buffer(dropped);
     }
 
     fn take_mail(&mut self, clock: Clock) {
         for mail in self.post.take(self.number) {
             match mail {
                 Mail::Letter(letter) => self.service.handle_letter(clock, letter, &mut self.io),
+                Mail::Parcel(parcel) => self.unpack(clock, &parcel),
                 // Whoever asked may have gone.
                 Mail::Figures(answer) => {
                     let _ = answer.send(self.figures());
                 }
             }
+        }
+    }
+
+    /// Datagrams of services of this server.
+    fn unpack(&mut self, clock: Clock, parcel: &Parcel) {
+        for (from, to, datagram) in parcel.iter() {
+            if let Outcome::ToClient { five_tuple, prefix, range, padding } =
+                self.service.handle_inside(clock, from, to, datagram)
+                && let Some(data) = datagram.get(range)
+            {
+                let parts = [prefix.as_ref(), data, zeros(padding)];
+                match self.ways.route(&five_tuple) {
+                    Some(route) => self.io.send_parts(route, &parts),
+                    None => self.write_data(clock, five_tuple, &parts),
+                }
+            }
+        }
+    }
+
+    /// Data for a client with a stream or a session.
+    fn write_data(&mut self, clock: Clock, five_tuple: FiveTuple, parts: &[&[u8]]) {
+        let Shard { service, io, streams, dtls, outbox, .. } = self;
+        match dtls {
+            Some(dtls) if five_tuple.transport == Transport::Dtls => {
+                dtls.write(clock, five_tuple, parts, service);
+                dtls.advance(clock, five_tuple, service, io, outbox);
+            }
+            _ => streams.write_data(io, &five_tuple, parts),
         }
     }
 
@@ -328,30 +391,65 @@ impl<S: Service> Shard<S> {
     /// A datagram that came to a socket of the service's.
     #[inline]
     fn handle_socket(&mut self, clock: Clock, index: usize) {
-        let Shard { service, io, ways, streams, dtls, .. } = self;
+        let Shard { service, io, .. } = self;
         let Some(received) = io.received(index) else { return };
         match service.handle_socket(clock, received.token, received.from, received.payload) {
             Outcome::ToClient { five_tuple, prefix, range, padding } => {
-                if let Some(route) = ways.route(&five_tuple) {
-                    io.forward(index, range, prefix.as_ref(), padding, route);
-                    return;
-                }
-                let Some(data) = received.payload.get(range) else { return };
-                let zeros = [0; 3];
-                let parts = [prefix.as_ref(), data, zeros.get(..padding).unwrap_or_default()];
-                match dtls {
-                    Some(dtls) if five_tuple.transport == Transport::Dtls => {
-                        dtls.write(clock, five_tuple, &parts, service);
-                        dtls.advance(clock, five_tuple, service, io);
-                    }
-                    _ => streams.write_data(io, &five_tuple, &parts),
-                }
+                self.forward_to_client(clock, index, five_tuple, &prefix, range, padding);
             }
             Outcome::ToSocket { socket, to, range, whole } => {
                 let route = Route { socket, to, source: None };
                 send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
             }
-            Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Nothing => {}
+            Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Inside { .. } | Outcome::Nothing => {}
+        }
+    }
+
+    /// A part of the datagram received at `index` goes to a service of this server: in place, if it is this shard's.
+    fn forward_inside(
+        &mut self,
+        clock: Clock,
+        index: usize,
+        shard: usize,
+        [from, to]: [SocketAddr; 2],
+        range: Range<usize>,
+    ) {
+        let Shard { service, io, outbox, .. } = self;
+        let Some(datagram) = io.received(index).and_then(|it| it.payload.get(range.clone())) else { return };
+        if shard != self.number {
+            outbox.push(shard, from, to, datagram);
+        } else if let Outcome::ToClient { five_tuple, prefix, range: part, padding } =
+            service.handle_inside(clock, from, to, datagram)
+        {
+            let part = range.start + part.start..range.start + part.end;
+            self.forward_to_client(clock, index, five_tuple, &prefix, part, padding);
+        }
+    }
+
+    /// A part of the datagram received at `index` goes to a client.
+    #[inline]
+    fn forward_to_client(
+        &mut self,
+        clock: Clock,
+        index: usize,
+        five_tuple: FiveTuple,
+        prefix: &S::Prefix,
+        range: Range<usize>,
+        padding: usize,
+    ) {
+        let Shard { service, io, ways, streams, dtls, outbox, .. } = self;
+        if let Some(route) = ways.route(&five_tuple) {
+            io.forward(index, range, prefix.as_ref(), padding, route);
+            return;
+        }
+        let Some(data) = io.received(index).and_then(|it| it.payload.get(range)) else { return };
+        let parts = [prefix.as_ref(), data, zeros(padding)];
+        match dtls {
+            Some(dtls) if five_tuple.transport == Transport::Dtls => {
+                dtls.write(clock, five_tuple, &parts, service);
+                dtls.advance(clock, five_tuple, service, io, outbox);
+            }
+            _ => streams.write_data(io, &five_tuple, &parts),
         }
     }
 
@@ -365,22 +463,10 @@ impl<S: Service> Shard<S> {
         }
     }
 
-    /// Data for a client with a stream or a session.
-    fn write_data(&mut self, clock: Clock, five_tuple: FiveTuple, parts: &[&[u8]]) {
-        let Shard { service, io, streams, dtls, .. } = self;
-        match dtls {
-            Some(dtls) if five_tuple.transport == Transport::Dtls => {
-                dtls.write(clock, five_tuple, parts, service);
-                dtls.advance(clock, five_tuple, service, io);
-            }
-            _ => streams.write_data(io, &five_tuple, parts),
-        }
-    }
-
     /// A datagram that a client sent to a listening address.
     #[inline]
     fn handle_client(&mut self, clock: Clock, index: usize, listener: usize) {
-        let Shard { service, io, ways, dtls, .. } = self;
+        let Shard { service, io, ways, dtls, outbox, .. } = self;
         let (Some(received), Some(listener)) = (io.received(index), ways.listeners.get(listener)) else {
             return;
         };
@@ -400,7 +486,7 @@ impl<S: Service> Shard<S> {
             let Some(route) = route else { return };
             match dtls.handle_datagram(clock, five_tuple, route, payload, service) {
                 Some(answer) => answer.datagram().into_iter().for_each(|datagram| io.send(route, datagram)),
-                None => dtls.advance(clock, five_tuple, service, io),
+                None => dtls.advance(clock, five_tuple, service, io, outbox),
             }
             return;
         }
@@ -426,19 +512,23 @@ impl<S: Service> Shard<S> {
                     io.send(route, datagram);
                 }
             }
+            Outcome::Inside { shard, from, to, range } => {
+                let range = start + range.start..start + range.end;
+                self.forward_inside(clock, index, shard, [from, to], range);
+            }
             Outcome::Send { .. } | Outcome::ToClient { .. } | Outcome::Nothing => {}
         }
     }
 
     fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
-        let Shard { service, io, ways, streams, dtls, .. } = self;
+        let Shard { service, io, ways, streams, dtls, outbox, .. } = self;
         let five_tuple = five_tuple_of(transmit);
         let payload = &transmit.payload;
         match (ways.route(&five_tuple), dtls) {
             (Some(route), _) => io.send(route, payload),
             (None, Some(dtls)) if five_tuple.transport == Transport::Dtls => {
                 dtls.write(clock, five_tuple, &[payload], service);
-                dtls.advance(clock, five_tuple, service, io);
+                dtls.advance(clock, five_tuple, service, io, outbox);
             }
             _ => streams.write_control(clock, &five_tuple, payload, service, io),
         }
@@ -454,6 +544,12 @@ fn five_tuple_of(transmit: &Transmit) -> FiveTuple {
 #[inline]
 fn send_by_socket(io: &mut ShardIo, socket: SocketId, whole: bool, queue: impl FnOnce(&mut ShardIo)) {
     if whole { io.send_whole(socket, queue) } else { queue(io) }
+}
+
+/// Padding, of 3 bytes at the most.
+fn zeros(count: usize) -> &'static [u8] {
+    const ZEROS: &[u8] = &[0; 3];
+    ZEROS.get(..count).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clocks")]

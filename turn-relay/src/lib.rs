@@ -5,7 +5,8 @@
 //! 1. `server` (feature `driver`): binds the sockets and starts a shard for each core.
 //! 2. `thirl_stun_server::shard`: a shard receives a batch and hands each datagram, or frame of a TCP stream, to its
 //!    service.
-//! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets.
+//! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets;
+//!    `inside` says which packets are for another of its clients.
 //! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 //!
 //! `operated` is how it is reloaded and drained, `metrics` and `log` are what it tells of itself; `settings` is what file, environment and flags say, `import` says it for who comes from coturn, `announce` what people are told of a server that has started.
@@ -16,6 +17,8 @@ pub mod engine;
 pub mod announce;
 #[cfg(feature = "driver")]
 pub mod import;
+#[cfg(feature = "driver")]
+mod inside;
 #[cfg(feature = "driver")]
 mod log;
 #[cfg(feature = "driver")]

@@ -14,6 +14,7 @@ use thirl_stun_server::operation::{Figures, Observed};
 use thirl_stun_server::shard::{self, Post};
 
 use crate::engine::{Counters, DENIED_BY_DEFAULT, Engine, EngineConfig, PeerPolicy, Shared};
+use crate::inside::Inside;
 use crate::metrics;
 use crate::ports::Ports;
 use crate::service::{Letter, RelayService};
@@ -73,13 +74,14 @@ impl Server {
         engine.nonce_key.get_or_insert_with(|| NonceKey::new(&key));
         engine.stranger_limit = binding.limit.map(|limit| limit.share(listen.shard_count()));
         let engine = Arc::new(engine);
+        let inside = Arc::new(Inside::default());
         let shared = Shared::default();
         let running = shard::start(&listen, |shard, _| {
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
             let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
-            RelayService::new(shard, engine, shard_binding(shard), ports.clone(), own)
+            RelayService::new(shard, engine, shard_binding(shard), (ports.clone(), inside.clone()), own)
         })?;
         Ok(Running { shards: running, shared, ports, listen })
     }

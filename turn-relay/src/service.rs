@@ -1,6 +1,6 @@
 //! The relay as what a shard serves: the engine, and the sockets of its relays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -16,6 +16,7 @@ use thirl_stun_server::binding::Binding;
 use thirl_stun_server::shard::{Clock, Outcome, Service};
 
 use crate::engine::{Action, BindError, Engine, EngineConfig, Forward, Prefix, RelayId};
+use crate::inside::Inside;
 use crate::log::Log;
 use crate::ports::{BoundRelay, Ports};
 use crate::server::Report;
@@ -33,11 +34,16 @@ pub(crate) enum Letter {
 
 /// One shard's share of a relay.
 pub(crate) struct RelayService {
+    shard: usize,
     log: Log,
     pub(crate) engine: Engine,
     pub(crate) binding: Binding,
-    /// The socket of each relay, by [`RelayId::slot`].
-    sockets: Vec<Option<SocketId>>,
+    /// What is there of each relay, by [`RelayId::slot`].
+    relays: Vec<Option<Relay>>,
+    /// This shard's relays by address.
+    by_addr: HashMap<SocketAddr, RelayId, foldhash::fast::RandomState>,
+    /// All shards' relays.
+    inside: Arc<Inside>,
     /// The look-ups that requests wait for.
     awaited: BTreeSet<LookupId>,
     ask_again: Option<Instant>,
@@ -45,21 +51,31 @@ pub(crate) struct RelayService {
     rng: StdRng,
 }
 
+/// A relay's socket, and its address outside.
+#[derive(Clone, Copy, Debug)]
+struct Relay {
+    socket: SocketId,
+    relayed: RelayedAddr,
+}
+
 impl RelayService {
     pub(crate) fn new(
         shard: usize,
         engine: Engine,
         binding: Binding,
-        ports: Arc<Ports>,
+        (ports, inside): (Arc<Ports>, Arc<Inside>),
         mut rng: StdRng,
     ) -> RelayService {
         let mut seed = [0; 16];
         rng.fill_bytes(&mut seed);
         RelayService {
+            shard,
             log: Log::new(shard, seed),
             engine,
             binding,
-            sockets: Vec::new(),
+            relays: Vec::new(),
+            by_addr: HashMap::default(),
+            inside,
             awaited: BTreeSet::new(),
             ask_again: None,
             ports,
@@ -70,23 +86,24 @@ impl RelayService {
     pub(crate) fn report(&self) -> Report {
         Report {
             allocations: self.engine.allocations(),
-            relays: self.sockets.iter().flatten().count(),
+            relays: self.relays.iter().flatten().count(),
             engine: self.engine.counters(),
             binding: self.binding.counters(),
         }
     }
 
-    fn socket(&self, relay: RelayId) -> Option<SocketId> {
-        *self.sockets.get(relay.slot())?
+    fn relay(&self, relay: RelayId) -> Option<Relay> {
+        *self.relays.get(relay.slot())?
     }
 
     #[inline]
     fn outcome(&self, forward: Option<Forward>) -> Outcome<'_, Prefix> {
         match forward {
             Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment }) => {
-                match self.socket(relay) {
-                    Some(socket) => Outcome::ToSocket { socket, to, range, whole: dont_fragment },
-                    None => Outcome::Nothing,
+                let Some(Relay { socket, relayed }) = self.relay(relay) else { return Outcome::Nothing };
+                match self.inside.shard(to) {
+                    Some(shard) => Outcome::Inside { shard, from: relayed.0, to, range },
+                    None => Outcome::ToSocket { socket, to, range, whole: dont_fragment },
                 }
             }
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
@@ -106,8 +123,13 @@ impl RelayService {
                 self.engine.relay_bound(relay, bound, clock.now);
             }
             Action::ReleaseRelay { relay } => {
-                let socket = self.sockets.get_mut(relay.slot()).and_then(Option::take);
-                drop(socket.and_then(|socket| io.remove(socket)));
+                if let Some(Relay { socket, relayed }) =
+                    self.relays.get_mut(relay.slot()).and_then(Option::take)
+                {
+                    self.inside.remove(relayed);
+                    self.by_addr.remove(&relayed.0);
+                    drop(io.remove(socket));
+                }
             }
             // Who looks them up need not know of shards: the engine will say so if the store does not know yet.
             Action::AwaitCredentials { lookup } => {
@@ -126,11 +148,13 @@ impl RelayService {
         BoundRelay { socket, relayed }: BoundRelay,
         io: &mut ShardIo,
     ) -> Result<RelayedAddr, BindError> {
-        let id = io.add(socket, relay.to_u64()).map_err(|error| BindError::System(error.to_string()))?;
-        if self.sockets.len() <= relay.slot() {
-            self.sockets.resize(relay.slot() + 1, None);
+        let socket = io.add(socket, relay.to_u64()).map_err(|error| BindError::System(error.to_string()))?;
+        if self.relays.len() <= relay.slot() {
+            self.relays.resize(relay.slot() + 1, None);
         }
-        self.sockets[relay.slot()] = Some(id);
+        self.relays[relay.slot()] = Some(Relay { socket, relayed });
+        self.by_addr.insert(relayed.0, relay);
+        self.inside.insert(relayed, self.shard);
         Ok(relayed)
     }
 }
@@ -164,6 +188,19 @@ impl Service for RelayService {
     fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) -> Option<Transmit> {
         let relay = RelayId::from_u64(token);
         self.engine.handle_icmp(clock.now, relay, PeerAddr(error.to), error.icmp?)
+    }
+
+    #[inline]
+    fn handle_inside(
+        &mut self,
+        clock: Clock,
+        from: SocketAddr,
+        to: SocketAddr,
+        datagram: &[u8],
+    ) -> Outcome<'_, Prefix> {
+        let Some(relay) = self.by_addr.get(&to) else { return Outcome::Nothing };
+        let forward = self.engine.handle_peer_datagram(clock.now, *relay, PeerAddr(from), datagram.len());
+        self.outcome(forward)
     }
 
     #[inline]

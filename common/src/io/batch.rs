@@ -255,9 +255,11 @@ impl Batch {
         true
     }
 
-    /// Queues a copy of `datagram`.
-    pub(super) fn send(&mut self, route: Route, datagram: &[u8]) {
-        let before = self.own(datagram);
+    /// Queues a copy of these parts, as one datagram.
+    pub(super) fn send(&mut self, route: Route, parts: &[&[u8]]) {
+        let first = self.owned.len();
+        parts.iter().for_each(|part| self.owned.extend_from_slice(part));
+        let before = first..self.owned.len();
         self.queue.push(Outgoing { route, before, payload: 0..0, after: 0..0 });
     }
 
@@ -438,9 +440,9 @@ mod tests {
         let elsewhere = Route { to: "192.0.2.9:10".parse().unwrap(), ..route() };
         let lens = [3, 3, 2, 3, 3, 4, 0, 0, 2];
         for len in lens {
-            batch.send(route(), &vec![1; len]);
+            batch.send(route(), &[&vec![1; len]]);
         }
-        batch.send(elsewhere, b"22");
+        batch.send(elsewhere, &[b"22"]);
         let mut counts = Vec::new();
         let mut first = 0;
         while first < batch.queued_len() {
@@ -457,17 +459,17 @@ mod tests {
     fn a_train_has_an_end() {
         let mut batch = batch_with(&[]);
         for _ in 0..TRAIN + 1 {
-            batch.send(route(), b"x");
+            batch.send(route(), &[b"x"]);
         }
         assert_eq!(batch.train(0, usize::MAX).count, TRAIN);
         batch.clear_queue();
         for _ in 0..3 {
-            batch.send(route(), &vec![0; TRAIN_BYTES / 2]);
+            batch.send(route(), &[&vec![0; TRAIN_BYTES / 2]]);
         }
         assert_eq!(batch.train(0, usize::MAX).count, 2);
         batch.clear_queue();
         for _ in 0..2 {
-            batch.send(route(), &vec![0; TRAIN_BYTES + 1]);
+            batch.send(route(), &[&vec![0; TRAIN_BYTES + 1]]);
         }
         assert_eq!(batch.train(0, usize::MAX).count, 1, "whoever sends it will be told");
     }

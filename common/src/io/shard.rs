@@ -78,7 +78,8 @@ pub struct DatagramCounters {
     pub receive_errors: u64,
     /// Handed to the kernel.
     pub sent: u64,
-    /// Not sent: the socket's send buffer is full (`EAGAIN`) or the system has none (`ENOBUFS`, `ENOMEM`).
+    /// Not sent: the socket's send buffer is full (`EAGAIN`) or the system has none (`ENOBUFS`, `ENOMEM`); and those of
+    /// [`ShardIo::count_no_buffer`].
     pub no_buffer: u64,
     /// Not sent: longer than the path or the protocol takes (`EMSGSIZE`).
     pub too_long: u64,
@@ -296,10 +297,15 @@ impl ShardIo {
 
     /// Queues a copy of `datagram`.
     pub fn send(&mut self, route: Route, datagram: &[u8]) {
+        self.send_parts(route, &[datagram]);
+    }
+
+    /// Queues a datagram made of copies of these parts.
+    pub fn send_parts(&mut self, route: Route, parts: &[&[u8]]) {
         if self.backend.batch().queued_len() >= QUEUE {
             self.flush();
         }
-        self.backend.batch_mut().send(route, datagram);
+        self.backend.batch_mut().send(route, parts);
     }
 
     /// Sends what is queued, then what `queue` queues for `socket`, of which nothing may be fragmented; later datagrams may
@@ -334,6 +340,11 @@ impl ShardIo {
     /// The datagrams that the system would not send, as far as was learnt since the last [`turn`](Self::turn) began.
     pub fn failures(&self) -> &[SendFailure] {
         &self.outcome.failures
+    }
+
+    /// Counts datagrams that should have gone another way, in memory, where there was no room for them.
+    pub fn count_no_buffer(&mut self, datagrams: usize) {
+        self.outcome.counters.no_buffer += datagrams as u64;
     }
 
     /// What became of datagrams so far.

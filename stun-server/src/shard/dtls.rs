@@ -10,6 +10,7 @@ use thirl_common::net::FiveTuple;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::{Certificates, random_key};
 
+use super::parcel::Outbox;
 use super::{Clock, Outcome, Service, send_by_socket};
 
 /// So many handshakes at once, in each shard. Beyond them a client is not answered, and tries again in a second.
@@ -134,7 +135,13 @@ impl DtlsSessions {
         self.input = data;
     }
 
-    pub(super) fn handle_timeout<S: Service>(&mut self, clock: Clock, service: &mut S, io: &mut ShardIo) {
+    pub(super) fn handle_timeout<S: Service>(
+        &mut self,
+        clock: Clock,
+        service: &mut S,
+        io: &mut ShardIo,
+        outbox: &mut Outbox,
+    ) {
         while let Some(five_tuple) = self.deadlines.pop_due(clock.now) {
             let Some(entry) = self.sessions.get_mut(&five_tuple) else { continue };
             if service.keeps(&five_tuple) {
@@ -148,7 +155,7 @@ impl DtlsSessions {
                 self.deadlines.set(five_tuple, entry.due);
                 self.act(clock, five_tuple, service, |session| session.handle_timeout(clock.now));
             }
-            self.advance(clock, five_tuple, service, io);
+            self.advance(clock, five_tuple, service, io, outbox);
             if idle {
                 self.end(clock, five_tuple, service);
             }
@@ -163,10 +170,11 @@ impl DtlsSessions {
         five_tuple: FiveTuple,
         service: &mut S,
         io: &mut ShardIo,
+        outbox: &mut Outbox,
     ) {
         let Some(entry) = self.sessions.get_mut(&five_tuple) else { return };
         let was_established = entry.established;
-        let next = entry.advance(clock, five_tuple, &mut self.output, service, io);
+        let next = entry.advance(clock, five_tuple, &mut self.output, service, io, outbox);
         if entry.established && !was_established {
             self.handshakes -= 1;
         }
@@ -253,6 +261,7 @@ impl Entry {
         output: &mut [u8],
         service: &mut S,
         io: &mut ShardIo,
+        outbox: &mut Outbox,
     ) -> Result<Next, SessionError> {
         let mut closed = false;
         loop {
@@ -266,6 +275,11 @@ impl Entry {
                             if let Some(data) = data.get(range) {
                                 let route = Route { socket, to, source: None };
                                 send_by_socket(io, socket, whole, |io| io.send(route, data));
+                            }
+                        }
+                        Outcome::Inside { shard, from, to, range } => {
+                            if let Some(data) = data.get(range) {
+                                outbox.push(shard, from, to, data);
                             }
                         }
                         Outcome::Reply(reply) => self.session.send(reply)?,
@@ -353,7 +367,7 @@ mod tests {
             let route = Route { socket: SocketId::default(), to, source: None };
             let Bench { sessions, io, clock } = self;
             let answer = sessions.handle_datagram(*clock, five_tuple, route, datagram, &mut Nobody);
-            sessions.advance(*clock, five_tuple, &mut Nobody, io);
+            sessions.advance(*clock, five_tuple, &mut Nobody, io, &mut Outbox::new(1));
             answer
         }
 
@@ -400,7 +414,7 @@ mod tests {
         let mut turns = 0;
         while let Some(at) = bench.sessions.poll_timeout() {
             bench.clock.now = at;
-            bench.sessions.handle_timeout(bench.clock, &mut Nobody, &mut bench.io);
+            bench.sessions.handle_timeout(bench.clock, &mut Nobody, &mut bench.io, &mut Outbox::new(1));
             turns += 1;
         }
         assert_eq!(bench.counts(), (0, 0, 0));

@@ -1,4 +1,4 @@
-//! What is told to a shard from outside: it takes it up in its next turn.
+//! What is told to a shard, by other shards or from outside: it takes it up in its next turn.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thirl_common::io::Waker;
 
 use super::figures::ShardFigures;
+use super::parcel::Parcel;
+
+/// So many bytes of data wait for a shard at most, like those in a socket's buffer: 4 MiB. More are dropped and counted.
+const PARCELS_LIMIT: usize = 4 << 20;
 
 /// Reaches the shards of a server, which have the numbers from 0 up. All clones reach the same.
 pub struct Post<L>(Arc<[Mailbox<L>]>);
@@ -15,8 +19,14 @@ pub struct Post<L>(Arc<[Mailbox<L>]>);
 struct Mailbox<L> {
     /// Whether there is any mail, so that a shard without need not lock.
     any: AtomicBool,
-    waiting: Mutex<Vec<Mail<L>>>,
+    waiting: Mutex<Waiting<L>>,
     waker: Waker,
+}
+
+struct Waiting<L> {
+    mail: Vec<Mail<L>>,
+    /// The bytes of the parcels among it.
+    parcel_bytes: usize,
 }
 
 /// What a shard is sent.
@@ -25,11 +35,17 @@ pub(super) enum Mail<L> {
     Letter(L),
     /// What its figures are.
     Figures(Sender<ShardFigures>),
+    /// Datagrams for its service's sockets.
+    Parcel(Parcel),
 }
 
 impl<L> Post<L> {
     pub(super) fn new(wakers: Vec<Waker>) -> Post<L> {
-        let mailbox = |waker| Mailbox { any: AtomicBool::new(false), waiting: Mutex::new(Vec::new()), waker };
+        let mailbox = |waker| Mailbox {
+            any: AtomicBool::new(false),
+            waiting: Mutex::new(Waiting { mail: Vec::new(), parcel_bytes: 0 }),
+            waker,
+        };
         Post(wakers.into_iter().map(mailbox).collect())
     }
 
@@ -48,6 +64,21 @@ impl<L> Post<L> {
         self.put(shard, Mail::Figures(answer));
     }
 
+    /// Sends datagrams; false if they found no room.
+    pub(super) fn send_parcel(&self, shard: usize, parcel: Parcel) -> bool {
+        let Some(mailbox) = self.0.get(shard) else { return false };
+        let mut waiting = mailbox.lock();
+        let bytes = waiting.parcel_bytes + parcel.size();
+        if bytes > PARCELS_LIMIT {
+            return false;
+        }
+        waiting.parcel_bytes = bytes;
+        waiting.mail.push(Mail::Parcel(parcel));
+        drop(waiting);
+        mailbox.announce();
+        true
+    }
+
     /// Has all shards begin another turn.
     pub(super) fn wake_all(&self) {
         self.0.iter().for_each(Mailbox::wake);
@@ -55,31 +86,36 @@ impl<L> Post<L> {
 
     /// Takes a shard's mail, in the order in which it came.
     pub(super) fn take(&self, shard: usize) -> Vec<Mail<L>> {
-        match self.0.get(shard) {
-            Some(mailbox) if mailbox.any.swap(false, Ordering::Acquire) => {
-                std::mem::take(&mut mailbox.lock())
-            }
-            _ => Vec::new(),
+        let Some(mailbox) = self.0.get(shard) else { return Vec::new() };
+        if !mailbox.any.swap(false, Ordering::Acquire) {
+            return Vec::new();
         }
+        let mut waiting = mailbox.lock();
+        waiting.parcel_bytes = 0;
+        std::mem::take(&mut waiting.mail)
     }
 
     fn put(&self, shard: usize, mail: Mail<L>) {
         if let Some(mailbox) = self.0.get(shard) {
-            mailbox.lock().push(mail);
-            if !mailbox.any.swap(true, Ordering::Release) {
-                mailbox.wake();
-            }
+            mailbox.lock().mail.push(mail);
+            mailbox.announce();
         }
     }
 }
 
 impl<L> Mailbox<L> {
+    fn announce(&self) {
+        if !self.any.swap(true, Ordering::Release) {
+            self.wake();
+        }
+    }
+
     fn wake(&self) {
         // An eventfd whose counter is full wakes as well.
         let _ = self.waker.wake();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Mail<L>>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<L>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,6 +18,7 @@ use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::tls::Certificates;
 
 use super::dtls::{self, DtlsSessions};
+use super::parcel::Outbox;
 use super::proxied::Proxied;
 use super::renewal::Renewal;
 use super::streams::{self, Streams};
@@ -159,9 +160,17 @@ pub fn start<S: Service>(
         let streams = streams(listen, count, sockets.tcp.remove(0), &io)?;
         let dtls = dtls_sessions(listen, count)?;
         let ways = Ways { listeners, proxied: Proxied::new(listen.proxies.clone()) };
-        let service = make(number, &post);
-        let (post, stop) = (post.clone(), stop.clone());
-        shards.push(Shard { number, post, service, io, ways, streams, dtls, stop });
+        shards.push(Shard {
+            number,
+            post: post.clone(),
+            outbox: Outbox::new(count),
+            service: make(number, &post),
+            io,
+            ways,
+            streams,
+            dtls,
+            stop: stop.clone(),
+        });
     }
     let renewal = listen.secure.clone().map(Renewal::start).transpose()?;
     let mut running = Running { stop, post, threads: Vec::new(), renewal, addrs };

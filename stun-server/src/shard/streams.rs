@@ -12,6 +12,7 @@ use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::Certificates;
 
+use super::parcel::Outbox;
 use super::{Clock, Outcome, Service, send_by_socket};
 
 /// So many connections are accepted in a turn from one listener, so that a flood of them does not stop data.
@@ -134,6 +135,7 @@ impl Streams {
         event: Event,
         service: &mut S,
         io: &mut ShardIo,
+        outbox: &mut Outbox,
     ) {
         if event.token & CONNECTION == 0 {
             if event.token >= FIRST_LISTENER {
@@ -141,7 +143,7 @@ impl Streams {
             }
             return;
         }
-        match self.advance(clock, event, service, io) {
+        match self.advance(clock, event, service, io, outbox) {
             Ok(()) => self.watch(event.token, io),
             Err(Lost) => self.close(clock, event.token, service),
         }
@@ -153,6 +155,7 @@ impl Streams {
         event: Event,
         service: &mut S,
         io: &mut ShardIo,
+        outbox: &mut Outbox,
     ) -> Result<(), Lost> {
         let Streams { slots, certificates, .. } = self;
         let connection = slot_of(slots, event.token).and_then(|(_, slot)| slot.connection.as_mut());
@@ -164,7 +167,7 @@ impl Streams {
             connection.read(certificates.as_ref())?;
             self.identify(clock, event.token)?;
             if let Some(connection) = self.connection(event.token) {
-                connection.serve(clock, service, io)?;
+                connection.serve(clock, service, io, outbox)?;
             }
         }
         Ok(())
@@ -345,7 +348,13 @@ impl Connection {
     }
 
     /// Hands on each whole frame.
-    fn serve<S: Service>(&mut self, clock: Clock, service: &mut S, io: &mut ShardIo) -> Result<(), Lost> {
+    fn serve<S: Service>(
+        &mut self,
+        clock: Clock,
+        service: &mut S,
+        io: &mut ShardIo,
+        outbox: &mut Outbox,
+    ) -> Result<(), Lost> {
         while let Some(frame) =
             self.stream.take_frame(|buffered| service.frame_len(buffered)).map_err(|_| Lost)?
         {
@@ -355,6 +364,11 @@ impl Connection {
                     if let Some(data) = frame.get(range) {
                         let route = Route { socket, to, source: None };
                         send_by_socket(io, socket, whole, |io| io.send(route, data));
+                    }
+                }
+                Outcome::Inside { shard, from, to, range } => {
+                    if let Some(data) = frame.get(range) {
+                        outbox.push(shard, from, to, data);
                     }
                 }
                 Outcome::Reply(reply) => match self.stream.write(&[reply]) {

@@ -157,8 +157,12 @@ impl Client {
     }
 
     pub(crate) fn bind(&mut self, peer: SocketAddr) -> u16 {
+        self.bind_channel(ChannelNumber::MIN, peer)
+    }
+
+    pub(crate) fn bind_channel(&mut self, channel: ChannelNumber, peer: SocketAddr) -> u16 {
         code(&self.request(Method::CHANNEL_BIND, |writer| {
-            writer.attribute(&ChannelNumber::MIN).unwrap().attribute(&XorPeerAddress(peer)).unwrap();
+            writer.attribute(&channel).unwrap().attribute(&XorPeerAddress(peer)).unwrap();
         }))
     }
 

@@ -98,6 +98,56 @@ fn clients_of_one_server_reach_each_other_and_nothing_else_on_it() {
     assert_eq!(one.permit("127.0.0.2:9".parse().unwrap()), 403);
 }
 
+/// The address outside is none of this host's, so that nothing gets there but in memory.
+#[test]
+fn what_clients_of_one_server_send_each_other_never_leaves_it() {
+    let external = "203.0.113.77".parse().unwrap();
+    for shards in [1, 3] {
+        let running = start(|config| {
+            config.listen.shards = NonZeroUsize::new(shards);
+            config.relay.external = vec![ExternalIp { external, local: None }];
+            config.engine.peers.allowed.clear();
+        });
+        let mut clients: Vec<_> = (0..8)
+            .map(|n| {
+                let transport = if n % 4 == 3 { Transport::Tcp } else { Transport::Udp };
+                let mut client = Client::connect(&running, transport, true);
+                let relayed = client.allocate(AddressFamily::Ipv4).unwrap();
+                (client, relayed)
+            })
+            .collect();
+        let mut one = clients.remove(0);
+        for (number, other) in (0..).zip(&mut clients) {
+            let channel = ChannelNumber::new(0x4000 + number).unwrap();
+            assert_eq!((one.0.bind_channel(channel, other.1), other.0.permit(one.1)), (0, 0));
+            for len in [1, 3, 200] {
+                let payload = vec![7; len];
+                one.0.send(&[&ChannelData::header(channel, len).unwrap()[..], &payload].concat());
+                let data = other.0.receive();
+                let data = Message::parse(&data).unwrap();
+                assert_eq!(data.require::<XorPeerAddress>().unwrap().0, one.1);
+                assert_eq!(data.require::<Data<'_>>().unwrap().0, payload);
+                other.0.send_indication(one.1, &payload);
+                assert_eq!(ChannelData::parse(&one.0.receive()).unwrap().data, payload);
+            }
+        }
+        // Who permits nobody gets nothing.
+        let mut stranger = clients.remove(0);
+        let mut other = Client::connect(&running, Transport::Udp, true);
+        let unpermitting = other.allocate(AddressFamily::Ipv4).unwrap();
+        assert_eq!(stranger.0.bind(unpermitting), 0);
+        stranger.0.send(b"\x40\x00\x00\x01x");
+        assert_eq!(stranger.0.permit(unpermitting), 0, "handled after the data");
+        running.shutdown();
+        let report = running.join().engine;
+        let sent = 7 * 3 * 2;
+        assert_eq!((report.relayed.to_peer_packets, report.relayed.to_client_packets), (sent + 1, sent));
+        if shards == 1 {
+            assert_eq!(report.dropped.from_peer_not_permitted, 1);
+        }
+    }
+}
+
 #[test]
 fn clients_behind_a_proxy_have_their_own_allocations() {
     for technique in [Technique::IoUring, Technique::Epoll] {
