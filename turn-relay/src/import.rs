@@ -55,7 +55,7 @@ enum Fate {
 
 use Fate::{Becomes, Flag, Left as Leave, Nothing, NothingIf, Same, SameBut0};
 
-const DATABASE: &str = "databases are not read: give users by `user`, or share a `static-auth-secret` with who makes credentials";
+const DATABASE: &str = "databases are not read: give users by `user`, have a service asked by `auth-url`, or share a `static-auth-secret`";
 const UNIT: &str =
     "the process does not change its user: let the service manager start it as one without rights";
 const NAMED: &str = "addresses are chosen by `listening-ip` and `relay-ip`, not by device";
@@ -180,8 +180,11 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("alternate-server", Same),
     ("tls-alternate-server", Same),
     ("mobility", Leave("an allocation cannot move to another five-tuple (RFC 8016)")),
-    ("oauth", Leave("access tokens (RFC 7635) are taken by the library alone")),
-    ("server-name", Leave("access tokens (RFC 7635) are taken by the library alone")),
+    (
+        "oauth",
+        Leave("give the keys of authorization servers, which coturn has in its database, by `oauth-key`"),
+    ),
+    ("server-name", Same),
     (
         "check-origin-consistency",
         Leave("ORIGIN chooses the realm of `[realms]`, and need not come with every request"),

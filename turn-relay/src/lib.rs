@@ -9,7 +9,9 @@
 //!    `inside` says which packets are for another of its clients.
 //! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 //!
-//! `operated` is how it is reloaded and drained, `metrics` and `log` are what it tells of itself; `settings` is what file, environment and flags say, `import` says it for who comes from coturn, `announce` what people are told of a server that has started.
+//! `operated` is how it is reloaded and drained, `metrics` and `log` are what it tells of itself; `settings` is what file,
+//! environment and flags say, `import` says it for who comes from coturn, `user_service` asks a web service for users,
+//! `announce` says what people are told of a server that has started.
 
 pub mod engine;
 
@@ -33,5 +35,7 @@ pub mod server;
 mod service;
 #[cfg(feature = "driver")]
 pub mod settings;
+#[cfg(feature = "driver")]
+pub mod user_service;
 
 pub use engine::{Engine, EngineConfig};

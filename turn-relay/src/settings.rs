@@ -6,11 +6,11 @@
 mod credentials;
 mod realms;
 mod redirects;
+mod sources;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::Duration;
 
 use thirl_common::auth::{Credentials, RestSecrets, SecurityFeatures};
@@ -24,6 +24,7 @@ use thirl_stun_server::{secure, settings as stun};
 
 use crate::engine::{Bandwidth, EngineConfig, PeerPolicy, PeerRule, Redirects};
 pub use realms::RealmSettings;
+pub use sources::Sources;
 
 use crate::server::{Config, ExternalIp, Listen, RelayAddresses, Secure};
 
@@ -46,6 +47,11 @@ pub const KEYS: &[Key] = &[
     credentials::REALM,
     credentials::USER,
     credentials::STATIC_AUTH_SECRET,
+    sources::SERVER_NAME,
+    sources::OAUTH_KEY,
+    sources::AUTH_URL,
+    sources::AUTH_TOKEN,
+    sources::AUTH_CACHE,
     credentials::SHA256,
     credentials::USERHASH,
     Key::list(
@@ -145,6 +151,8 @@ pub struct Settings {
     pub realms: Vec<RealmSettings>,
     /// Users and secrets; neither: [`Settings::ensure_credentials`] makes a secret.
     pub credentials: Credentials,
+    /// Those who know users besides these.
+    pub sources: Sources,
     /// Whether SHA-256 is offered, and usernames are to be hidden.
     pub features: SecurityFeatures,
     /// Peers to allow.
@@ -197,10 +205,11 @@ impl Settings {
         let listening_port =
             values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
         let realms = realms::realms(values, &realm, features, &listening_ips)?;
+        let sources = Sources::read(values)?;
         if features.username_anonymity {
             let others = realms.iter().map(|realm| &realm.credentials);
             let all: Vec<_> = [&credentials].into_iter().chain(others).collect();
-            credentials::check_anonymity(values, &all)?;
+            credentials::check_anonymity(values, &all, &sources)?;
         }
         let external_ips = values.all(stun::EXTERNAL_IP.name, parse::external_ip)?;
         Ok(Settings {
@@ -216,6 +225,7 @@ impl Settings {
             realm,
             realms,
             credentials,
+            sources,
             features,
             allowed_peers: values.all("allowed-peer-ip", peer_rule)?,
             denied_peers: values.all("denied-peer-ip", peer_rule)?,
@@ -242,10 +252,10 @@ impl Settings {
         })
     }
 
-    /// Makes a secret of `random` if there are neither users nor secrets in any realm: a relay is never open to all. Returns it for
+    /// Makes a secret of `random` if nobody is known in any realm, nor by others: a relay is never open to all. Returns it for
     /// the operator to be told.
     pub fn ensure_credentials(&mut self, random: [u8; 16]) -> Option<String> {
-        if !self.credentials.is_empty() || !self.realms.is_empty() {
+        if !self.credentials.is_empty() || !self.realms.is_empty() || !self.sources.is_empty() {
             return None;
         }
         self.ensure_secret(random)
@@ -268,6 +278,7 @@ impl Settings {
             denied: self.denied_peers.clone(),
             ..PeerPolicy::default()
         };
+        let stores = self.sources.stores();
         Config {
             listen: Listen {
                 shards: self.shards,
@@ -284,8 +295,9 @@ impl Settings {
             binding: self.binding.clone(),
             engine: EngineConfig {
                 realm: self.realm.clone(),
-                realms: self.realms.iter().map(RealmSettings::config).collect(),
-                credentials: Arc::new(self.credentials.clone()),
+                realms: self.realms.iter().map(|realm| realm.config(&stores)).collect(),
+                credentials: stores.realm(&self.credentials, true),
+                token_server: stores.token_server(),
                 features: SecurityFeatures {
                     // Nobody can tell from a hash when REST credentials expire.
                     username_anonymity: self.features.username_anonymity && self.credentials.rest.is_empty(),

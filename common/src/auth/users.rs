@@ -34,7 +34,7 @@ impl UserSecret {
     }
 
     /// The keys by `algorithm` that this secret may have become at the client's.
-    fn keys<'s>(
+    pub fn keys<'s>(
         &'s self,
         algorithm: KeyAlgorithm,
         username: &'s str,

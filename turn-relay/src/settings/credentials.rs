@@ -3,6 +3,8 @@
 use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 
+use super::Sources;
+
 pub(super) const REALM: Key = Key::single(
     "realm",
     "NAME",
@@ -85,17 +87,22 @@ pub(super) fn credentials(
     Ok(credentials)
 }
 
-/// Usernames can be hidden where there are users, and in no realm secrets: nobody can tell from a hash when REST
-/// credentials expire.
-pub(super) fn check_anonymity(values: &Values, realms: &[&Credentials]) -> Result<(), ConfigError> {
-    let users = realms.iter().any(|credentials| !credentials.users.is_empty());
-    let secrets = realms.iter().any(|credentials| !credentials.rest.is_empty());
+/// Usernames can be hidden where there are users, no access tokens, and in no realm secrets: nobody can tell from a hash
+/// when REST credentials expire.
+pub(super) fn check_anonymity(
+    values: &Values,
+    realms: &[&Credentials],
+    sources: &Sources,
+) -> Result<(), ConfigError> {
+    // With an access token comes the name of who made it (RFC 7635, section 4.1), not its hash.
+    let secrets = sources.tokens.is_some() || realms.iter().any(|credentials| !credentials.rest.is_empty());
+    let users = sources.service.is_some() || realms.iter().any(|credentials| !credentials.users.is_empty());
     if users && !secrets {
         return Ok(());
     }
     let problem = Problem::new(
-        "usernames cannot be hidden that tell when credentials expire",
-        "leave userhash out, or give users and no static-auth-secret",
+        "usernames cannot be hidden that tell when credentials expire, or who made a token",
+        "leave userhash out, or give users and neither static-auth-secret nor oauth-key",
     );
     Err(values.refuse(USERHASH.name, problem))
 }

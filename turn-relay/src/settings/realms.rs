@@ -1,13 +1,13 @@
 //! Settings of further realms.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use thirl_common::auth::{Credentials, SecurityFeatures};
 use thirl_common::config::{ConfigError, Key, Problem, Table, Values, parse};
 use thirl_common::uri::host_and_port;
 
 use super::credentials::{self, STATIC_AUTH_SECRET, USER};
+use super::sources::Stores;
 use crate::engine::RealmConfig;
 
 const ORIGIN: Key = Key::list(
@@ -53,12 +53,12 @@ pub struct RealmSettings {
 }
 
 impl RealmSettings {
-    pub(super) fn config(&self) -> RealmConfig {
+    pub(super) fn config(&self, stores: &Stores) -> RealmConfig {
         RealmConfig {
             name: self.name.as_str().into(),
             origins: self.origins.clone(),
             listening: self.listening_ips.clone(),
-            credentials: Arc::new(self.credentials.clone()),
+            credentials: stores.realm(&self.credentials, false),
         }
     }
 
