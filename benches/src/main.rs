@@ -1,13 +1,15 @@
 //! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
 //!
 //! `cargo xtask bench relay`, `stun` and `codec` run them. Reading order: `relay` (what is compared), `network` (what lies
-//! between), `load` (the clients and peers), `server` (the processes under load and what they cost), `plan` (how often and how long); `stun` (the same for
-//! Binding requests, with its own load); apart from these, `codec` (the wire beside other crates).
+//! between), `load` (the clients and peers), `server` (the processes under load and what they cost), `forwarder` (one of
+//! them: what sockets alone cost), `plan` (how often and how long); `stun` (the same for Binding requests, with its own
+//! load); apart from these, `codec` (the wire beside other crates).
 //!
 //! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
 //! ratios is what counts. All traffic stays on loopback or in namespaces of the bench's own, and ends by itself.
 
 mod codec;
+mod forwarder;
 mod load;
 mod network;
 mod plan;
@@ -29,8 +31,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// CPU per relayed packet, beside Debian's coturn.
+    /// CPU per relayed packet and allocation, beside Debian's coturn and a bare forwarder.
     Relay(relay::Options),
+    /// Be the bare forwarder.
+    #[command(hide = true)]
+    Forward(forwarder::Options),
     /// Binding responses per CPU second, beside Debian's coturn and, where it is installed, stuntman.
     Stun(stun::Options),
     /// Instructions, time and allocations of reading and writing messages, beside other crates.
@@ -40,6 +45,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Relay(options) => relay::run(&options),
+        Bench::Forward(options) => forwarder::run(&options),
         Bench::Stun(options) => stun::run(&options),
         Bench::Codec(options) => codec::run(&options),
     };

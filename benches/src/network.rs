@@ -35,6 +35,12 @@ pub(crate) enum Over {
 pub(crate) struct Network {
     pub(crate) server_ip: IpAddr,
     pub(crate) load_ip: IpAddr,
+    /// The first address of clients, of which all are the load's.
+    pub(crate) clients: Ipv4Addr,
+    /// The first address of peers.
+    pub(crate) peers: Ipv4Addr,
+    /// What they all, and the server, lie in.
+    pub(crate) range: &'static str,
     /// Holds the server's namespace while it lives.
     holder: Option<Child>,
     /// The packet threads that receive for the server.
@@ -46,9 +52,15 @@ impl Network {
     pub(crate) fn new(over: Over) -> Result<Network, BenchError> {
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
         match over {
-            Over::Loopback => {
-                Ok(Network { server_ip: here, load_ip: here, holder: None, packet_threads: BTreeSet::new() })
-            }
+            Over::Loopback => Ok(Network {
+                server_ip: here,
+                load_ip: here,
+                clients: Ipv4Addr::new(127, 1, 0, 1),
+                peers: Ipv4Addr::new(127, 2, 0, 1),
+                range: "127.0.0.0/8",
+                holder: None,
+                packet_threads: BTreeSet::new(),
+            }),
             Over::Veth if std::env::var_os(INSIDE).is_none() => Err(start_anew()),
             Over::Veth => veth(),
         }
@@ -111,6 +123,9 @@ fn veth() -> Result<Network, BenchError> {
     let mut network = Network {
         server_ip: SERVER_IP.into(),
         load_ip: LOAD_IP.into(),
+        clients: Ipv4Addr::new(198, 19, 1, 1),
+        peers: Ipv4Addr::new(198, 19, 128, 1),
+        range: "198.18.0.0/15",
         holder: Some(holder),
         packet_threads: BTreeSet::new(),
     };
@@ -126,9 +141,11 @@ fn veth() -> Result<Network, BenchError> {
         format!("{enter} ip link set lo up"),
         format!("{enter} ip address add {SERVER_IP}/24 dev srv0"),
         format!("{enter} ip link set srv0 up"),
-        // Only with GRO does a veth have packet threads.
-        "ethtool -K load0 gro on".to_owned(),
-        format!("{enter} ethtool -K srv0 gro on"),
+        "ip route add local 198.19.0.0/16 dev lo".to_owned(),
+        format!("{enter} ip route add 198.19.0.0/16 via {LOAD_IP}"),
+        // Only with GRO does a veth have packet threads, and only without TSO do all packets go through them.
+        "ethtool -K load0 gro on tso off".to_owned(),
+        format!("{enter} ethtool -K srv0 gro on tso off"),
     ] {
         run(&line)?;
     }

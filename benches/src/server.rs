@@ -9,12 +9,16 @@ use std::time::Duration;
 use thirl_common::io::Technique;
 use thirl_common::wire::{Class, MessageWriter, Method, TransactionId};
 
+use crate::load::Hosts;
 use crate::network::{Network, run_time};
 use crate::{BenchError, Context, now};
 
 /// The core that servers run on, and the one for the load.
 pub(crate) const SERVER_CORE: &str = "0";
 pub(crate) const LOAD_CORE: &str = "1";
+
+/// Relays have the ports from here on, since the usual 16,384 do not suffice for 20,000 allocations.
+const MIN_PORT: &str = "10000";
 
 /// How long a server may take to answer its first request.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +28,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) enum Kind {
     /// Our relay, by this technique.
     Thirl(Technique),
+    /// A forwarder without a protocol, by this technique, for so many clients.
+    Bare(Technique, Hosts, usize),
     /// coturn as a relay.
     Coturn,
     /// Our STUN server.
@@ -39,6 +45,8 @@ impl Kind {
         match self {
             Kind::Thirl(Technique::IoUring) => "turn-relay/io_uring",
             Kind::Thirl(Technique::Epoll) => "turn-relay/epoll",
+            Kind::Bare(Technique::IoUring, ..) => "bare/io_uring",
+            Kind::Bare(Technique::Epoll, ..) => "bare/epoll",
             Kind::Coturn | Kind::CoturnStun => "coturn",
             Kind::StunServer => "stun-server",
             Kind::Stuntman => "stuntman",
@@ -49,6 +57,7 @@ impl Kind {
     fn program(self) -> &'static str {
         match self {
             Kind::Thirl(_) => "turn-relay",
+            Kind::Bare(..) => "thirl-bench",
             Kind::Coturn | Kind::CoturnStun => "turnserver",
             Kind::StunServer => "stun-server",
             Kind::Stuntman => "stunserver",
@@ -58,7 +67,7 @@ impl Kind {
     /// Whether its program is in `PATH`.
     pub(crate) fn is_installed(self) -> bool {
         let program = self.program();
-        if matches!(self, Kind::Thirl(_) | Kind::StunServer) {
+        if matches!(self, Kind::Thirl(_) | Kind::Bare(..) | Kind::StunServer) {
             return our_binary(program).is_ok();
         }
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
@@ -68,15 +77,19 @@ impl Kind {
     fn command(self, network: &Network, port: u16) -> Result<Command, BenchError> {
         let mut command = network.command("taskset");
         command.args(["-c", SERVER_CORE]);
-        let (ip, load_ip, port) =
-            (network.server_ip.to_string(), network.load_ip.to_string(), port.to_string());
-        let (ip, load_ip, port) = (ip.as_str(), load_ip.as_str(), port.as_str());
+        let (ip, port) = (network.server_ip.to_string(), port.to_string());
+        let (ip, port) = (ip.as_str(), port.as_str());
         match self {
             Kind::Thirl(technique) => command
                 .arg(our_binary(self.program())?)
                 .args(["--listening-ip", ip, "--listening-port", port, "--io", &technique.to_string()])
                 .args(["--user", "bench:bench", "--realm", "bench", "--relay-threads", "1"])
-                .args(["--allowed-peer-ip", load_ip]),
+                .args(["--allowed-peer-ip", network.range, "--min-port", MIN_PORT]),
+            Kind::Bare(technique, hosts, count) => command
+                .arg(our_binary(self.program())?)
+                .args(["forward", "--listen", &format!("{ip}:{port}"), "--io", &technique.to_string()])
+                .args(["--n", &count.to_string(), "--clients", &hosts.clients.to_string()])
+                .args(["--peers", &hosts.peer(0).to_string()]),
             Kind::Coturn => command
                 .args([
                     "turnserver",
@@ -89,7 +102,7 @@ impl Kind {
                     "--no-dtls",
                 ])
                 .args(["--listening-ip", ip, "--relay-ip", ip])
-                .args(["--listening-port", port, "--relay-threads", "1"])
+                .args(["--listening-port", port, "--relay-threads", "1", "--min-port", MIN_PORT])
                 .args(["-a", "-u", "bench:bench", "-r", "bench", "--allow-loopback-peers", "--no-rfc5780"])
                 .args(["--pidfile", "/dev/null", "--userdb", "/dev/null"]),
             // The limiter is on, and so generous that it stops nothing.

@@ -11,11 +11,12 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 17] = [
+const PROGRAMS: [(&str, &str, &str); 18] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
     ("conntrack", "conntrack", "makes a NAT of the lab forget its mappings"),
+    ("ethtool", "ethtool", "makes a veth pair a device to benchmarks"),
     ("ping", "iputils-ping", "judges the NAT lab"),
     ("turnserver", "coturn", "is the TURN server that our ICE agent is tested against"),
     ("turnutils_uclient", "coturn", "is the TURN client that our relay is tested against"),

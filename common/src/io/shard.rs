@@ -36,6 +36,8 @@ pub struct IoOptions {
     pub max_datagram: usize,
     /// How many datagrams one turn takes from one socket at most. With io_uring the kernel decides that: 32.
     pub per_socket: usize,
+    /// Whether datagrams may be received and sent several as one.
+    pub trains: bool,
     /// How to ask the kernel; `None`: by io_uring where it can be used, otherwise by epoll.
     pub technique: Option<Technique>,
 }
@@ -43,7 +45,7 @@ pub struct IoOptions {
 impl Default for IoOptions {
     /// 128 datagrams a turn, 32 of one socket, of any length that UDP can carry.
     fn default() -> Self {
-        IoOptions { slots: 128, max_datagram: 65_535, per_socket: 32, technique: None }
+        IoOptions { slots: 128, max_datagram: 65_535, per_socket: 32, trains: true, technique: None }
     }
 }
 
@@ -154,6 +156,7 @@ impl fmt::Display for SendFailure {
 pub struct ShardIo {
     // First, since it ends what the kernel does with the others' descriptors when it is dropped.
     backend: Box<dyn Backend>,
+    takes_trains: bool,
     poller: Poller,
     sockets: Sockets,
     outcome: Outcome,
@@ -177,15 +180,16 @@ impl ShardIo {
                 }
             },
         };
-        Ok(ShardIo { no_io_uring, ..Self::over(backend)? })
+        Ok(ShardIo { no_io_uring, ..Self::over(backend, &options)? })
     }
 
-    pub(super) fn over(mut backend: Box<dyn Backend>) -> io::Result<Self> {
-        if !can_send_trains() {
+    pub(super) fn over(mut backend: Box<dyn Backend>, options: &IoOptions) -> io::Result<Self> {
+        if !options.trains || !can_send_trains() {
             backend.batch_mut().forbid_trains();
         }
         Ok(ShardIo {
             backend,
+            takes_trains: options.trains && options.max_datagram >= LONGEST_TRAIN,
             poller: Poller::new()?,
             sockets: Sockets::default(),
             outcome: Outcome::default(),
@@ -212,7 +216,7 @@ impl ShardIo {
     /// Receives from `socket` from now on, under a `token` that each of its datagrams carries.
     pub fn add(&mut self, socket: DatagramSocket, token: u64) -> io::Result<SocketId> {
         let id = self.sockets.next_id();
-        if self.backend.batch().slots().max_datagram >= LONGEST_TRAIN {
+        if self.takes_trains {
             socket.receive_trains();
         }
         self.backend.add(&self.poller, id, &socket)?;

@@ -6,7 +6,7 @@ use super::*;
 const ALONE: &str = "127.66.0.1:0";
 
 pub(super) fn small_io(on: Technique) -> ShardIo {
-    ShardIo::new(IoOptions { slots: 8, max_datagram: 2048, per_socket: 4, technique: Some(on) }).unwrap()
+    ShardIo::new(IoOptions { slots: 8, max_datagram: 2048, per_socket: 4, ..options(on) }).unwrap()
 }
 
 pub(super) fn bound(io: &mut ShardIo, text: &str, packet_info: bool, token: u64) -> (SocketId, SocketAddr) {

@@ -12,9 +12,14 @@ use crate::io::shard::{IoOptions, ShardIo};
 
 /// Whether this kernel, and what guards it, lets us do all that is needed: tries it on a socket of its own.
 pub(in crate::io) fn check() -> io::Result<()> {
-    let options =
-        IoOptions { slots: 4, max_datagram: 64, per_socket: 1, technique: Some(Technique::IoUring) };
-    let mut io = ShardIo::over(Box::new(Uring::new(&options)?))?;
+    let options = IoOptions {
+        slots: 4,
+        max_datagram: 64,
+        per_socket: 1,
+        trains: false,
+        technique: Some(Technique::IoUring),
+    };
+    let mut io = ShardIo::over(Box::new(Uring::new(&options)?), &options)?;
     let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
     let Some(socket) = any.iter().find_map(|any| BindOptions::default().bind(*any).ok()) else {
         return Ok(());
