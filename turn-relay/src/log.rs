@@ -28,9 +28,9 @@ impl Log {
 
     pub(crate) fn event(&mut self, now: Instant, event: &Event) {
         match event {
-            Event::AllocationCreated { id, five_tuple, username, relayed, lifetime } => {
+            Event::AllocationCreated { id, five_tuple, username, realm, relayed, lifetime } => {
                 tracing::info!(
-                    session = %self.session(*id), client = %five_tuple, username = &**username, %relayed,
+                    session = %self.session(*id), client = %five_tuple, username = &**username, realm = realm.as_deref(), %relayed,
                     lifetime_s = lifetime.as_secs(), "allocation created"
                 );
             }

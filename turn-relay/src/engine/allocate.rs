@@ -253,6 +253,7 @@ impl Engine {
             id: relay.allocation,
             five_tuple: allocation.five_tuple,
             username: allocation.username().clone(),
+            realm: allocation.owner.realm.clone(),
             relayed: allocation.relays.addresses(),
             lifetime,
         };

@@ -155,6 +155,8 @@ pub enum Event {
         five_tuple: FiveTuple,
         /// The username that it proved.
         username: Arc<str>,
+        /// In which realm; `None`: the server's own.
+        realm: Option<Arc<str>>,
         /// The relayed transport addresses.
         relayed: RelayedAddresses,
         /// For how long.
