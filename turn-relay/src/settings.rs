@@ -8,7 +8,7 @@ mod realms;
 mod redirects;
 mod sources;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -276,6 +276,7 @@ impl Settings {
         let peers = PeerPolicy {
             allowed: self.allowed_peers.clone(),
             denied: self.denied_peers.clone(),
+            listening_ports: self.operation.monitor.iter().map(SocketAddr::port).collect(),
             ..PeerPolicy::default()
         };
         let stores = self.sources.stores();
@@ -344,6 +345,7 @@ fn peer_rule(text: &str) -> Result<PeerRule, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::OwnAddresses;
     use thirl_common::config::Flags;
 
     pub(super) fn settings(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
@@ -370,6 +372,18 @@ mod tests {
         assert_eq!(bare.ensure_credentials([0; 16]), None);
         let mut users = settings(&[("user", "alice:secret")]).unwrap();
         assert_eq!(users.ensure_credentials([0; 16]), None);
+    }
+
+    #[test]
+    fn metrics_are_no_peer() {
+        let given =
+            [("prometheus", "true"), ("prometheus-port", "50001"), ("prometheus-address", "203.0.113.10")];
+        let peers = PeerPolicy {
+            relay_ips: vec![[203, 0, 113, 10].into()],
+            ..settings(&given).unwrap().config().engine.peers
+        };
+        let reach = peers.reach([203, 0, 113, 10].into(), &OwnAddresses::default()).unwrap();
+        assert!(reach.admits(50_000) && !reach.admits(50_001));
     }
 
     #[test]
