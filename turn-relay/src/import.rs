@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use thirl_common::net::IpRange;
+
+use crate::engine::DENIED_BY_DEFAULT;
 use crate::settings::KEYS;
 
 /// What became of a `turnserver.conf`.
@@ -200,6 +203,8 @@ const OPTIONS: &[(&str, Fate)] = &[
 const UNKNOWN: &str = "this is no option of coturn's that is known here";
 const PRECEDENCE: &str =
     "in coturn what is allowed goes before what is denied; here the narrowest range wins: compare them";
+const WIDE: &str = "in coturn this allows private networks and others too, which here are allowed only by rules as narrow as \
+                    they are, such as 10.0.0.0/8";
 const KEYS_OF_REALM: &str =
     "the keys of `user` were made for a realm, which the file does not name: set `realm` to it";
 
@@ -238,6 +243,9 @@ pub fn import(text: &str) -> Imported {
             "denied-peer-ip" => rules[1] = Some(at),
             _ => {}
         }
+        if name == "allowed-peer-ip" && value.parse().is_ok_and(|range| is_wide(&range)) {
+            leave(WIDE);
+        }
         if name == "user" && value.contains(":0x") && !names_realm {
             leave(KEYS_OF_REALM);
         }
@@ -246,6 +254,11 @@ pub fn import(text: &str) -> Imported {
         left.push(Left { line: allowed.max(denied), option: "denied-peer-ip".to_owned(), what: PRECEDENCE });
     }
     Imported { toml: to_toml(&values), left }
+}
+
+/// Whether some of what is denied by default lies within, and stays denied for that.
+fn is_wide(allowed: &IpRange) -> bool {
+    DENIED_BY_DEFAULT.iter().any(|denied| denied.width() < allowed.width() && allowed.overlaps(denied))
 }
 
 /// An option and its value, which is empty for a flag.
@@ -370,6 +383,22 @@ channel-lifetime=600
         assert_eq!(imported.left.len(), 1);
         assert_eq!((imported.left[0].line, imported.left[0].what), (2, PRECEDENCE));
         assert_eq!(settings(&imported.toml).allowed_peers.len(), 2);
+        let wide =
+            |range| import(&format!("allowed-peer-ip={range}\n")).left.iter().any(|left| left.what == WIDE);
+        assert!(wide("0.0.0.0-255.255.255.255") && wide("9.0.0.0-10.255.255.255"));
+        assert!(
+            !wide("10.0.0.0-10.255.255.255") && !wide("192.168.1.5") && !wide("83.166.64.0-83.166.95.255")
+        );
+    }
+
+    #[test]
+    fn other_servers_and_the_name_among_them_are_carried_over() {
+        let imported = import(
+            "alternate-server=203.0.113.11:3478\ntls-alternate-server=203.0.113.11:5349\nserver-name=x\n",
+        );
+        assert_eq!(imported.left, []);
+        let redirects = settings(&imported.toml).redirects;
+        assert_eq!((redirects.plain.len(), redirects.secure.len()), (1, 1));
     }
 
     #[test]

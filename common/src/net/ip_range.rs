@@ -76,6 +76,11 @@ impl IpRange {
         ip.is_ipv4() == self.first.is_ipv4() && (self.first..=self.last).contains(&ip)
     }
 
+    /// Whether an address is in both.
+    pub fn overlaps(&self, other: &IpRange) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+
     /// How many addresses there are besides the first: the smaller, the more specific.
     pub fn width(&self) -> u128 {
         number(self.last) - number(self.first)
@@ -157,6 +162,15 @@ mod tests {
             for ip in outside {
                 assert!(!range(text).contains(ip.parse().unwrap()), "{text} does not hold {ip}");
             }
+        }
+        for (one, other, overlap) in [
+            ("10.0.0.0/8", "10.255.0.0/16", true),
+            ("10.0.0.0/8", "9.0.0.0-10.0.0.0", true),
+            ("10.0.0.0/8", "11.0.0.0/8", false),
+            ("0.0.0.0/0", "::/0", false),
+        ] {
+            assert_eq!(range(one).overlaps(&range(other)), overlap, "{one} {other}");
+            assert_eq!(range(other).overlaps(&range(one)), overlap, "{other} {one}");
         }
         assert_eq!(range("10.0.0.0/8").width(), (1 << 24) - 1);
         assert_eq!(range("10.0.0.0/8").to_string(), "10.0.0.0-10.255.255.255");
