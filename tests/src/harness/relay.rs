@@ -1,10 +1,12 @@
 //! `turn-relay` on loopback, for one test.
 
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
+use super::turn::RawClient;
 use super::{Certificate, Program, free_udp_port, turn_relay};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -37,5 +39,35 @@ impl Relay {
         program.wait_for_line("turn:", LIMIT).map_err(io::Error::other)?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Ok(Relay { program, addr, tls_port, _certificate: certificate })
+    }
+
+    /// The memory of its own that it has now, in bytes: no pages of files.
+    ///
+    /// # Errors
+    /// Those of `/proc`.
+    pub fn memory(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.program.id()))?;
+        let kilobytes =
+            status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+        kilobytes
+            .and_then(|text| text.parse::<u64>().ok())
+            .map(|it| it << 10)
+            .ok_or(io::ErrorKind::InvalidData.into())
+    }
+
+    /// How many files it has open, which are sockets for the most part.
+    ///
+    /// # Errors
+    /// Those of `/proc`.
+    pub fn open_files(&self) -> io::Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.program.id()))?.count())
+    }
+
+    /// A client at this address of loopback, with alice's name and password.
+    ///
+    /// # Errors
+    /// Those of the socket calls.
+    pub fn client(&self, ip: impl Into<IpAddr>) -> io::Result<RawClient> {
+        RawClient::new(ip.into(), self.addr, "alice", "secret")
     }
 }
