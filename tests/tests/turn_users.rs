@@ -161,7 +161,7 @@ fn user_service() -> (String, Receiver<(String, Value)>) {
     // It ends with the test's process.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (head, question) = read_request(&stream.as_ref().unwrap());
+            let (head, question) = read_request(stream.as_ref().unwrap());
             let answer = match question["username"].as_str() {
                 Some("alice") => json!({ "password": "secret" }).to_string(),
                 Some("broken") => "{".to_owned(),
