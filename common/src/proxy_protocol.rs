@@ -54,12 +54,24 @@ pub fn of_datagram(datagram: &[u8]) -> Result<Header, NoHeader> {
     Ok(Header { client: client_of(&header, Protocol::Datagram)?, len })
 }
 
-/// A header of version 2 for a stream between these, which are of one family.
+/// A header of version 2 for a stream between these. If they are of two families, both are written as IPv6 addresses.
 pub fn header_of_stream(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    let (client, server) = match client.is_ipv4() == server.is_ipv4() {
+        true => (client, server),
+        false => (mapped(client), mapped(server)),
+    };
     let mut header = Vec::new();
-    // What is of two families, or too long, is not said; this is neither.
+    // It fails for a header of two families, or one that is too long.
     let _ = ProxyHeader::with_address(ProxiedAddress::stream(client, server)).encode_v2(&mut header);
     header
+}
+
+fn mapped(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    (ip, addr.port()).into()
 }
 
 fn client_of(header: &ProxyHeader<'_>, over: Protocol) -> Result<Option<SocketAddr>, NoHeader> {
@@ -131,9 +143,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for (client, server) in
-            [("192.0.2.1:5000", "198.51.100.1:443"), ("[2001:db8::1]:5000", "[2001:db8::2]:443")]
-        {
+        for (client, server) in [
+            ("192.0.2.1:5000", "198.51.100.1:443"),
+            ("[2001:db8::1]:5000", "[2001:db8::2]:443"),
+            ("[2001:db8::1]:5000", "198.51.100.1:443"),
+            ("192.0.2.1:5000", "[2001:db8::2]:443"),
+        ] {
             let client = client.parse().unwrap();
             let header = header_of_stream(client, server.parse().unwrap());
             assert_eq!(of_stream(&header), Ok(Some(Header { client: Some(client), len: header.len() })));

@@ -8,7 +8,7 @@ use thirl_common::tls::{CertificateError, Certificates, PemFiles};
 use thirl_common::uri::DEFAULT_TLS_PORT;
 
 use crate::settings::or_everywhere;
-use crate::shard::Secure;
+use crate::shard::{HttpsBackend, Secure};
 
 /// The certificate.
 pub const CERT: Key = Key::single(
@@ -34,6 +34,23 @@ pub const NO_TLS: Key =
 pub const NO_DTLS: Key =
     Key::single("no-dtls", "BOOLEAN", "No DTLS, though there is a certificate. Default: false").fixed();
 
+/// Where HTTPS goes.
+pub const HTTPS_BACKEND: Key = Key::single(
+    "https-backend",
+    "IP:PORT",
+    "HTTPS server that shares the ports of TLS: connections of clients that offer protocols (ALPN), but neither stun.turn \
+     nor stun.nat-discovery, are passed on to it as they are. Default: they are refused",
+)
+.example("\"127.0.0.1:8443\"")
+.fixed();
+/// Whether it learns of clients.
+pub const HTTPS_BACKEND_PROXY_PROTOCOL: Key = Key::single(
+    "https-backend-proxy-protocol",
+    "BOOLEAN",
+    "Tell https-backend the client's address by the PROXY protocol, version 2. Default: false",
+)
+.fixed();
+
 /// TLS and DTLS for a server that listens on these addresses, all if there are none, and this port; `None` if there is no
 /// certificate, or neither is wanted. Files that cannot be used are refused.
 pub fn secure(values: &Values, ips: &[IpAddr], port: u16) -> Result<Option<Secure>, ConfigError> {
@@ -47,7 +64,34 @@ pub fn secure(values: &Values, ips: &[IpAddr], port: u16) -> Result<Option<Secur
         true => Vec::new(),
         false => or_everywhere(ips).iter().map(|ip| SocketAddr::new(*ip, own_port)).collect(),
     };
-    Ok((tls || dtls).then(|| Secure { tls, dtls, addrs, ..Secure::new(certificates) }))
+    let https_backend = https_backend(values, ips, [port, own_port])?.filter(|_| tls);
+    Ok((tls || dtls).then(|| Secure { tls, dtls, addrs, https_backend, ..Secure::new(certificates) }))
+}
+
+fn https_backend(
+    values: &Values,
+    ips: &[IpAddr],
+    ports: [u16; 2],
+) -> Result<Option<HttpsBackend>, ConfigError> {
+    let addr = |text: &str| match text.parse::<SocketAddr>() {
+        Ok(addr) if addr.port() != 0 && !addr.ip().is_unspecified() => Ok(addr),
+        _ => Err(Problem::new(
+            format!("{text:?} is no address and port to connect to"),
+            "give such as 127.0.0.1:8443 or [::1]:8443",
+        )),
+    };
+    let proxy_protocol = values.one(HTTPS_BACKEND_PROXY_PROTOCOL.name, parse::boolean)?.unwrap_or(false);
+    let Some(addr) = values.one(HTTPS_BACKEND.name, addr)? else { return Ok(None) };
+    let mut listening = or_everywhere(ips).iter();
+    let is_here = listening.any(|ip| *ip == addr.ip() || ip.is_unspecified() && addr.ip().is_loopback());
+    if is_here && ports.contains(&addr.port()) {
+        let problem = Problem::new(
+            format!("{addr} is where this server listens itself"),
+            "let the HTTPS server listen on another port, and give that",
+        );
+        return Err(values.refuse(HTTPS_BACKEND.name, problem));
+    }
+    Ok(Some(HttpsBackend { addr, proxy_protocol }))
 }
 
 fn certificates(values: &Values) -> Result<Option<Certificates>, ConfigError> {
@@ -78,7 +122,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const KEYS: &[Key] = &[CERT, PKEY, TLS_LISTENING_PORT, NO_TLS, NO_DTLS];
+    const KEYS: &[Key] =
+        &[CERT, PKEY, TLS_LISTENING_PORT, NO_TLS, NO_DTLS, HTTPS_BACKEND, HTTPS_BACKEND_PROXY_PROTOCOL];
 
     /// A directory with a certificate, its key and another key.
     struct Files(PathBuf);
@@ -125,6 +170,29 @@ mod tests {
         assert_eq!(ports(3478, "tls-listening-port = 3478"), (true, true, vec![]), "one port for all");
         assert_eq!(ports(0, "no-dtls = true"), (true, false, vec![0, 0]));
         assert_eq!(files.secure(3478, &format!("{BOTH}no-tls = true\nno-dtls = true")).unwrap(), None);
+    }
+
+    #[test]
+    fn https_goes_elsewhere() {
+        let files = Files::new("https");
+        let backend =
+            |text: &str| files.secure(3478, &format!("{BOTH}{text}")).map(|it| it.unwrap().https_backend);
+        let addr = "127.0.0.1:8443".parse().unwrap();
+        let expected = |proxy_protocol| Ok(Some(HttpsBackend { addr, proxy_protocol }));
+        assert_eq!(backend("https-backend = \"127.0.0.1:8443\""), expected(false));
+        let told = "https-backend = \"127.0.0.1:8443\"\nhttps-backend-proxy-protocol = true";
+        assert_eq!(backend(told), expected(true));
+        assert_eq!(backend(&format!("{told}\nno-tls = true")), Ok(None));
+        for (wrong, what) in [
+            ("127.0.0.1:5349", "listens itself"),
+            ("[::1]:3478", "listens itself"),
+            ("0.0.0.0:8443", "to connect to"),
+            ("example.org:443", "to connect to"),
+            ("127.0.0.1:0", "to connect to"),
+        ] {
+            let error = backend(&format!("https-backend = {wrong:?}")).unwrap_err();
+            assert!(error.starts_with("stun.toml:3: https-backend:") && error.contains(what), "{error}");
+        }
     }
 
     #[test]

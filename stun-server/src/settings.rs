@@ -31,6 +31,8 @@ pub const KEYS: &[Key] = &[
     secure::TLS_LISTENING_PORT,
     secure::NO_TLS,
     secure::NO_DTLS,
+    secure::HTTPS_BACKEND,
+    secure::HTTPS_BACKEND_PROXY_PROTOCOL,
     operation::PROMETHEUS,
     operation::PROMETHEUS_PORT,
     operation::PROMETHEUS_ADDRESS,

@@ -10,8 +10,9 @@
 //! 4. What is due is ended: the service's timers, streams without use.
 //! 5. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
-//! `proxied`: clients behind a proxy, by UDP. `figures`: what a shard tells of itself when asked. `start`: binds all sockets of
-//! all shards, starts their threads, and ends them. `renewal`: certificates renewed on disk.
+//! `proxied`: clients behind a proxy, by UDP. `passed`: connections to an HTTPS server that shares the port. `figures`: what
+//! a shard tells of itself when asked. `start`: binds all sockets of all shards, starts their threads, and ends them.
+//! `renewal`: certificates renewed on disk.
 //!
 //! Shards share nothing that data touches but their mail, of which a turn takes and gives at most one piece for each shard.
 //! A five-tuple stays with one shard, since the kernel chooses by a hash of it among sockets with `SO_REUSEPORT`, and all
@@ -20,6 +21,7 @@
 mod dtls;
 mod figures;
 mod parcel;
+mod passed;
 mod post;
 mod proxied;
 mod renewal;
@@ -39,6 +41,7 @@ use thirl_common::wire::{FrameLen, FramingError, frame_len};
 use dtls::DtlsSessions;
 pub use figures::ShardFigures;
 use parcel::{Outbox, Parcel};
+pub use passed::HttpsBackend;
 use post::Mail;
 pub use post::Post;
 use proxied::{Client, Proxied};

@@ -117,6 +117,8 @@ pub const KEYS: &[Key] = &[
     secure::TLS_LISTENING_PORT,
     secure::NO_TLS,
     secure::NO_DTLS,
+    secure::HTTPS_BACKEND,
+    secure::HTTPS_BACKEND_PROXY_PROTOCOL,
     stun::IO,
     realms::REALMS,
     operation::PROMETHEUS,

@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str, &str); 18] = [
     ("caddy", "caddy", "is the web server, with TLS and QUIC, that the NAT diagnosis is tested with"),
     ("named", "bind9", "is the DNS server with DNS64 that the NAT diagnosis is tested with"),
     ("tayga", "tayga", "is the NAT64 of the NAT lab"),
+    ("curl", "curl", "is the HTTPS client that shares a port with our relay's"),
     ("haproxy", "haproxy", "is the proxy that our servers are tested behind"),
     ("chromium", "chromium", "is the browser that our relay is tested with"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),

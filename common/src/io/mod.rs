@@ -12,7 +12,7 @@
 //!
 //! A datagram that cannot be sent costs itself and no other: see [`ShardIo::failures`] and [`DatagramCounters`].
 //! Streams are read and written by [`StreamConn`] when [`ShardIo::turn`] says that they are ready; `ClientConn` (feature `tls`)
-//! does the same, with TLS in between if the client begins so.
+//! does the same, with TLS in between if the client begins so; [`Splice`] passes on what two of them send each other.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -68,6 +68,7 @@ mod memory;
 mod mmsg;
 mod poller;
 mod shard;
+mod splice;
 mod stream;
 mod sys;
 #[cfg(feature = "tls")]
@@ -80,8 +81,10 @@ pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_addre
 pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_error};
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
 pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
+pub use splice::{Side, Splice, Spliced};
 pub use stream::{
-    Accepted, ListenOptions, ReadOutcome, StreamConn, StreamLimits, StreamListener, TakeError, WriteOutcome,
+    Accepted, Connecting, ListenOptions, ReadOutcome, StreamConn, StreamLimits, StreamListener, TakeError,
+    WriteOutcome,
 };
 #[cfg(feature = "tls")]
 pub use tls::ClientConn;

@@ -1,7 +1,7 @@
 //! TCP: listeners, and connections with bounded buffers out of which whole frames are taken.
 
 use std::io::{self, IoSlice, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -284,6 +284,11 @@ impl StreamConn {
         Ok(true)
     }
 
+    /// Says that nothing follows.
+    pub(super) fn shut_down(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
     /// Whether something is queued, for which it should be watched.
     pub fn wants_write(&self) -> bool {
         !self.output.is_empty()
@@ -309,6 +314,39 @@ impl StreamConn {
                 result => return result,
             }
         }
+    }
+}
+
+/// A TCP connection that this side opens. Watched for writing, it is ready when it is made or has failed.
+#[derive(Debug)]
+pub struct Connecting {
+    socket: Socket,
+    limits: StreamLimits,
+}
+
+impl Connecting {
+    /// Begins to connect.
+    pub fn to(addr: SocketAddr, limits: StreamLimits) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&SockAddr::from(addr)) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(Connecting { socket, limits }),
+        }
+    }
+
+    /// The connection, once it is made; or why it failed.
+    pub fn finish(self) -> io::Result<StreamConn> {
+        match self.socket.take_error()? {
+            Some(error) => Err(error),
+            None => StreamConn::new(self.socket.into(), self.limits),
+        }
+    }
+}
+
+impl AsFd for Connecting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

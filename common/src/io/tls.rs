@@ -1,10 +1,12 @@
 //! A client's connection by TCP that may begin with TLS: the same frames, with records of `rustls` around them.
 
+use std::fmt;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use rustls::server::{Acceptor, ClientHello};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::stream::{PARTS, ReadOutcome, StreamConn, TakeError, WriteOutcome};
@@ -37,8 +39,12 @@ enum Stage {
     ProxyHeader,
     /// Its first byte will tell.
     FirstByte,
+    /// It is TLS, and its ClientHello will tell for whom.
+    Hello(Box<Hello>),
     Plain,
     Tls(Tls),
+    /// It is TLS, for somebody else.
+    Foreign,
 }
 
 impl ClientConn {
@@ -64,33 +70,49 @@ impl ClientConn {
 
     /// Whether the client began with TLS, and was taken at its word.
     pub fn is_tls(&self) -> bool {
-        matches!(self.stage, Stage::Tls(_))
+        matches!(self.stage, Stage::Hello(_) | Stage::Tls(_) | Stage::Foreign)
+    }
+
+    /// Whether the client speaks TLS, but wants none of our protocols (RFC 7301): all that came is still to be read.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.stage, Stage::Foreign)
+    }
+
+    /// The connection as it is, for who takes it over.
+    pub fn into_stream(self) -> StreamConn {
+        self.stream
     }
 
     /// Whether the handshake of TLS is going on, or a proxy has not said yet whom it speaks for.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
-            Stage::ProxyHeader => true,
-            Stage::FirstByte | Stage::Plain => false,
+            Stage::ProxyHeader | Stage::Hello(_) => true,
+            Stage::FirstByte | Stage::Plain | Stage::Foreign => false,
             Stage::Tls(tls) => tls.connection.is_handshaking(),
         }
     }
 
     /// Reads once, or a few times. `config` is asked for when the client begins with TLS; without one, that is a frame that
-    /// nobody knows. An error means that the connection is lost; a client that is at fault was told.
-    pub fn read(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>) -> io::Result<ReadOutcome> {
+    /// nobody knows. With `pass_on`, one who offers protocols of which the configuration has none is [foreign](Self::is_foreign);
+    /// otherwise it is refused. An error means that the connection is lost; a client that is at fault was told.
+    pub fn read(
+        &mut self,
+        config: impl FnOnce() -> Option<Arc<ServerConfig>>,
+        pass_on: bool,
+    ) -> io::Result<ReadOutcome> {
         match &mut self.stage {
             Stage::Tls(tls) => return tls.read(&mut self.stream),
             Stage::Plain => return self.stream.read(),
-            Stage::ProxyHeader | Stage::FirstByte => {}
+            Stage::Foreign => return Ok(ReadOutcome::Full),
+            Stage::ProxyHeader | Stage::FirstByte | Stage::Hello(_) => {}
         }
         let outcome = self.stream.read()?;
-        self.begin(config)?;
+        self.begin(config, pass_on)?;
         Ok(outcome)
     }
 
     /// Finds out what it is, as far as the bytes that came say.
-    fn begin(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>) -> io::Result<()> {
+    fn begin(&mut self, config: impl FnOnce() -> Option<Arc<ServerConfig>>, pass_on: bool) -> io::Result<()> {
         if matches!(self.stage, Stage::ProxyHeader) {
             let header = proxy_protocol::of_stream(self.stream.input.buffered());
             let header = header.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -100,11 +122,26 @@ impl ClientConn {
             self.stage = Stage::FirstByte;
         }
         let Some(&first) = self.stream.input.buffered().first() else { return Ok(()) };
-        let config = if first == HANDSHAKE { config() } else { None };
-        self.stage = match config {
-            Some(config) => Stage::Tls(Tls::begin(&mut self.stream, config)?),
-            None => Stage::Plain,
+        let Some(config) = (if first == HANDSHAKE { config() } else { None }) else {
+            self.stage = Stage::Plain;
+            return Ok(());
         };
+        if pass_on {
+            if matches!(self.stage, Stage::FirstByte) {
+                self.stage = Stage::Hello(Box::default());
+            }
+            if let Stage::Hello(hello) = &mut self.stage {
+                match hello.read(self.stream.input.buffered(), &config.alpn_protocols)? {
+                    None => return Ok(()),
+                    Some(Wish::Ours) => {}
+                    Some(Wish::Others) => {
+                        self.stage = Stage::Foreign;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        self.stage = Stage::Tls(Tls::begin(&mut self.stream, config)?);
         Ok(())
     }
 
@@ -115,7 +152,7 @@ impl ClientConn {
         frame_len: impl Fn(&[u8]) -> Result<FrameLen, E>,
     ) -> Result<Option<&[u8]>, TakeError<E>> {
         match &mut self.stage {
-            Stage::ProxyHeader | Stage::FirstByte => Ok(None),
+            Stage::ProxyHeader | Stage::FirstByte | Stage::Hello(_) | Stage::Foreign => Ok(None),
             Stage::Plain => self.stream.take_frame(frame_len),
             Stage::Tls(tls) => tls.take_frame(&mut self.stream, frame_len),
         }
@@ -159,6 +196,56 @@ impl AsFd for ClientConn {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// A ClientHello is no longer than this, in bytes: with keys that withstand quantum computers it has some 2,000.
+const MAX_HELLO: usize = 16 * 1024;
+
+/// A ClientHello that is read to see what it asks for; its bytes stay where they are.
+#[derive(Default)]
+struct Hello {
+    acceptor: Acceptor,
+    /// How much of the stream's input it was given.
+    read: usize,
+}
+
+/// Whom a ClientHello is for.
+enum Wish {
+    Ours,
+    Others,
+}
+
+impl Hello {
+    /// `None`: it is not there as a whole yet.
+    fn read(&mut self, input: &[u8], ours: &[Vec<u8>]) -> io::Result<Option<Wish>> {
+        if input.len() > MAX_HELLO {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut rest = input.get(self.read..).unwrap_or_default();
+        self.read = input.len();
+        while !rest.is_empty() {
+            self.acceptor.read_tls(&mut rest)?;
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => return Ok(Some(wish(&accepted.client_hello(), ours))),
+                // It is told what is wrong when it is read in earnest.
+                Err(_) => return Ok(Some(Wish::Ours)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello").field("read", &self.read).finish_non_exhaustive()
+    }
+}
+
+/// Who offers nothing is ours: clients of TURN need not (RFC 7443, section 3).
+fn wish(hello: &ClientHello<'_>, ours: &[Vec<u8>]) -> Wish {
+    let is_ours = |protocol: &[u8]| ours.iter().any(|own| own == protocol);
+    if hello.alpn().is_none_or(|mut offered| offered.any(is_ours)) { Wish::Ours } else { Wish::Others }
 }
 
 /// TLS over a stream. Frames that records cut are joined in the stream's input; what the kernel does not take waits in its

@@ -19,6 +19,7 @@ use thirl_common::tls::Certificates;
 
 use super::dtls::{self, DtlsSessions};
 use super::parcel::Outbox;
+use super::passed::{HttpsBackend, PassedOn};
 use super::proxied::Proxied;
 use super::renewal::Renewal;
 use super::streams::{self, Streams};
@@ -69,13 +70,21 @@ pub struct Secure {
     pub addrs: Vec<SocketAddr>,
     /// How long a TLS handshake may take, once it has begun. (A DTLS handshake may take 10 s.)
     pub handshake_timeout: Duration,
+    /// Where a connection by TLS goes whose client offers protocols (ALPN) of which none is ours; `None`: it is refused.
+    pub https_backend: Option<HttpsBackend>,
 }
 
 impl Secure {
     /// Both, with 10 s for a handshake, and no addresses of their own.
     pub fn new(certificates: Certificates) -> Secure {
-        let addrs = Vec::new();
-        Secure { certificates, tls: true, dtls: true, addrs, handshake_timeout: HANDSHAKE_TIMEOUT }
+        Secure {
+            certificates,
+            tls: true,
+            dtls: true,
+            addrs: Vec::new(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            https_backend: None,
+        }
     }
 }
 
@@ -195,7 +204,8 @@ fn streams(
         handshake_timeout: secure.map_or(HANDSHAKE_TIMEOUT, |secure| secure.handshake_timeout),
     };
     let certificates = secure.map(|secure| secure.certificates.clone());
-    Streams::new(listeners, limits, certificates, listen.proxies.clone(), io)
+    let passed = secure.and_then(|secure| secure.https_backend).map(PassedOn::new);
+    Streams::new(listeners, limits, certificates, listen.proxies.clone(), passed, io)
 }
 
 fn dtls_sessions(listen: &Listen, shards: usize) -> io::Result<Option<DtlsSessions>> {

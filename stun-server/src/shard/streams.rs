@@ -13,6 +13,7 @@ use thirl_common::time::Deadlines;
 use thirl_common::tls::Certificates;
 
 use super::parcel::Outbox;
+use super::passed::PassedOn;
 use super::{Clock, Outcome, Service, send_by_socket};
 
 /// So many connections are accepted in a turn from one listener, so that a flood of them does not stop data.
@@ -23,7 +24,8 @@ const LISTENER_REST: Duration = Duration::from_secs(1);
 
 /// Tokens of connections have this bit, and their generation above their index. Listeners count from [`FIRST_LISTENER`].
 const CONNECTION: u64 = 1 << 62;
-const GENERATIONS: u32 = 1 << 30;
+/// The bit below is of connections that are passed on (`passed`).
+const GENERATIONS: u32 = 1 << 29;
 
 /// The waker has 0.
 const FIRST_LISTENER: u64 = 1;
@@ -40,6 +42,8 @@ pub(super) struct Streams {
     certificates: Option<Certificates>,
     /// Who says first whose a connection is.
     proxies: TrustedProxies,
+    /// Connections that are somebody else's, if there is somebody.
+    passed: Option<PassedOn>,
 }
 
 /// The bounds of [`Streams`].
@@ -76,12 +80,20 @@ enum Timer {
 /// The connection is of no more use.
 struct Lost;
 
+/// What becomes of a connection.
+enum Fate {
+    Stays,
+    /// It is somebody else's.
+    Leaves,
+}
+
 impl Streams {
     pub(super) fn new(
         listeners: Vec<StreamListener>,
         limits: Limits,
         certificates: Option<Certificates>,
         proxies: TrustedProxies,
+        passed: Option<PassedOn>,
         io: &ShardIo,
     ) -> std::io::Result<Streams> {
         for (listener, token) in listeners.iter().zip(FIRST_LISTENER..) {
@@ -96,6 +108,7 @@ impl Streams {
             limits,
             certificates,
             proxies,
+            passed,
         })
     }
 
@@ -107,10 +120,14 @@ impl Streams {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.next()
+        let passed = self.passed.as_ref().and_then(PassedOn::poll_timeout);
+        [self.deadlines.next(), passed].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout<S: Service>(&mut self, clock: Clock, service: &mut S, io: &ShardIo) {
+        if let Some(passed) = &mut self.passed {
+            passed.handle_timeout(clock);
+        }
         let idle_timeout = self.limits.idle_timeout;
         while let Some(timer) = self.deadlines.pop_due(clock.now) {
             match timer {
@@ -138,13 +155,16 @@ impl Streams {
         outbox: &mut Outbox,
     ) {
         if event.token & CONNECTION == 0 {
-            if event.token >= FIRST_LISTENER {
-                self.accept(clock, event.token, io);
+            match &mut self.passed {
+                Some(passed) if PassedOn::concerns(event.token) => passed.handle_event(clock, event, io),
+                _ if event.token >= FIRST_LISTENER => self.accept(clock, event.token, io),
+                _ => {}
             }
             return;
         }
         match self.advance(clock, event, service, io, outbox) {
-            Ok(()) => self.watch(event.token, io),
+            Ok(Fate::Stays) => self.watch(event.token, io),
+            Ok(Fate::Leaves) => self.pass_on(clock, event.token, io),
             Err(Lost) => self.close(clock, event.token, service),
         }
     }
@@ -156,21 +176,23 @@ impl Streams {
         service: &mut S,
         io: &mut ShardIo,
         outbox: &mut Outbox,
-    ) -> Result<(), Lost> {
-        let Streams { slots, certificates, .. } = self;
+    ) -> Result<Fate, Lost> {
+        let Streams { slots, certificates, passed, .. } = self;
         let connection = slot_of(slots, event.token).and_then(|(_, slot)| slot.connection.as_mut());
-        let Some(connection) = connection else { return Ok(()) };
+        let Some(connection) = connection else { return Ok(Fate::Stays) };
         if event.writable {
             connection.stream.flush().map_err(|_| Lost)?;
         }
         if event.readable {
-            connection.read(certificates.as_ref())?;
+            connection.read(certificates.as_ref(), passed.is_some())?;
             self.identify(clock, event.token)?;
-            if let Some(connection) = self.connection(event.token) {
-                connection.serve(clock, service, io, outbox)?;
+            let Some(connection) = self.connection(event.token) else { return Ok(Fate::Stays) };
+            if connection.stream.is_foreign() {
+                return Ok(Fate::Leaves);
             }
+            connection.serve(clock, service, io, outbox)?;
         }
-        Ok(())
+        Ok(Fate::Stays)
     }
 
     /// Data for a client, in these parts; dropped where the client does not read as fast as its peers send.
@@ -206,7 +228,7 @@ impl Streams {
             let Some(listener) = listener else { return };
             match listener.accept() {
                 // Beyond the limit it is closed at once: the client learns of it, and another shard may have room.
-                Ok(Accepted::Connection(_)) if self.by_five_tuple.len() >= self.limits.max_connections => {}
+                Ok(Accepted::Connection(_)) if self.len() >= self.limits.max_connections => {}
                 Ok(Accepted::Connection(stream)) => self.insert(clock, stream, io),
                 Ok(Accepted::Nothing) => return,
                 Ok(Accepted::Exhausted(error)) => {
@@ -292,14 +314,32 @@ impl Streams {
     }
 
     fn close<S: Service>(&mut self, clock: Clock, token: u64, service: &mut S) {
-        let Some((index, slot)) = self.slot(token) else { return };
-        let Some(connection) = slot.connection.take() else { return };
+        let Some(connection) = self.take(token) else { return };
+        service.handle_client_gone(clock, connection.five_tuple);
+        connection.stream.close();
+    }
+
+    /// The service has nothing of it: it never had a frame.
+    fn pass_on(&mut self, clock: Clock, token: u64, io: &ShardIo) {
+        let connection = self.take(token);
+        if let (Some(Connection { stream, five_tuple, .. }), Some(passed)) = (connection, &mut self.passed) {
+            passed.begin(clock, five_tuple, stream.into_stream(), io);
+        }
+    }
+
+    fn take(&mut self, token: u64) -> Option<Connection> {
+        let (index, slot) = self.slot(token)?;
+        let connection = slot.connection.take()?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(index);
         self.by_five_tuple.remove(&connection.five_tuple);
         self.deadlines.cancel(Timer::Connection(token));
-        service.handle_client_gone(clock, connection.five_tuple);
-        connection.stream.close();
+        Some(connection)
+    }
+
+    /// How many connections there are.
+    fn len(&self) -> usize {
+        self.by_five_tuple.len() + self.passed.as_ref().map_or(0, PassedOn::len)
     }
 
     /// Watches a connection for writing exactly as long as something is queued.
@@ -339,9 +379,9 @@ fn slot_of(slots: &mut [Slot], token: u64) -> Option<(u32, &mut Slot)> {
 }
 
 impl Connection {
-    fn read(&mut self, certificates: Option<&Certificates>) -> Result<(), Lost> {
+    fn read(&mut self, certificates: Option<&Certificates>, pass_on: bool) -> Result<(), Lost> {
         let config = || Some(certificates?.current().tls().clone());
-        match self.stream.read(config).map_err(|_| Lost)? {
+        match self.stream.read(config, pass_on).map_err(|_| Lost)? {
             ReadOutcome::Closed => Err(Lost),
             ReadOutcome::Data(_) | ReadOutcome::Idle | ReadOutcome::Full => Ok(()),
         }

@@ -22,6 +22,7 @@ macro_rules! on_each_technique {
 mod datagrams;
 mod errors;
 mod reuse;
+mod splice;
 mod streams;
 mod technique;
 #[cfg(feature = "tls")]

@@ -64,7 +64,7 @@ fn serve(
         if connection.wants_write() {
             connection.flush().unwrap();
         }
-        let outcome = connection.read(|| Some(config.clone())).unwrap();
+        let outcome = connection.read(|| Some(config.clone()), false).unwrap();
         if !then(&mut connection) || outcome == ReadOutcome::Closed {
             break;
         }
@@ -180,7 +180,7 @@ fn after(bytes: &[u8]) -> (std::io::Result<ReadOutcome>, ClientConn, TcpStream) 
     let mut poller = Poller::new().unwrap();
     poller.add(&connection, 1, Interest::READ).unwrap();
     poller.wait(Some(Duration::from_secs(10)), &mut Vec::new()).unwrap();
-    let outcome = connection.read(|| Some(config));
+    let outcome = connection.read(|| Some(config), false);
     (outcome, connection, other)
 }
 
@@ -203,7 +203,7 @@ fn the_first_byte_tells_what_it_is() {
     let mut poller = Poller::new().unwrap();
     poller.add(&connection, 1, Interest::READ).unwrap();
     poller.wait(Some(Duration::from_secs(10)), &mut Vec::new()).unwrap();
-    connection.read(|| None).unwrap();
+    connection.read(|| None, false).unwrap();
     assert!(!connection.is_tls(), "there is no certificate");
     assert_eq!(connection.take_frame(frame_len), Err(TakeError::Framing(FramingError::UnknownProtocol)));
 }

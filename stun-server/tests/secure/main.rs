@@ -2,6 +2,8 @@
 #![cfg(feature = "driver")]
 #![expect(clippy::unwrap_used, reason = "what a helper of a test cannot do, the test cannot")]
 
+mod passed;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
