@@ -5,6 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use proptest::prelude::*;
 use thirl_tests::fuzz::{Body, TARGETS};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus");
@@ -55,4 +56,14 @@ fn the_corpora_stay_small() {
     let sizes = TARGETS.iter().flat_map(|(name, _)| fs::read_dir(Path::new(CORPUS).join(name)).unwrap());
     let bytes: u64 = sizes.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes <= MAX_BYTES, "{bytes} bytes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Nothing here is malformed, so that bytes at random go as deep as any.
+    #[test]
+    fn allocations_are_as_in_the_model(data in proptest::collection::vec(any::<u8>(), 0..600)) {
+        thirl_tests::fuzz::allocations(&data);
+    }
 }

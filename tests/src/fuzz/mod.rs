@@ -9,6 +9,7 @@
 //! - [`client_hello`]: what a server of DTLS reads before it knows its client.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`proxy_protocol`]: what a proxy says of its client.
+//! - [`allocations`]: operations on the TURN engine, beside a model of it.
 //! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
@@ -16,6 +17,7 @@
 //! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
+mod allocations;
 mod client_hello;
 mod credentials;
 mod diagnosis;
@@ -27,6 +29,7 @@ mod partner;
 mod proxy;
 mod text;
 
+pub use allocations::allocations;
 pub use client_hello::client_hello;
 pub use credentials::{credentials, nonce, prepared, token};
 pub use diagnosis::diagnosis;
@@ -43,6 +46,7 @@ pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its corpus, and its body.
 pub const TARGETS: &[(&str, Body)] = &[
+    ("allocations", allocations),
     ("candidate", candidate),
     ("captive_portal", captive_portal),
     ("channel_data", channel_data),

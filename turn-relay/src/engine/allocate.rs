@@ -168,6 +168,8 @@ impl Engine {
                 let claimed = self.shared.claim_reservation(token, account);
                 // Its seat is the allocation's from now on.
                 let Reservation { seat, family } = claimed.ok_or(BindError::NotReserved)?;
+                // Another engine's, if it made the reservation, will find nothing to end.
+                self.deadlines.cancel(Timer::Reservation(token));
                 let relays = Relays::of(family, Relay::Binding);
                 return Ok(Grant { seat, reserving: None, relays, port: PortWish::Reserved { token } });
             }

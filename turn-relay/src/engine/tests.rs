@@ -6,7 +6,6 @@ mod data;
 mod forbidden_peers;
 mod icmp;
 mod lifecycle;
-mod model;
 mod peers;
 mod realms;
 mod redirect;
