@@ -24,9 +24,11 @@ fn run(flags: Flags) -> Result<(), program::Failure> {
     let log = Log::start(&operation.log, "info");
     program::raise_open_files_limit();
     program::log_security(&config.listen);
+    operation::forgo_new_privileges();
     let signals = Signals::catch()?;
     let running = Server::start(&config)?;
     let _monitor = program::monitor(&operation, || running.observed())?;
+    program::drop_privileges(&operation)?;
     for (transport, addr) in running.local_addrs() {
         let (scheme, remark) = match transport {
             Transport::Udp => ("stun", ""),
@@ -67,6 +69,10 @@ impl Operated for OperatedServer<'_> {
         }
         tracing::info!("the configuration was read anew and is in use");
         Some(operation)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.running.is_healthy()
     }
 
     fn configuration(&self) -> &Configuration {

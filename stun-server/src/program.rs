@@ -28,6 +28,9 @@ pub enum Failure {
         /// What the system says.
         source: io::Error,
     },
+    /// The process cannot become the user that it shall: exit code 1.
+    #[error("cannot become proc-user: {0} (start the program as root, or leave proc-user out)")]
+    Privileges(#[source] io::Error),
     /// The system refused something else: exit code 1.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -58,6 +61,12 @@ pub fn print_line(line: &str) {
     let mut out = io::stdout().lock();
     // A server goes on serving when nobody reads.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Becomes the user that the settings name, which is to be done once all sockets are bound.
+pub fn drop_privileges(operation: &Operation) -> Result<(), Failure> {
+    let Some(user) = &operation.user else { return Ok(()) };
+    user.assume().map_err(Failure::Privileges)
 }
 
 /// Serves metrics, if they are wanted.

@@ -78,6 +78,11 @@ impl Running {
         self.shards.renew_certificates();
     }
 
+    /// Whether every shard answers.
+    pub fn is_healthy(&self) -> bool {
+        self.shards.post().figures().is_some()
+    }
+
     /// Asks the server to end.
     pub fn shutdown(&self) {
         self.shards.shutdown();

@@ -39,6 +39,8 @@ pub const KEYS: &[Key] = &[
     operation::LOG_FORMAT,
     operation::LOG_LEVEL,
     operation::RELOAD_ON_CHANGE,
+    operation::PROC_USER,
+    operation::PROC_GROUP,
 ];
 
 /// `listening-ip`.

@@ -59,8 +59,6 @@ enum Fate {
 use Fate::{Becomes, Flag, Left as Leave, Nothing, NothingIf, Same, SameBut0};
 
 const DATABASE: &str = "databases are not read: give users by `user`, have a service asked by `auth-url`, or share a `static-auth-secret`";
-const UNIT: &str =
-    "the process does not change its user: let the service manager start it as one without rights";
 const NAMED: &str = "addresses are chosen by `listening-ip` and `relay-ip`, not by device";
 
 /// Every option of coturn up to 4.17 and what becomes of it.
@@ -196,8 +194,8 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("acme-redirect", Leave("HTTP is not spoken: let a web server renew the certificate")),
     ("cipher-list", Leave("the ciphers of TLS 1.2 and 1.3 are chosen by rustls, all of them sound")),
     ("pkey-pwd", Leave("an encrypted key cannot be read: decrypt it with `openssl pkey -in KEY -out NEW`")),
-    ("proc-user", Leave(UNIT)),
-    ("proc-group", Leave(UNIT)),
+    ("proc-user", Same),
+    ("proc-group", Same),
 ];
 
 const UNKNOWN: &str = "this is no option of coturn's that is known here";

@@ -67,11 +67,13 @@ fn serve(flags: Flags) -> Result<(), program::Failure> {
     let mut random = [0; 16];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(std::io::Error::other)?;
     let new_secret = settings.ensure_credentials(random);
+    operation::forgo_new_privileges();
     let signals = Signals::catch()?;
     let config = settings.config();
     program::log_security(&config.listen);
     let running = Server::start(config)?;
     let _monitor = program::monitor(&settings.operation, || running.observed())?;
+    program::drop_privileges(&settings.operation)?;
     program::print_line(&Announcement::new(&settings, running.local_addrs()).to_string());
     if let Some(secret) = new_secret {
         program::print_line(&format!(

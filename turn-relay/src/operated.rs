@@ -35,6 +35,10 @@ impl Operated for OperatedRelay<'_> {
         Some(settings.operation)
     }
 
+    fn is_healthy(&self) -> bool {
+        self.running.is_healthy()
+    }
+
     fn configuration(&self) -> &Configuration {
         &self.configuration
     }

@@ -146,6 +146,11 @@ impl Running {
         self.shards.post().ask(taken).is_some()
     }
 
+    /// Whether every shard answers.
+    pub fn is_healthy(&self) -> bool {
+        self.shards.post().figures().is_some()
+    }
+
     /// Asks the server to end. Allocations end with it.
     pub fn shutdown(&self) {
         self.shards.shutdown();

@@ -88,6 +88,7 @@ pub(crate) fn run(arguments: &Arguments, level: &'static str) -> Result<(), Fail
 
     let log = Log::start(&settings.operation.log, level);
     raise_open_files_limit();
+    operation::forgo_new_privileges();
     let signals = Signals::catch().map_err(|error| Failure::of("catching signals", error))?;
     let relay = Server::start(settings.config()).map_err(|error| Failure::Failed(error.to_string()))?;
     let _monitor = program::monitor(&settings.operation, || relay.observed())
@@ -96,6 +97,7 @@ pub(crate) fn run(arguments: &Arguments, level: &'static str) -> Result<(), Fail
     let second_stun = start_second_stun(&settings, signalling.port)?;
     announce(&settings, &relay, &signalling, made_secret, arguments.json)?;
 
+    program::drop_privileges(&settings.operation).map_err(|error| Failure::Failed(error.to_string()))?;
     let mut operated = OperatedRelay {
         running: &relay,
         configuration,

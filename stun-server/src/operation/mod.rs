@@ -6,7 +6,9 @@
 
 mod figures;
 mod log;
+mod manager;
 mod monitor;
+mod privileges;
 mod reload;
 mod run;
 mod signals;
@@ -19,13 +21,22 @@ use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 pub use figures::Figures;
 pub use log::{LOG_FORMAT, LOG_LEVEL, Log, LogSettings};
 pub use monitor::{Monitor, Observed};
+pub use privileges::{PROC_GROUP, PROC_USER, ProcessUser, forgo_new_privileges};
 pub use reload::Configuration;
 pub use run::{Operated, run};
 pub use signals::{Signal, Signals};
 
 /// The keys of [`settings`](fn@settings).
-pub const KEYS: [Key; 6] =
-    [PROMETHEUS, PROMETHEUS_PORT, PROMETHEUS_ADDRESS, LOG_FORMAT, LOG_LEVEL, RELOAD_ON_CHANGE];
+pub const KEYS: [Key; 8] = [
+    PROMETHEUS,
+    PROMETHEUS_PORT,
+    PROMETHEUS_ADDRESS,
+    LOG_FORMAT,
+    LOG_LEVEL,
+    RELOAD_ON_CHANGE,
+    PROC_USER,
+    PROC_GROUP,
+];
 
 /// Metrics.
 pub const PROMETHEUS: Key = Key::single(
@@ -72,6 +83,8 @@ pub struct Operation {
     pub reload_on_change: bool,
     /// How long allocations may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// Whom the process becomes once its sockets are bound.
+    pub user: Option<ProcessUser>,
 }
 
 /// What the values say of operating a server.
@@ -93,6 +106,7 @@ pub fn settings(values: &Values) -> Result<Operation, ConfigError> {
         drain_timeout: values
             .one(DRAIN_TIMEOUT.name, parse::seconds(0, 86_400))?
             .unwrap_or(Duration::from_secs(30)),
+        user: privileges::settings(values)?,
     })
 }
 
@@ -108,6 +122,19 @@ mod tests {
     fn read(text: &str) -> Result<Operation, String> {
         let values = Values::from_file(&KEYS, Path::new("stun.toml"), text);
         values.and_then(|values| settings(&values)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_user_is_one_that_there_is() {
+        assert!(read("proc-user = \"root\"\nproc-group = \"root\"").unwrap().user.is_some());
+        for (text, what) in [
+            ("\nproc-user = \"nobody-by-this-name\"", ":2: proc-user: there is no user"),
+            ("proc-user = \"root\"\nproc-group = \"no-such-group\"", ":2: proc-group: there is no group"),
+            ("proc-group = \"root\"", ":1: proc-group: it goes with a proc-user"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(what) && error.contains("hint: "), "{error}");
+        }
     }
 
     #[test]

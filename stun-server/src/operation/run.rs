@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::manager::Manager;
 use super::signals::{Signal, Signals};
 use super::{Configuration, Operation};
 
@@ -19,6 +20,9 @@ pub trait Operated {
     /// Where it is configured.
     fn configuration(&self) -> &Configuration;
 
+    /// Whether all of it answers.
+    fn is_healthy(&self) -> bool;
+
     /// Takes no new allocations any more.
     fn drain(&mut self) {}
 
@@ -32,16 +36,24 @@ pub trait Operated {
 #[expect(clippy::disallowed_methods, reason = "a program has a clock")]
 pub fn run(signals: &Signals, mut operation: Operation, server: &mut dyn Operated) {
     let mut drained_at: Option<Instant> = None;
+    let mut manager = Manager::find();
+    manager.ready();
     loop {
-        let signal = signals.next(if drained_at.is_some() { DRAINING_TICK } else { TICK });
+        manager.watch(Instant::now(), || server.is_healthy());
+        let tick = if drained_at.is_some() { DRAINING_TICK } else { TICK };
+        let signal = signals.next(manager.interval().map_or(tick, |interval| interval.min(tick)));
         let changed = operation.reload_on_change && server.configuration().file_changed();
         match signal {
-            Some(Signal::Interrupt) => return tracing::info!("{}: ending", Signal::Interrupt),
+            Some(Signal::Interrupt) => {
+                manager.stopping("ending");
+                return tracing::info!("{}: ending", Signal::Interrupt);
+            }
             Some(Signal::Terminate) if drained_at.is_some() => {
                 return tracing::info!("told to terminate again: ending");
             }
             Some(Signal::Terminate) => {
                 server.drain();
+                manager.stopping("waiting for allocations to end");
                 drained_at = Some(Instant::now() + operation.drain_timeout);
                 tracing::info!(
                     allocations = server.allocations(),
@@ -49,9 +61,12 @@ pub fn run(signals: &Signals, mut operation: Operation, server: &mut dyn Operate
                     "told to terminate: no new allocations are made; a second signal ends it at once"
                 );
             }
-            Some(Signal::Reload) => operation = server.reload().unwrap_or(operation),
-            None if changed => operation = server.reload().unwrap_or(operation),
-            None => {}
+            Some(Signal::Reload) | None => {}
+        }
+        if changed || signal == Some(Signal::Reload) {
+            manager.reloading();
+            operation = server.reload().unwrap_or(operation);
+            manager.ready();
         }
         if let Some(at) = drained_at {
             match server.allocations() {

@@ -1,12 +1,13 @@
-//! What operators see of our servers and do to them, at the binaries: metrics, logs, reloading, draining.
+//! What operators see of our servers and do to them, at the binaries: metrics, logs, reloading, draining, the service manager.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod drain;
 mod log;
+mod manager;
 mod metrics;
 mod reload;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -25,18 +26,27 @@ struct Relay {
 impl Relay {
     /// With further settings, as flags.
     fn start(flags: &[&str]) -> Relay {
-        let port = harness::free_udp_port().unwrap();
         let mut command = Command::new(harness::turn_relay());
-        command.args(["--listening-ip", "127.0.0.1", "--listening-port", &port.to_string()]);
-        command.args(["--allowed-peer-ip", "127.0.0.1", "--relay-threads", "2"]).args(flags);
+        command.args(arguments(flags));
+        Relay::run(command)
+    }
+
+    fn run(command: Command) -> Relay {
         let mut program = Program::spawn(command).unwrap().named("turn-relay");
-        program.wait_for_line("turn:", LIMIT).unwrap();
-        Relay { program, addr: (Ipv4Addr::LOCALHOST, port).into() }
+        let line = program.wait_for_line("?transport=udp", LIMIT).unwrap();
+        let addr = line.strip_prefix("turn:").and_then(|line| line.strip_suffix("?transport=udp"));
+        Relay { program, addr: addr.unwrap().parse().unwrap() }
     }
 
     fn allocate(&self) -> Result<Allocation, u16> {
         Allocation::new(self.addr, ALICE).unwrap()
     }
+}
+
+/// The arguments of a relay, with further settings as flags.
+fn arguments<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    let own = ["--listening-ip", "127.0.0.1", "--listening-port", "0", "--allowed-peer-ip", "127.0.0.1"];
+    [&own[..], &["--relay-threads", "2"], flags].concat()
 }
 
 /// The line with `part` that the program wrote, or will.
