@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 18] = [
+const PROGRAMS: [(&str, &str, &str); 19] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -29,6 +29,7 @@ const PROGRAMS: [(&str, &str, &str); 18] = [
     ("chromium", "chromium", "is the browser that our relay is tested with"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
+    ("systemd-analyze", "systemd", "checks the unit file of our relay"),
     ("fail2ban-regex", "fail2ban", "reads the lines about failed authentication in our log"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
 ];
