@@ -100,6 +100,10 @@ impl<K: Ord + Hash + Copy> Deadlines<K> {
             self.heap.retain(|Reverse((at, key))| current.get(key) == Some(at));
             self.heap.shrink_to(2 * self.current.len() + REMAINS_ALLOWED);
         }
+        let wanted = 2 * self.current.len() + REMAINS_ALLOWED;
+        if self.current.capacity() > 2 * wanted {
+            self.current.shrink_to(wanted);
+        }
     }
 }
 

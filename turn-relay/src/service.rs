@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
-use thirl_common::io::{ShardIo, SocketId};
+use thirl_common::io::{ShardIo, SocketId, return_memory};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
@@ -23,6 +23,9 @@ use crate::server::Report;
 
 /// How long requests wait until their credential store is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long after a relay's end memory is looked after.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a shard is told.
 pub(crate) enum Letter {
@@ -47,6 +50,9 @@ pub(crate) struct RelayService {
     /// The look-ups that requests wait for.
     awaited: BTreeSet<LookupId>,
     ask_again: Option<Instant>,
+    /// How many allocations there were at most since memory was given back.
+    most: usize,
+    tidy_at: Option<Instant>,
     ports: Arc<Ports>,
     rng: StdRng,
 }
@@ -78,6 +84,8 @@ impl RelayService {
             inside,
             awaited: BTreeSet::new(),
             ask_again: None,
+            most: 0,
+            tidy_at: None,
             ports,
             rng,
         }
@@ -129,6 +137,7 @@ impl RelayService {
                     self.inside.remove(relayed);
                     self.by_addr.remove(&relayed.0);
                     drop(io.remove(socket));
+                    self.tidy_at.get_or_insert(clock.now + TIDY_AFTER);
                 }
             }
             // Who looks them up need not know of shards: the engine will say so if the store does not know yet.
@@ -155,7 +164,22 @@ impl RelayService {
         self.relays[relay.slot()] = Some(Relay { socket, relayed });
         self.by_addr.insert(relayed.0, relay);
         self.inside.insert(relayed, self.shard);
+        self.most = self.most.max(self.engine.allocations());
         Ok(relayed)
+    }
+
+    /// Gives memory back to the system if a quarter of what was there has gone. Where as many come as go, it stays.
+    fn tidy(&mut self) {
+        let there = self.engine.allocations();
+        if there <= self.most / 4 * 3 {
+            self.most = there;
+            while let Some(None) = self.relays.last() {
+                self.relays.pop();
+            }
+            self.relays.shrink_to_fit();
+            self.by_addr.shrink_to_fit();
+            return_memory();
+        }
     }
 }
 
@@ -235,6 +259,10 @@ impl Service for RelayService {
         if self.binding.poll_timeout().is_some_and(|at| at <= clock.now) {
             self.binding.handle_timeout(clock);
         }
+        if self.tidy_at.is_some_and(|at| at <= clock.now) {
+            self.tidy_at = None;
+            self.tidy();
+        }
         if self.ask_again.is_some_and(|at| at <= clock.now) {
             self.ask_again = None;
             for lookup in std::mem::take(&mut self.awaited) {
@@ -244,7 +272,8 @@ impl Service for RelayService {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = [self.engine.poll_timeout(), self.binding.poll_timeout(), self.ask_again];
+        let timeouts =
+            [self.engine.poll_timeout(), self.binding.poll_timeout(), self.ask_again, self.tidy_at];
         timeouts.into_iter().flatten().min()
     }
 

@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::server::Server;
 
 /// How long the server is left alone until its memory is looked at.
-const REST: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_secs(4);
 
 /// One measurement.
 #[derive(Debug, Serialize)]

@@ -79,6 +79,7 @@ pub use backend::{Technique, UnknownTechnique};
 pub use batch::{HEADROOM, Received, Route};
 pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
 pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_error};
+pub use memory::return_memory;
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
 pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
 pub use splice::{Side, Splice, Spliced};

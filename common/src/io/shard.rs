@@ -1,5 +1,7 @@
 //! All sockets of one shard: what [`ShardIo`] offers, over whichever back end asks the kernel.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -220,8 +222,7 @@ impl ShardIo {
             socket.receive_trains();
         }
         self.backend.add(&self.poller, id, &socket)?;
-        self.sockets.insert(id, socket, token);
-        Ok(id)
+        Ok(self.sockets.insert(socket, token))
     }
 
     /// Sends what is queued, and gives the socket back; dropped, it is closed. What it received in this turn stays.
@@ -380,46 +381,102 @@ fn usable_ring(options: &IoOptions) -> io::Result<Uring> {
 /// The datagram sockets by id.
 #[derive(Default)]
 pub(super) struct Sockets {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
+    entries: Vec<Option<Entry>>,
+    /// Places in `entries`. The first is taken first, so that the last ones get empty, and memory is given back.
+    free: BinaryHeap<Reverse<u32>>,
+    next_generation: u32,
 }
 
 struct Entry {
     generation: u32,
-    socket: Option<(DatagramSocket, u64)>,
+    socket: DatagramSocket,
+    token: u64,
 }
+
+/// Room for so many sockets is kept.
+const ROOM_KEPT: usize = 64;
 
 impl Sockets {
     pub(super) fn get(&self, id: SocketId) -> Option<(&DatagramSocket, u64)> {
-        let entry = self.entries.get(id.index as usize).filter(|entry| entry.generation == id.generation)?;
-        entry.socket.as_ref().map(|(socket, token)| (socket, *token))
+        let entry = self.entries.get(id.index as usize)?.as_ref()?;
+        (entry.generation == id.generation).then_some((&entry.socket, entry.token))
     }
 
+    /// What [`Sockets::insert`] will return.
     #[expect(clippy::cast_possible_truncation, reason = "a process has fewer than 2^31 descriptors")]
-    fn next_id(&mut self) -> SocketId {
-        let index = match self.free.last() {
-            Some(&index) => index,
-            None => {
-                let index = self.entries.len() as u32;
-                self.entries.push(Entry { generation: 0, socket: None });
-                self.free.push(index);
-                index
-            }
+    fn next_id(&self) -> SocketId {
+        let index = match self.free.peek() {
+            Some(&Reverse(index)) if (index as usize) < self.entries.len() => index,
+            _ => self.entries.len() as u32,
         };
-        SocketId { index, generation: self.entries[index as usize].generation }
+        SocketId { index, generation: self.next_generation }
     }
 
-    fn insert(&mut self, id: SocketId, socket: DatagramSocket, token: u64) {
-        self.free.pop();
-        self.entries[id.index as usize].socket = Some((socket, token));
+    fn insert(&mut self, socket: DatagramSocket, token: u64) -> SocketId {
+        let id = self.next_id();
+        self.next_generation = (id.generation + 1) % GENERATIONS;
+        let entry = Some(Entry { generation: id.generation, socket, token });
+        match self.entries.get_mut(id.index as usize) {
+            Some(place) => {
+                *place = entry;
+                self.free.pop();
+            }
+            None => {
+                // What is free lies beyond the end.
+                self.free.clear();
+                self.entries.push(entry);
+            }
+        }
+        id
     }
 
     fn remove(&mut self, id: SocketId) -> Option<DatagramSocket> {
-        let entry =
-            self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)?;
-        let (socket, _) = entry.socket.take()?;
-        entry.generation = (entry.generation + 1) % GENERATIONS;
-        self.free.push(id.index);
-        Some(socket)
+        let entry = self.entries.get_mut(id.index as usize)?;
+        let removed = entry.take_if(|entry| entry.generation == id.generation)?;
+        self.free.push(Reverse(id.index));
+        while let Some(None) = self.entries.last() {
+            self.entries.pop();
+        }
+        let wanted = 2 * self.entries.len() + ROOM_KEPT;
+        if self.entries.capacity() > 2 * wanted {
+            self.entries.shrink_to(wanted);
+            self.free.retain(|Reverse(index)| (*index as usize) < self.entries.len());
+            self.free.shrink_to(wanted);
+        }
+        Some(removed.socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::BindOptions;
+
+    #[test]
+    fn ids_are_never_used_again_and_room_is_given_back() {
+        let mut sockets = Sockets::default();
+        let add = |sockets: &mut Sockets, token| {
+            sockets.insert(BindOptions::default().bind("127.0.0.1:0".parse().unwrap()).unwrap(), token)
+        };
+        let old: Vec<_> = (0..300).map(|token| add(&mut sockets, token)).collect();
+        // One stays, in the middle; the others go, every third first.
+        for (at, id) in old.iter().enumerate().filter(|(at, _)| at % 3 == 0) {
+            assert!(sockets.remove(*id).is_some(), "{at}");
+        }
+        for id in old.iter().filter(|id| **id != old[100]) {
+            sockets.remove(*id);
+        }
+        assert_eq!(sockets.get(old[100]).map(|(_, token)| token), Some(100));
+        assert!(sockets.entries.len() == 101 && sockets.remove(old[99]).is_none());
+        let new: Vec<_> = (0..150).map(|token| add(&mut sockets, 1000 + token)).collect();
+        assert!(new.iter().all(|id| !old.contains(id)), "a place may be the same, an id may not");
+        for (token, id) in (1000..).zip(&new) {
+            assert_eq!(sockets.get(*id).map(|(_, token)| token), Some(token));
+        }
+        assert!(old.iter().all(|id| *id == old[100] || sockets.get(*id).is_none()));
+        for id in new.iter().chain(&old[100..101]) {
+            assert!(sockets.remove(*id).is_some());
+        }
+        assert!(sockets.entries.capacity() <= 2 * ROOM_KEPT, "{}", sockets.entries.capacity());
     }
 }

@@ -1,6 +1,7 @@
 //! Allocations, and the table that finds them by five-tuple or by relay (RFC 8656, section 3.2).
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -208,7 +209,9 @@ impl Allocation {
 #[derive(Debug)]
 pub(super) struct Allocations {
     slots: Vec<Slot>,
-    free: Vec<u32>,
+    /// Places in `slots`. The first is taken first, so that the last ones get empty, and memory is given back.
+    free: BinaryHeap<Reverse<u32>>,
+    next_generation: u32,
     by_five_tuple: HashMap<FiveTuple, u32, Hashing>,
 }
 
@@ -218,9 +221,17 @@ struct Slot {
     allocation: Option<Allocation>,
 }
 
+/// Room for so many is kept.
+const ROOM_KEPT: usize = 64;
+
 impl Allocations {
     pub(super) fn new(hashing: Hashing) -> Allocations {
-        Allocations { slots: Vec::new(), free: Vec::new(), by_five_tuple: HashMap::with_hasher(hashing) }
+        Allocations {
+            slots: Vec::new(),
+            free: BinaryHeap::new(),
+            next_generation: 0,
+            by_five_tuple: HashMap::with_hasher(hashing),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -229,23 +240,50 @@ impl Allocations {
 
     /// The five-tuple must have none yet.
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, allocation: None });
-            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-        });
-        self.by_five_tuple.insert(allocation.five_tuple, index);
-        let slot = &mut self.slots[index as usize];
-        slot.allocation = Some(allocation);
-        AllocationId { index, generation: slot.generation }
+        let generation = self.next_generation;
+        self.next_generation = (generation + 1) % GENERATIONS;
+        let five_tuple = allocation.five_tuple;
+        let slot = Slot { generation, allocation: Some(allocation) };
+        let index = match self.free.pop() {
+            Some(Reverse(index)) if (index as usize) < self.slots.len() => {
+                self.slots[index as usize] = slot;
+                index
+            }
+            // What else is free lies beyond the end as well.
+            _ => {
+                self.free.clear();
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.by_five_tuple.insert(five_tuple, index);
+        AllocationId { index, generation }
     }
 
     pub(super) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
         let allocation = slot.allocation.take()?;
-        slot.generation = (slot.generation + 1) % GENERATIONS;
-        self.free.push(id.index);
+        self.free.push(Reverse(id.index));
         self.by_five_tuple.remove(&allocation.five_tuple);
+        self.give_room_back();
         Some(allocation)
+    }
+
+    /// Keeps the room for twice or four times as many as there are.
+    fn give_room_back(&mut self) {
+        while self.slots.last().is_some_and(|slot| slot.allocation.is_none()) {
+            self.slots.pop();
+        }
+        let wanted = 2 * self.slots.len() + ROOM_KEPT;
+        if self.slots.capacity() > 2 * wanted {
+            self.slots.shrink_to(wanted);
+            self.free.retain(|Reverse(index)| (*index as usize) < self.slots.len());
+            self.free.shrink_to(wanted);
+        }
+        let wanted = 2 * self.by_five_tuple.len() + ROOM_KEPT;
+        if self.by_five_tuple.capacity() > 2 * wanted {
+            self.by_five_tuple.shrink_to(wanted);
+        }
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
