@@ -32,6 +32,7 @@ pub fn of_binding(counters: &Counters, figures: &mut Figures) {
 pub fn of_shards(shards: &ShardFigures, figures: &mut Figures) {
     let open = [("tcp", shards.tcp as u64), ("tls", shards.tls as u64), ("dtls", shards.dtls as u64)];
     figures.gauges("connections", "Clients' streams and DTLS sessions", "transport", open);
+    figures.gauge("connections_passed_on", "Connections passed on to https-backend", shards.passed_on as u64);
     figures.gauge(
         "dtls_handshakes",
         "DTLS sessions whose handshake is under way",

@@ -378,7 +378,8 @@ impl<S: Service> Shard<S> {
     fn figures(&self) -> ShardFigures {
         let (tcp, tls) = self.streams.counts();
         let (dtls, dtls_handshakes) = self.dtls.as_ref().map_or((0, 0), DtlsSessions::counts);
-        ShardFigures { tcp, tls, dtls, dtls_handshakes, datagrams: self.io.counters() }
+        let passed_on = self.streams.passed_on();
+        ShardFigures { tcp, tls, passed_on, dtls, dtls_handshakes, datagrams: self.io.counters() }
     }
 
     #[inline]

@@ -38,6 +38,7 @@ pub(crate) fn of_relay(report: &Report, figures: &mut Figures) {
     figures.counters("relayed_packets", "Packets of application data relayed", "direction", packets);
     let bytes = [("to_peer", relayed.to_peer_bytes), ("to_client", relayed.to_client_bytes)];
     figures.counters("relayed_bytes", "Application data relayed, without headers", "direction", bytes);
+    figures.counter("icmp_relayed", "ICMP errors of peers that clients were told of", engine.icmp_relayed);
     let dropped = engine.dropped.by_reason();
     figures.counters("dropped", "What was neither relayed nor answered, by reason", "reason", dropped);
 }

@@ -18,6 +18,8 @@ pub struct ShardFigures {
     pub tcp: usize,
     /// Streams with TLS.
     pub tls: usize,
+    /// Streams that are passed on to an HTTPS server.
+    pub passed_on: usize,
     /// DTLS sessions.
     pub dtls: usize,
     /// Of these, those whose handshake is under way.
@@ -30,6 +32,7 @@ impl ShardFigures {
     fn add(mut self, other: &ShardFigures) -> ShardFigures {
         self.tcp += other.tcp;
         self.tls += other.tls;
+        self.passed_on += other.passed_on;
         self.dtls += other.dtls;
         self.dtls_handshakes += other.dtls_handshakes;
         self.datagrams.add(&other.datagrams);

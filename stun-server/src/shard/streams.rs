@@ -339,7 +339,12 @@ impl Streams {
 
     /// How many connections there are.
     fn len(&self) -> usize {
-        self.by_five_tuple.len() + self.passed.as_ref().map_or(0, PassedOn::len)
+        self.by_five_tuple.len() + self.passed_on()
+    }
+
+    /// How many of them are somebody else's.
+    pub(super) fn passed_on(&self) -> usize {
+        self.passed.as_ref().map_or(0, PassedOn::len)
     }
 
     /// Watches a connection for writing exactly as long as something is queued.

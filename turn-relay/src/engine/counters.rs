@@ -157,7 +157,7 @@ impl Refused {
 
 impl Dropped {
     /// How much for which reason.
-    pub fn by_reason(&self) -> [(&'static str, u64); 11] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 12] {
         [
             ("malformed", self.malformed),
             ("no_allocation", self.no_allocation),
@@ -168,6 +168,7 @@ impl Dropped {
             ("to_peer_over_bandwidth", self.to_peer_over_bandwidth),
             ("to_client_over_bandwidth", self.to_client_over_bandwidth),
             ("oversized", self.oversized),
+            ("icmp", self.icmp),
             ("overloaded", self.overloaded),
             ("limited", self.limited),
         ]
