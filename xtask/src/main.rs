@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test`, `ci`, `bench`, `lab-nat` and `fuzz`.
+//! The project's own tasks: `cargo xtask test`, `ci`, `bench`, `lab-nat`, `soak` and `fuzz`.
 //!
 //! A task is a list of steps, each of which adds rows to one table: `prepare` (what the tests need of the machine) →
 //! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `fuzz` stands apart.
@@ -50,6 +50,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Let clients come, go, vanish, retransmit and lie for a while, and look at what is left of them at the relay
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// How many allocations there are at a time, 20000 at most
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+        allocations: u16,
+    },
     /// Fuzz what reads bytes of others, with the corpora in fuzz/corpus (needs nightly and cargo-fuzz)
     Fuzz(fuzz::Options),
 }
@@ -60,6 +69,7 @@ fn main() -> ExitCode {
         Task::Ci => ci(),
         Task::Bench { arguments } => bench(&arguments),
         Task::LabNat { arguments } => lab_nat(&arguments),
+        Task::Soak { minutes, allocations } => soak(minutes, allocations),
         Task::Fuzz(options) => fuzz(&options),
     };
     match done {
@@ -106,6 +116,14 @@ fn lab_nat(arguments: &[String]) -> io::Result<Report> {
     }
     let directory = workspace.target.join("debug");
     Err(Command::new(directory.join("nat-judge")).args(arguments).env("THIRL_BIN_DIR", directory).exec())
+}
+
+fn soak(minutes: u64, allocations: u16) -> io::Result<Report> {
+    let workspace = Workspace::find()?;
+    let arguments = ["test", "--release", "-p", "thirl-tests", "--test", "soak", "--", "--nocapture"];
+    let mut cargo = workspace.cargo(&arguments);
+    cargo.env("THIRL_SOAK_MINUTES", minutes.to_string());
+    Err(cargo.env("THIRL_SOAK_ALLOCATIONS", allocations.to_string()).exec())
 }
 
 fn bench(arguments: &[String]) -> io::Result<Report> {
