@@ -1,6 +1,5 @@
 //! The TURN client of webrtc-rs (`turn` 0.17) against `turn-relay`, on loopback: an allocation, a permission, data both ways
 //! by Send indications and then by a channel, which it binds meanwhile, and the refresh that ends it.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
