@@ -10,8 +10,9 @@
 //! 6. [`PeerPolicy`] of [`PeerRule`]s: which peers may be reached; [`Redirects`]: who is sent to another server. [`EngineConfig`]: what may be set.
 //! 7. [`Shared`]: quotas and reservations, which the engines of one server have in common; [`Bandwidth`]: how much data
 //!    passes.
-//! 8. `icmp`: what the network says of datagrams to peers.
-//! 9. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
+//! 8. `mobility`: an allocation goes where its client goes: [`Notice`]s between engines.
+//! 9. `icmp`: what the network says of datagrams to peers.
+//! 10. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
 
 mod allocate;
 mod allocation;
@@ -22,6 +23,7 @@ mod config;
 mod counters;
 mod data;
 mod icmp;
+mod mobility;
 mod output;
 mod peer_policy;
 mod peer_rule;
@@ -47,6 +49,7 @@ pub use channel::CHANNEL_LIFETIME;
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Ended, Refused, Traffic};
 pub use data::{Forward, Prefix};
+pub use mobility::{Notice, OutgoingNotice};
 pub use output::{Action, AllocationId, BindError, EndReason, Event, PortWish, RelayId, RelayedAddresses};
 pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use peer_rule::{PeerRule, PeerRuleError};
@@ -74,6 +77,7 @@ use thirl_stun_server::{Limit, Limiter};
 use allocation::{Allocation, Allocations, Relay};
 use authenticate::{Authenticated, Deferred, Sender};
 use data::TransactionIds;
+use mobility::Moves;
 use request::{Envelope, Offer, Request, Success};
 use table::Hashing;
 
@@ -87,6 +91,7 @@ use table::Hashing;
 /// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
 /// - [`credentials_ready`](Engine::credentials_ready): the answer to [`Action::AwaitCredentials`].
 /// - [`reconfigure`](Engine::reconfigure): from now on it goes by this.
+/// - [`handle_notice`](Engine::handle_notice): what another engine of the server says.
 /// - [`handle_timeout`](Engine::handle_timeout): when [`poll_timeout`](Engine::poll_timeout) has come.
 ///
 /// Data comes back at once as [`Forward`], to be sent before anything else is handed in.
@@ -94,8 +99,10 @@ use table::Hashing;
 /// **Out**, after one or several of these, each until it returns `None`:
 /// 1. [`poll_action`](Engine::poll_action), whose answers may make transmits and events;
 /// 2. [`poll_transmit`](Engine::poll_transmit);
-/// 3. [`poll_event`](Engine::poll_event), for logs: a few may be left unread;
-/// 4. [`poll_timeout`](Engine::poll_timeout).
+/// 3. [`poll_notice`](Engine::poll_notice), and after [`handle_notice`](Engine::handle_notice) first of all
+///    [`poll_arrived`](Engine::poll_arrived), where there are several engines;
+/// 4. [`poll_event`](Engine::poll_event), for logs: a few may be left unread;
+/// 5. [`poll_timeout`](Engine::poll_timeout).
 ///
 /// Binding requests are not the engine's: `thirl_stun_server::Responder` answers them.
 ///
@@ -147,6 +154,7 @@ pub struct Engine {
     rng: StdRng,
     transaction_ids: TransactionIds,
     deferred: Deferred,
+    moves: Moves,
     limiter: Option<Limiter>,
     counters: Counters,
     transmits: VecDeque<Transmit>,
@@ -181,6 +189,7 @@ impl Engine {
             config,
             shared,
             allocations: Allocations::new(hashing.clone()),
+            moves: Moves::new(hashing.clone()),
             hashing,
             deadlines: Deadlines::default(),
             transaction_ids: TransactionIds::new(rng.next_u64()),
@@ -191,6 +200,12 @@ impl Engine {
             actions: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// The engine of the server's shard of this number, from 0 up, which [`Notice`]s name; no two have the same.
+    pub fn on_shard(mut self, shard: usize) -> Engine {
+        self.moves.shard = shard;
+        self
     }
 
     /// A datagram of a client, or a frame of its stream. `unix_seconds` is the wall clock, for credentials that expire.
@@ -234,12 +249,22 @@ impl Engine {
         self.relay_icmp(now, relay, to, error)
     }
 
-    /// The client's connection was closed: its allocation ends.
-    pub fn handle_client_gone(&mut self, _now: Instant, five_tuple: FiveTuple) {
+    /// The client's connection was closed: its allocation ends, unless it has a ticket to come again with.
+    pub fn handle_client_gone(&mut self, now: Instant, five_tuple: FiveTuple) {
         self.forget_deferred(&five_tuple);
-        if let Some((id, _)) = self.allocations.find(&five_tuple) {
-            self.end_allocation(id, EndReason::ClientGone);
-        }
+        self.connection_closed(now, five_tuple);
+    }
+
+    /// What another engine says: when all actions are carried out, and before others are handed in, what
+    /// [`Engine::poll_notice`] then gives is to be fetched. Returned are the relays whose sockets came along, in the order of
+    /// [`OutgoingNotice::relays`]: they are this engine's now.
+    pub fn handle_notice(&mut self, now: Instant, notice: Notice) -> Vec<RelayId> {
+        self.take(now, notice)
+    }
+
+    /// The socket of a relay that came by [`Engine::handle_notice`] cannot be used: its allocation ends.
+    pub fn relay_lost(&mut self, relay: RelayId) {
+        self.end_allocation(relay.allocation, EndReason::RelayLost);
     }
 
     /// The answer to [`Action::BindRelay`]: the address that peers send to, as they see it.
@@ -298,6 +323,17 @@ impl Engine {
         self.transmits.pop_front()
     }
 
+    /// What to tell the engine of another shard.
+    pub fn poll_notice(&mut self) -> Option<OutgoingNotice> {
+        self.moves.poll_notice()
+    }
+
+    /// A client's datagram, and where it came from, that waited for an allocation to come from another shard: to be handed
+    /// to [`Engine::handle_datagram`] once the allocation's sockets are in use.
+    pub fn poll_arrived(&mut self) -> Option<(FiveTuple, Box<[u8]>)> {
+        self.moves.poll_arrived()
+    }
+
     /// What happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -308,9 +344,9 @@ impl Engine {
         self.deadlines.next()
     }
 
-    /// Whether a client has an allocation, so that its connection is worth keeping.
+    /// Whether a client has an allocation, or may move one there, so that its connection is worth keeping.
     pub fn has_allocation(&self, five_tuple: &FiveTuple) -> bool {
-        self.allocations.find(five_tuple).is_some()
+        self.allocations.find(five_tuple).is_some() || self.moves.is_guest(five_tuple)
     }
 
     /// How many allocations there are.
@@ -383,6 +419,13 @@ impl Engine {
 
     /// `None`: the response comes later, or none does.
     fn dispatch(&mut self, request: &Request<'_>, user: Authenticated) -> Result<Option<Success>, Refusal> {
+        let Request { now, five_tuple, message, .. } = request;
+        if self.moves.is_guest(five_tuple)
+            && mobility::shown(message).is_none()
+            && !self.arrives(*now, *five_tuple, message.as_bytes())
+        {
+            return Ok(None);
+        }
         match request.message.method() {
             Method::ALLOCATE => self.handle_allocate(request, user),
             Method::REFRESH => self.handle_refresh(request, &user).map(Some),
@@ -408,6 +451,9 @@ impl Engine {
     fn end_allocation(&mut self, id: AllocationId, reason: EndReason) {
         let Some(allocation) = self.allocations.remove(id) else { return };
         self.deadlines.cancel(Timer::Allocation(id));
+        if let Some(mobility) = &allocation.owner.mobility {
+            self.forget_mobility(id, mobility);
+        }
         for (family, _) in allocation.relays.bound() {
             self.release(RelayId { allocation: id, family });
         }

@@ -180,7 +180,7 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("prometheus-username-labels", Leave("metrics have no label per user: it would have no bound")),
     ("alternate-server", Same),
     ("tls-alternate-server", Same),
-    ("mobility", Leave("an allocation cannot move to another five-tuple (RFC 8016)")),
+    ("mobility", Flag),
     (
         "oauth",
         Leave("give the keys of authorization servers, which coturn has in its database, by `oauth-key`"),
@@ -361,12 +361,12 @@ channel-lifetime=600
 
     #[test]
     fn what_cannot_be_carried_over_is_named_by_line_and_without_secrets() {
-        let conf = "realm=x\n\nno-auth\nmobility\nredis-userdb=\"password=hidden\"\nfrobnicate=hidden\nno-tcp=0\nchannel-lifetime=30\n";
+        let conf = "realm=x\n\nno-auth\nweb-admin\nredis-userdb=\"password=hidden\"\nfrobnicate=hidden\nno-tcp=0\nchannel-lifetime=30\n";
         let left = import(conf).left;
         let lines: Vec<_> = left.iter().map(|left| (left.line, left.option.as_str())).collect();
         let expected = [
             (3, "no-auth"),
-            (4, "mobility"),
+            (4, "web-admin"),
             (5, "redis-userdb"),
             (6, "frobnicate"),
             (8, "channel-lifetime"),

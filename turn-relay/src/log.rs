@@ -42,6 +42,12 @@ impl Log {
                     "allocation ended"
                 );
             }
+            Event::AllocationMoved { id, five_tuple, username, relayed } => {
+                tracing::info!(
+                    session = %self.session(*id), client = %five_tuple, username = &**username, %relayed,
+                    "allocation moved"
+                );
+            }
             Event::Refused { id, five_tuple, method, refusal } => {
                 let session = id.map(|id| display(self.session(id)));
                 if let Refusal::WrongCredentials { username } = refusal {

@@ -14,6 +14,12 @@ pub(crate) fn of_relay(report: &Report, figures: &mut Figures) {
     let ended = engine.allocations_ended.iter().map(|(reason, count)| (label(reason), count));
     figures.counters("allocations_ended", "Allocations that ended, by reason", "reason", ended);
 
+    figures.counter(
+        "allocations_moved",
+        "Moves of allocations to other addresses of their clients",
+        engine.allocations_moved,
+    );
+
     figures.counter("requests", "Well-formed TURN requests", engine.requests);
     figures.counter("successes", "Success responses", engine.succeeded);
     figures.counter(
@@ -48,5 +54,6 @@ fn label(reason: EndReason) -> &'static str {
         EndReason::Expired => "expired",
         EndReason::Deleted => "deleted",
         EndReason::ClientGone => "client_gone",
+        EndReason::RelayLost => "relay_lost",
     }
 }

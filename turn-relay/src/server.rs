@@ -76,12 +76,13 @@ impl Server {
         let engine = Arc::new(engine);
         let inside = Arc::new(Inside::default());
         let shared = Shared::default();
-        let running = shard::start(&listen, |shard, _| {
+        let running = shard::start(&listen, |shard, post| {
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
             let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
-            RelayService::new(shard, engine, shard_binding(shard), (ports.clone(), inside.clone()), own)
+            let ports = (ports.clone(), inside.clone());
+            RelayService::new((shard, post.clone()), engine, shard_binding(shard), ports, own)
         })?;
         Ok(Running { shards: running, shared, ports, listen })
     }

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
-use thirl_common::io::{ShardIo, SocketId, return_memory};
+use thirl_common::io::{Route, ShardIo, SocketId, return_memory};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
-use thirl_stun_server::shard::{Clock, Outcome, Service};
+use thirl_stun_server::shard::{Clock, Outcome, Post, Service};
 
-use crate::engine::{Action, BindError, Engine, EngineConfig, Forward, Prefix, RelayId};
+use crate::engine::{
+    Action, BindError, Engine, EngineConfig, Forward, Notice, OutgoingNotice, Prefix, RelayId,
+};
 use crate::inside::Inside;
 use crate::log::Log;
 use crate::ports::{BoundRelay, Ports};
@@ -33,11 +35,14 @@ pub(crate) enum Letter {
     Configure(Arc<EngineConfig>, Arc<Ports>, Sender<()>),
     /// To say what it is and did so far.
     Report(Sender<Report>),
+    /// What another shard's engine says, and the sockets of [`OutgoingNotice::relays`]. `None`: there is none.
+    Move(Notice, Vec<Option<BoundRelay>>),
 }
 
 /// One shard's share of a relay.
 pub(crate) struct RelayService {
     shard: usize,
+    post: Post<Letter>,
     log: Log,
     pub(crate) engine: Engine,
     pub(crate) binding: Binding,
@@ -66,7 +71,7 @@ struct Relay {
 
 impl RelayService {
     pub(crate) fn new(
-        shard: usize,
+        (shard, post): (usize, Post<Letter>),
         engine: Engine,
         binding: Binding,
         (ports, inside): (Arc<Ports>, Arc<Inside>),
@@ -76,8 +81,9 @@ impl RelayService {
         rng.fill_bytes(&mut seed);
         RelayService {
             shard,
+            post,
             log: Log::new(shard, seed),
-            engine,
+            engine: engine.on_shard(shard),
             binding,
             relays: Vec::new(),
             by_addr: HashMap::default(),
@@ -130,16 +136,7 @@ impl RelayService {
                     .and_then(|bound| self.add(relay, bound, io));
                 self.engine.relay_bound(relay, bound, clock.now);
             }
-            Action::ReleaseRelay { relay } => {
-                if let Some(Relay { socket, relayed }) =
-                    self.relays.get_mut(relay.slot()).and_then(Option::take)
-                {
-                    self.inside.remove(relayed);
-                    self.by_addr.remove(&relayed.0);
-                    drop(io.remove(socket));
-                    self.tidy_at.get_or_insert(clock.now + TIDY_AFTER);
-                }
-            }
+            Action::ReleaseRelay { relay } => drop(self.take(relay, clock, io)),
             // Who looks them up need not know of shards: the engine will say so if the store does not know yet.
             Action::AwaitCredentials { lookup } => {
                 self.awaited.insert(lookup);
@@ -179,6 +176,60 @@ impl RelayService {
             self.relays.shrink_to_fit();
             self.by_addr.shrink_to_fit();
             return_memory();
+        }
+    }
+
+    fn take(&mut self, relay: RelayId, clock: Clock, io: &mut ShardIo) -> Option<BoundRelay> {
+        let Relay { socket, relayed } = self.relays.get_mut(relay.slot())?.take()?;
+        self.inside.remove(relayed);
+        self.by_addr.remove(&relayed.0);
+        self.tidy_at.get_or_insert(clock.now + TIDY_AFTER);
+        Some(BoundRelay { socket: io.remove(socket)?, relayed })
+    }
+
+    fn carry_out_all(&mut self, clock: Clock, io: &mut ShardIo) {
+        while let Some(action) = self.engine.poll_action() {
+            self.carry_out(action, clock, io);
+        }
+    }
+
+    fn send_notices(&mut self, clock: Clock, io: &mut ShardIo) {
+        while let Some(OutgoingNotice { shard, relays, notice }) = self.engine.poll_notice() {
+            let sockets = relays.into_iter().map(|relay| self.take(relay, clock, io)).collect();
+            self.post.send(shard, Letter::Move(notice, sockets));
+        }
+    }
+
+    /// Allocations come here from other shards, and what their clients have sent here already.
+    fn handle_notice(
+        &mut self,
+        clock: Clock,
+        notice: Notice,
+        sockets: Vec<Option<BoundRelay>>,
+        io: &mut ShardIo,
+    ) {
+        // A relay that ended may have had the place of one that comes, and one that goes leaves its own to the next.
+        self.carry_out_all(clock, io);
+        let relays = self.engine.handle_notice(clock.now, notice);
+        self.send_notices(clock, io);
+        for (relay, bound) in relays.into_iter().zip(sockets) {
+            let added = bound.ok_or(BindError::NoAddress).and_then(|bound| self.add(relay, bound, io));
+            if let Err(error) = added {
+                tracing::error!(%error, "a relay cannot follow its client to another shard, and ends");
+                self.engine.relay_lost(relay);
+            }
+        }
+        while let Some((five_tuple, datagram)) = self.engine.poll_arrived() {
+            let forward = self.engine.handle_datagram(clock.now, clock.unix_seconds, five_tuple, &datagram);
+            if let Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment }) = forward
+                && let (Some(Relay { socket, .. }), Some(data)) = (self.relay(relay), datagram.get(range))
+            {
+                let route = Route { socket, to, source: None };
+                match dont_fragment {
+                    true => io.send_whole(socket, |io| io.send(route, data)),
+                    false => io.send(route, data),
+                }
+            }
         }
     }
 }
@@ -232,7 +283,7 @@ impl Service for RelayService {
         frame_len_at_relay(buffered)
     }
 
-    fn handle_letter(&mut self, clock: Clock, letter: Letter, _io: &mut ShardIo) {
+    fn handle_letter(&mut self, clock: Clock, letter: Letter, io: &mut ShardIo) {
         match letter {
             Letter::Configure(config, ports, done) => {
                 self.engine.reconfigure(clock.now, config);
@@ -243,6 +294,7 @@ impl Service for RelayService {
             Letter::Report(answer) => {
                 let _ = answer.send(self.report());
             }
+            Letter::Move(notice, sockets) => self.handle_notice(clock, notice, sockets, io),
         }
     }
 
@@ -278,9 +330,8 @@ impl Service for RelayService {
     }
 
     fn work(&mut self, clock: Clock, io: &mut ShardIo) {
-        while let Some(action) = self.engine.poll_action() {
-            self.carry_out(action, clock, io);
-        }
+        self.carry_out_all(clock, io);
+        self.send_notices(clock, io);
         while let Some(event) = self.engine.poll_event() {
             self.log.event(clock.now, &event);
         }

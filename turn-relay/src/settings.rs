@@ -105,6 +105,13 @@ pub const KEYS: &[Key] = &[
         "End allocations when the REST credentials expire that made them, as it is with access tokens anyway. \
          Default: false",
     ),
+    Key::single(
+        "mobility",
+        "BOOLEAN",
+        "Let clients that ask for a mobility ticket keep their allocations when their address changes (RFC 8016); such an \
+         allocation outlives its connection. Default: true",
+    )
+    .example("false"),
     Key::single("stale-nonce", "SECONDS", "How long a nonce is good for. Default: 600"),
     Key::single(
         "relay-threads",
@@ -177,6 +184,8 @@ pub struct Settings {
     pub max_lifetime: Duration,
     /// Whether allocations end when the REST credentials do that made them.
     pub end_with_credentials: bool,
+    /// Whether clients may move their allocations.
+    pub mobility: bool,
     /// How long a nonce is good for.
     pub nonce_lifetime: Duration,
     /// `None`: one for each core.
@@ -245,6 +254,7 @@ impl Settings {
                 .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
                 .unwrap_or(Duration::from_secs(3600)),
             end_with_credentials: values.one("end-with-credentials", parse::boolean)?.unwrap_or(false),
+            mobility: values.one("mobility", parse::boolean)?.unwrap_or(true),
             nonce_lifetime: values
                 .one("stale-nonce", parse::seconds(60, 86_400))?
                 .unwrap_or(Duration::from_secs(600)),
@@ -315,6 +325,7 @@ impl Settings {
                 address_quota: self.address_quota,
                 redirects: self.redirects.clone(),
                 end_with_credentials: self.end_with_credentials,
+                mobility: self.mobility,
                 bandwidth: self.bandwidth,
                 peers,
                 ..EngineConfig::default()
@@ -421,6 +432,7 @@ mod tests {
             ("total-quota", "0"),
             ("ip-quota", "-1"),
             ("end-with-credentials", "1"),
+            ("mobility", "yes"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
             ("max-bps", "0"),

@@ -1,17 +1,19 @@
 //! Allocate: a relayed transport address for a client (RFC 8656, section 7).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::RngCore;
 use thirl_common::net::RelayedAddr;
 use thirl_common::wire::{
-    AdditionalAddressFamily, AddressFamily, AttributeType, EvenPort, Lifetime, RequestedAddressFamily,
-    RequestedTransport, ReservationToken, SsodaAdditionalAddressFamily,
+    AdditionalAddressFamily, AddressFamily, AttributeType, EvenPort, Lifetime, Message, MobilityTicket,
+    RequestedAddressFamily, RequestedTransport, ReservationToken, SsodaAdditionalAddressFamily,
 };
 
 use super::allocation::{AllocateRequest, Allocation, Owner, Relay, Relays};
-use super::authenticate::Authenticated;
+use super::authenticate::{Authenticated, Maker};
 use super::icmp::IcmpWindow;
+use super::mobility::Mobility;
 use super::output::{Action, BindError, Event, PortWish, RelayId};
 use super::refusal::Refusal;
 use super::request::{Request, Success};
@@ -33,6 +35,8 @@ const KNOWN: [AttributeType; 6] = [
 /// What an Allocate asks for.
 struct Wish {
     lifetime: Option<u32>,
+    /// Whether the client may want to move.
+    mobile: bool,
     place: Place,
 }
 
@@ -54,6 +58,7 @@ impl Wish {
         }
         request.check_known(&KNOWN)?;
         let lifetime = message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
+        let mobile = wants_ticket(message, config)?;
         let even = message.get::<EvenPort>()?;
         let family = message.get::<RequestedAddressFamily>()?;
         let additional = match message.get::<AdditionalAddressFamily>()? {
@@ -63,7 +68,7 @@ impl Wish {
         if let Some(ReservationToken(token)) = message.get()? {
             let alone = even.is_none() && family.is_none() && additional.is_none();
             return if alone {
-                Ok(Wish { lifetime, place: Place::Reserved { token } })
+                Ok(Wish { lifetime, mobile, place: Place::Reserved { token } })
             } else {
                 Err(Refusal::Conflicting("RESERVATION-TOKEN and EVEN-PORT or an address family"))
             };
@@ -79,7 +84,7 @@ impl Wish {
                 _ => Some("ADDITIONAL-ADDRESS-FAMILY and a family other than IPv6"),
             };
             return match conflict {
-                None => Ok(Wish { lifetime, place: Place::Both { even: even.is_some() } }),
+                None => Ok(Wish { lifetime, mobile, place: Place::Both { even: even.is_some() } }),
                 Some(conflict) => Err(Refusal::Conflicting(conflict)),
             };
         }
@@ -90,7 +95,19 @@ impl Wish {
         };
         let family =
             family.filter(|family| config.families.contains(family)).ok_or(Refusal::UnsupportedFamily)?;
-        Ok(Wish { lifetime, place: Place::New { family, even } })
+        Ok(Wish { lifetime, mobile, place: Place::New { family, even } })
+    }
+}
+
+/// Whether the client asks for a ticket (RFC 8016, section 3.1). One that relays TCP could not move: its connections to peers
+/// are tied to connections of the client's (RFC 6062).
+fn wants_ticket(message: &Message<'_>, config: &EngineConfig) -> Result<bool, Refusal> {
+    let may_move = config.mobility && message.require::<RequestedTransport>()? == RequestedTransport::UDP;
+    match message.get::<MobilityTicket<'_>>()? {
+        None => Ok(false),
+        Some(MobilityTicket([])) if may_move => Ok(true),
+        Some(MobilityTicket([])) => Err(Refusal::MobilityForbidden),
+        Some(_) => Err(Refusal::InvalidTicket),
     }
 }
 
@@ -123,8 +140,10 @@ impl Engine {
         let Grant { seat, reserving, relays, port } = self
             .grant(&wish.place, request, &user.account)
             .map_err(|refusal| self.or_elsewhere(refusal, &request.five_tuple))?;
+        let mobility = wish.mobile.then(|| Box::new(Mobility::new(self.new_ticket())));
         let id = self.allocations.insert(Allocation {
             five_tuple: request.five_tuple,
+            connected: true,
             expires: request.now,
             relays,
             permissions: Default::default(),
@@ -132,12 +151,15 @@ impl Engine {
             traffic: Default::default(),
             meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
             owner: Box::new(Owner {
-                username: user.username,
-                realm: user.realm,
-                expires: user.expires,
+                maker: Arc::new(Maker {
+                    username: user.username,
+                    realm: user.realm,
+                    account: seat.account().clone(),
+                    expires: user.expires,
+                    key: user.signing.key,
+                    key_of: user.key_of,
+                }),
                 seat,
-                key: user.signing.key,
-                key_of: user.key_of,
                 request: AllocateRequest {
                     transaction: request.message.transaction_id(),
                     fingerprint: request.fingerprint,
@@ -150,6 +172,7 @@ impl Engine {
                 },
                 reserving,
                 icmp: IcmpWindow::new(request.now),
+                mobility,
             }),
         });
         for family in relays.binding() {
@@ -255,7 +278,7 @@ impl Engine {
             id: relay.allocation,
             five_tuple: allocation.five_tuple,
             username: allocation.username().clone(),
-            realm: allocation.owner.realm.clone(),
+            realm: allocation.owner.maker.realm.clone(),
             relayed: allocation.relays.addresses(),
             lifetime,
         };
@@ -266,6 +289,7 @@ impl Engine {
             self.shared.reserve(token, Reservation { seat, family: relay.family });
             self.deadlines.set(Timer::Reservation(token), now + RESERVATION_LIFETIME);
         }
+        self.issue_ticket(relay.allocation);
         self.counters.allocations_created += 1;
         created.queue(&mut self.events, &mut self.counters.dropped);
         self.succeed(&envelope, &success);

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thirl_common::net::{FiveTuple, RelayedAddr};
-use thirl_common::wire::{AddressFamily, IntegrityKey, TransactionId};
+use thirl_common::wire::{AddressFamily, TransactionId};
 
-use super::authenticate::{Authenticated, KeyOf};
+use super::authenticate::{Authenticated, Maker};
 use super::bandwidth::{Direction, Meters};
 use super::channel::Channels;
 use super::counters::Traffic;
 use super::icmp::IcmpWindow;
+use super::mobility::Mobility;
 use super::output::{AllocationId, GENERATIONS, RelayId, RelayedAddresses};
 use super::peer_policy::OwnAddresses;
 use super::permission::Permissions;
@@ -24,6 +25,8 @@ use super::table::Hashing;
 #[derive(Debug)]
 pub(super) struct Allocation {
     pub(super) five_tuple: FiveTuple,
+    /// Whether the client is there; if not, it may come again from elsewhere.
+    pub(super) connected: bool,
     pub(super) expires: Instant,
     /// One for each family at the most.
     pub(super) relays: Relays,
@@ -39,20 +42,16 @@ pub(super) struct Allocation {
 /// Who made an allocation, and by which request.
 #[derive(Debug)]
 pub(super) struct Owner {
-    pub(super) username: Arc<str>,
-    /// `None`: the server's own.
-    pub(super) realm: Option<Arc<str>>,
-    /// When the credentials end that made it, in Unix seconds, if it ends with them.
-    pub(super) expires: Option<u64>,
+    pub(super) maker: Arc<Maker>,
     pub(super) seat: Seat,
-    pub(super) key: IntegrityKey,
-    pub(super) key_of: KeyOf,
     /// The Allocate request, which is answered when the relay is bound, and again whenever it is retransmitted.
     pub(super) request: AllocateRequest,
     /// The seat of the port that is set aside along with the relay, until it is.
     pub(super) reserving: Option<Seat>,
     /// Bounds what the client is told of ICMP errors.
     pub(super) icmp: IcmpWindow,
+    /// If the client may move.
+    pub(super) mobility: Option<Box<Mobility>>,
 }
 
 /// What is kept of an Allocate request.
@@ -154,16 +153,12 @@ impl Relays {
 
 impl Allocation {
     pub(super) fn username(&self) -> &Arc<str> {
-        &self.owner.username
+        &self.owner.maker.username
     }
 
     /// Whether it is the user's.
     pub(super) fn is_of(&self, user: &Authenticated) -> bool {
-        (&self.owner.username, &self.owner.realm) == (&user.username, &user.realm)
-    }
-
-    pub(super) fn key(&self) -> &IntegrityKey {
-        &self.owner.key
+        self.owner.maker.is(user)
     }
 
     /// Whether `bytes` more may pass now.
@@ -189,7 +184,7 @@ impl Allocation {
             method: thirl_common::wire::Method::ALLOCATE,
             transaction,
             fingerprint,
-            signing: Some(super::request::Signing { key: self.owner.key.clone(), algorithm }),
+            signing: Some(super::request::Signing { key: self.owner.maker.key.clone(), algorithm }),
         }
     }
 
@@ -201,6 +196,7 @@ impl Allocation {
             lifetime: Some(self.expires.saturating_duration_since(now)),
             reservation_token: self.owner.request.reservation_token,
             mapped: Some(self.five_tuple.client),
+            ticket: self.owner.mobility.as_ref().map(|mobility| mobility.ticket),
         }
     }
 }
@@ -212,6 +208,7 @@ pub(super) struct Allocations {
     /// Places in `slots`. The first is taken first, so that the last ones get empty, and memory is given back.
     free: BinaryHeap<Reverse<u32>>,
     next_generation: u32,
+    len: usize,
     by_five_tuple: HashMap<FiveTuple, u32, Hashing>,
 }
 
@@ -230,19 +227,28 @@ impl Allocations {
             slots: Vec::new(),
             free: BinaryHeap::new(),
             next_generation: 0,
+            len: 0,
             by_five_tuple: HashMap::with_hasher(hashing),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.by_five_tuple.len()
+        self.len
     }
 
     /// The five-tuple must have none yet.
     pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
+        let five_tuple = allocation.five_tuple;
+        let id = self.insert_detached(allocation);
+        self.rekey(id, five_tuple);
+        id
+    }
+
+    /// Without a client, until [`Allocations::rekey`].
+    pub(super) fn insert_detached(&mut self, allocation: Allocation) -> AllocationId {
         let generation = self.next_generation;
         self.next_generation = (generation + 1) % GENERATIONS;
-        let five_tuple = allocation.five_tuple;
+        let allocation = Allocation { connected: false, ..allocation };
         let slot = Slot { generation, allocation: Some(allocation) };
         let index = match self.free.pop() {
             Some(Reverse(index)) if (index as usize) < self.slots.len() => {
@@ -256,7 +262,7 @@ impl Allocations {
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.by_five_tuple.insert(five_tuple, index);
+        self.len += 1;
         AllocationId { index, generation }
     }
 
@@ -264,7 +270,10 @@ impl Allocations {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
         let allocation = slot.allocation.take()?;
         self.free.push(Reverse(id.index));
-        self.by_five_tuple.remove(&allocation.five_tuple);
+        self.len -= 1;
+        if allocation.connected {
+            self.by_five_tuple.remove(&allocation.five_tuple);
+        }
         self.give_room_back();
         Some(allocation)
     }
@@ -284,6 +293,23 @@ impl Allocations {
         if self.by_five_tuple.capacity() > 2 * wanted {
             self.by_five_tuple.shrink_to(wanted);
         }
+    }
+
+    /// Its client is at this five-tuple, which has no other allocation, and at no other.
+    pub(super) fn rekey(&mut self, id: AllocationId, five_tuple: FiveTuple) {
+        self.detach(id);
+        if let Some(allocation) = self.get_mut(id) {
+            (allocation.five_tuple, allocation.connected) = (five_tuple, true);
+            self.by_five_tuple.insert(five_tuple, id.index);
+        }
+    }
+
+    /// Its client is gone for now.
+    pub(super) fn detach(&mut self, id: AllocationId) {
+        let Some(allocation) = self.get_mut(id).filter(|allocation| allocation.connected) else { return };
+        allocation.connected = false;
+        let five_tuple = allocation.five_tuple;
+        self.by_five_tuple.remove(&five_tuple);
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {

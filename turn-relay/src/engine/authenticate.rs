@@ -15,7 +15,7 @@ use thirl_common::net::{FiveTuple, source_prefix};
 use thirl_common::wire::{IntegrityKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm};
 
 use super::Engine;
-use super::allocation::Allocation;
+use super::mobility;
 use super::output::Action;
 use super::realm::Served;
 use super::refusal::Refusal;
@@ -79,6 +79,37 @@ pub(super) fn no_one_waits() -> Deferred {
     Deferred::new(MAX_WAITING)
 }
 
+/// Who made an allocation, and in which way.
+#[derive(Debug)]
+pub(super) struct Maker {
+    pub(super) username: Arc<str>,
+    /// `None`: the server's own.
+    pub(super) realm: Option<Arc<str>>,
+    pub(super) account: Arc<str>,
+    /// When the credentials end that made it, in Unix seconds, if it ends with them.
+    pub(super) expires: Option<u64>,
+    pub(super) key: IntegrityKey,
+    pub(super) key_of: KeyOf,
+}
+
+impl Maker {
+    pub(super) fn is(&self, user: &Authenticated) -> bool {
+        (&self.username, &self.realm) == (&user.username, &user.realm)
+    }
+
+    /// Whether the claim is to be it, in the same way. If it is, the key that made the allocation holds as long as it:
+    /// ephemeral credentials may have expired meanwhile.
+    fn claims(&self, claim: &Claim<'_>, served: &Served<'_>) -> bool {
+        let same_way = claim.access_token.is_none() && self.key_of == KeyOf::Password(claim.algorithm);
+        same_way
+            && self.realm.as_ref() == served.other
+            && match claim.identity {
+                Identity::Username(claimed) => claimed == &*self.username,
+                Identity::UserHash(hash) => hash == userhash(&self.username, claim.realm),
+            }
+    }
+}
+
 impl Authenticated {
     /// "The lifetime ... MUST be less than or equal to the lifetime of the token" (RFC 7635, section 8), but for the
     /// clocks' sake not nothing: a token is taken up to 5 s after its end. Other credentials end alike, if they do.
@@ -109,17 +140,28 @@ impl Engine {
         let claim = Claim { algorithm: key_algorithm(message, nonce)?, ..claim };
 
         let mut proves = |key: &IntegrityKey| message.verify_integrity(key).is_ok();
-        let allocation = self.allocations.find(five_tuple).map(|(_, allocation)| allocation);
-        if let Some(allocation) = allocation.filter(|allocation| is_makers(allocation, &claim, &served))
-            && proves(allocation.key())
+        let shown;
+        let maker = match self.allocations.find(five_tuple) {
+            Some((_, allocation)) => Some(&*allocation.owner.maker),
+            None => match self.moves.maker(five_tuple) {
+                Some(maker) => Some(maker),
+                None => {
+                    let ticket = mobility::shown(message);
+                    shown = ticket.and_then(|ticket| self.shared.tickets.find(ticket));
+                    shown.as_ref().map(|(_, home)| &*home.maker)
+                }
+            },
+        };
+        if let Some(maker) = maker.filter(|maker| maker.claims(&claim, &served))
+            && proves(&maker.key)
         {
             return Ok(Sender::Known(Authenticated {
-                username: allocation.username().clone(),
+                username: maker.username.clone(),
                 realm: served.other.cloned(),
-                account: allocation.owner.seat.account().clone(),
-                signing: Signing { key: allocation.key().clone(), algorithm },
-                key_of: allocation.owner.key_of,
-                expires: allocation.owner.expires,
+                account: maker.account.clone(),
+                signing: Signing { key: maker.key.clone(), algorithm },
+                key_of: maker.key_of,
+                expires: maker.expires,
             }));
         }
         if self.waits_for_enough(five_tuple) {
@@ -198,20 +240,6 @@ fn key_algorithm(message: &Message<'_>, nonce: &str) -> Result<KeyAlgorithm, Ref
         Ok(Some(choice)) => KeyAlgorithm::of(choice).ok_or(Refusal::AlgorithmMismatch),
         Err(_) => Err(Refusal::AlgorithmMismatch),
     }
-}
-
-/// Whether the claim is to be who made the allocation, in the same way. If it is, the key that made the allocation holds
-/// as long as it: ephemeral credentials may have expired meanwhile.
-fn is_makers(allocation: &Allocation, claim: &Claim<'_>, served: &Served<'_>) -> bool {
-    let username = &**allocation.username();
-    let same_way =
-        claim.access_token.is_none() && allocation.owner.key_of == KeyOf::Password(claim.algorithm);
-    same_way
-        && allocation.owner.realm.as_ref() == served.other
-        && match claim.identity {
-            Identity::Username(claimed) => claimed == username,
-            Identity::UserHash(hash) => hash == userhash(username, claim.realm),
-        }
 }
 
 /// For logs.

@@ -60,6 +60,8 @@ pub struct EngineConfig {
     /// How often one source may ask this engine without credentials that hold; what it asks too much is not answered.
     /// `None`: as often as it likes. Whoever has credentials is not counted.
     pub stranger_limit: Option<Limit>,
+    /// Whether clients may move their allocations to other five-tuples (RFC 8016). It costs nothing for who does not ask.
+    pub mobility: bool,
     /// Which peers clients may reach.
     pub peers: PeerPolicy,
     /// Whether whoever runs the engine takes `InstallFastPath` and `RemoveFastPath` actions.
@@ -88,6 +90,7 @@ impl Default for EngineConfig {
             max_permissions: 256,
             max_channels: 256,
             stranger_limit: None,
+            mobility: true,
             peers: PeerPolicy::default(),
             fast_path: false,
         }

@@ -35,6 +35,8 @@ pub struct Dropped {
     pub to_peer_over_bandwidth: u64,
     /// From a peer, above such a limit.
     pub to_client_over_bandwidth: u64,
+    /// From a peer, for a client whose connection is closed and that has a ticket to come again.
+    pub no_client: u64,
     /// Too large for the header that it would need.
     pub oversized: u64,
     /// ICMP errors for datagrams to peers that the client was not told of: without a permission, of a kind that is none of
@@ -81,6 +83,8 @@ pub struct Counters {
     pub allocations_created: u64,
     /// Allocations that ended.
     pub allocations_ended: Ended,
+    /// Moves of allocations to other five-tuples.
+    pub allocations_moved: u64,
     /// Data relayed.
     pub relayed: Traffic,
     /// ICMP errors for datagrams to peers that the client was told of.
@@ -157,7 +161,7 @@ impl Refused {
 
 impl Dropped {
     /// How much for which reason.
-    pub fn by_reason(&self) -> [(&'static str, u64); 12] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 13] {
         [
             ("malformed", self.malformed),
             ("no_allocation", self.no_allocation),
@@ -167,6 +171,7 @@ impl Dropped {
             ("no_relay", self.no_relay),
             ("to_peer_over_bandwidth", self.to_peer_over_bandwidth),
             ("to_client_over_bandwidth", self.to_client_over_bandwidth),
+            ("no_client", self.no_client),
             ("oversized", self.oversized),
             ("icmp", self.icmp),
             ("overloaded", self.overloaded),
@@ -184,6 +189,7 @@ impl Dropped {
         self.no_relay += other.no_relay;
         self.to_peer_over_bandwidth += other.to_peer_over_bandwidth;
         self.to_client_over_bandwidth += other.to_client_over_bandwidth;
+        self.no_client += other.no_client;
         self.oversized += other.oversized;
         self.icmp += other.icmp;
         self.overloaded += other.overloaded;
@@ -203,6 +209,7 @@ impl Counters {
         self.succeeded += other.succeeded;
         self.allocations_created += other.allocations_created;
         self.allocations_ended.add(&other.allocations_ended);
+        self.allocations_moved += other.allocations_moved;
         self.relayed.add(&other.relayed);
         self.icmp_relayed += other.icmp_relayed;
         self.dropped.add(&other.dropped);

@@ -109,8 +109,8 @@ impl Engine {
             return None;
         };
         let Some((id, allocation)) = self.allocations.find_mut(&five_tuple) else {
-            dropped.no_allocation += 1;
-            return None;
+            let here = self.arrives(now, five_tuple, datagram);
+            return if here { self.relay_channel_data(now, five_tuple, datagram) } else { None };
         };
         let Some(to) = allocation.channels.peer(channel, now) else {
             dropped.no_channel += 1;
@@ -142,8 +142,8 @@ impl Engine {
             return None;
         };
         let Some((id, allocation)) = self.allocations.find_mut(&five_tuple) else {
-            dropped.no_allocation += 1;
-            return None;
+            let here = self.arrives(now, five_tuple, message.as_bytes());
+            return if here { self.relay_send(now, five_tuple, message) } else { None };
         };
         let reach = allocation.permissions.get(to.ip(), now);
         if !reach.is_some_and(|reach| reach.admits(to.port())) {
@@ -177,6 +177,10 @@ impl Engine {
         };
         if allocation.permissions.get(from.ip(), now).is_none() {
             dropped.from_peer_not_permitted += 1;
+            return None;
+        }
+        if !allocation.connected {
+            dropped.no_client += 1;
             return None;
         }
         if !allocation.admits(Direction::ToClient, len, now) {

@@ -46,7 +46,7 @@ impl Engine {
         to: PeerAddr,
         error: Icmp,
     ) -> Option<Transmit> {
-        let allocation = self.allocations.of_relay(relay)?;
+        let allocation = self.allocations.of_relay(relay).filter(|allocation| allocation.connected)?;
         let permitted = allocation.permissions.get(to.ip(), now).is_some();
         if !(permitted && is_passed_on(to, error) && allocation.owner.icmp.admit(now)) {
             self.counters.dropped.icmp += 1;

@@ -175,6 +175,17 @@ pub enum Event {
         /// What it relayed.
         traffic: Traffic,
     },
+    /// A client came from elsewhere, and has its allocation there.
+    AllocationMoved {
+        /// Its name in logs from now on.
+        id: AllocationId,
+        /// Where the client is now.
+        five_tuple: FiveTuple,
+        /// The username that made it.
+        username: Arc<str>,
+        /// The relayed transport addresses, which stay.
+        relayed: RelayedAddresses,
+    },
     /// A request was refused. Challenges, which every client meets, are no events.
     Refused {
         /// The allocation of the five-tuple, if it has one.
@@ -198,11 +209,14 @@ pub enum EndReason {
     Deleted,
     /// The client's connection was closed.
     ClientGone,
+    /// The system would not let its socket follow the client.
+    RelayLost,
 }
 
 impl EndReason {
     /// Every one.
-    pub const ALL: [EndReason; 3] = [EndReason::Expired, EndReason::Deleted, EndReason::ClientGone];
+    pub const ALL: [EndReason; 4] =
+        [EndReason::Expired, EndReason::Deleted, EndReason::ClientGone, EndReason::RelayLost];
 }
 
 impl fmt::Display for EndReason {
@@ -211,6 +225,7 @@ impl fmt::Display for EndReason {
             EndReason::Expired => "expired",
             EndReason::Deleted => "deleted by the client",
             EndReason::ClientGone => "the client closed its connection",
+            EndReason::RelayLost => "the system would not let its socket follow the client",
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thirl_common::wire::{AttributeType, Lifetime, RequestedAddressFamily};
 
 use super::authenticate::Authenticated;
+use super::mobility;
 use super::output::{EndReason, RelayId};
 use super::refusal::Refusal;
 use super::request::{Request, Success};
@@ -20,6 +21,9 @@ impl Engine {
         user: &Authenticated,
     ) -> Result<Success, Refusal> {
         request.check_known(&KNOWN)?;
+        if let Some(ticket) = mobility::shown(&request.message) {
+            return self.handle_claim(request, user, ticket);
+        }
         let requested = request.message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
         let family = request.message.get::<RequestedAddressFamily>()?;
         let lifetime = match requested {
@@ -36,7 +40,10 @@ impl Engine {
         let only = family.and_then(|RequestedAddressFamily(family)| family);
         if lifetime.is_zero() {
             match only.filter(|_| allocation.relays.bound().count() > 1) {
-                Some(family) => self.end_relay(RelayId { allocation: id, family }),
+                Some(family) => {
+                    self.end_relay(RelayId { allocation: id, family });
+                    self.issue_ticket(id);
+                }
                 None => self.end_allocation(id, EndReason::Deleted),
             }
         } else {

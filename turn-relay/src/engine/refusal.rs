@@ -45,6 +45,15 @@ pub enum Refusal {
     /// The five-tuple has one already, made by another request.
     #[error("the client has an allocation already")]
     AllocationExists,
+    /// Who asks for a mobility ticket, or shows one, where there are none (RFC 8016, section 3.4).
+    #[error("allocations do not move; an operator may let them with mobility")]
+    MobilityForbidden,
+    /// No ticket of an allocation that there is, or one that was used.
+    #[error("the client's mobility ticket is good for no allocation")]
+    InvalidTicket,
+    /// The ticket of the allocation that the five-tuple has already.
+    #[error("the client shows a mobility ticket though it has not moved")]
+    NotMoved,
     /// The allocation is another user's.
     #[error("the allocation was made with another username")]
     OtherUser,
@@ -96,9 +105,12 @@ impl Refusal {
             | Refusal::IncompleteCredentials
             | Refusal::Malformed(_)
             | Refusal::Conflicting(_)
+            | Refusal::InvalidTicket
+            | Refusal::NotMoved
             | Refusal::ChannelTaken => ErrorCode::BAD_REQUEST,
             Refusal::UnknownAttributes(_) => ErrorCode::UNKNOWN_ATTRIBUTE,
             Refusal::NoAllocation | Refusal::AllocationExists => ErrorCode::ALLOCATION_MISMATCH,
+            Refusal::MobilityForbidden => ErrorCode::MOBILITY_FORBIDDEN,
             Refusal::OtherUser => ErrorCode::WRONG_CREDENTIALS,
             Refusal::UnsupportedTransport => ErrorCode::UNSUPPORTED_TRANSPORT,
             Refusal::UnsupportedFamily | Refusal::NotBound(BindError::NoAddress) => {

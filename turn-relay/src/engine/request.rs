@@ -6,11 +6,12 @@ use thirl_common::auth::SecurityFeatures;
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
     AddressErrorCode, AddressFamily, AlternateDomain, AlternateServer, AttributeType, BufferTooSmall, Class,
-    IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, Nonce, Realm,
+    IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, MobilityTicket, Nonce, Realm,
     ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress, XorRelayedAddress,
 };
 
 use super::authenticate::OFFERED;
+use super::mobility::Ticket;
 use super::output::RelayedAddresses;
 use super::realm::Served;
 use super::redirect::Alternate;
@@ -63,6 +64,7 @@ pub(super) struct Success {
     pub(super) lifetime: Option<Duration>,
     pub(super) reservation_token: Option<u64>,
     pub(super) mapped: Option<ClientAddr>,
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What a client is told that has to authenticate (RFC 8489, section 9.2.4).
@@ -110,6 +112,9 @@ impl Envelope {
             }
             if let Some(ClientAddr(addr)) = success.mapped {
                 writer.attribute(&XorMappedAddress(addr))?;
+            }
+            if let Some(ticket) = &success.ticket {
+                writer.attribute(&MobilityTicket(ticket.value()))?;
             }
             Ok(())
         })

@@ -13,6 +13,7 @@ use thirl_common::net::source_prefix;
 use thirl_common::wire::AddressFamily;
 
 use super::bandwidth::{Bandwidth, Meter, Meters};
+use super::mobility::Tickets;
 
 /// Shared by all engines of a server; its clones are the same.
 ///
@@ -21,6 +22,7 @@ use super::bandwidth::{Bandwidth, Meter, Meters};
 pub struct Shared {
     state: Arc<Mutex<State>>,
     draining: Arc<AtomicBool>,
+    pub(super) tickets: Tickets,
 }
 
 #[derive(Default)]

@@ -6,6 +6,7 @@ mod data;
 mod forbidden_peers;
 mod icmp;
 mod lifecycle;
+mod mobility;
 mod peers;
 mod realms;
 mod redirect;

@@ -2,6 +2,7 @@
 #![cfg(feature = "driver")]
 
 mod client;
+mod mobility;
 mod undelivered;
 
 use std::cell::Cell;
