@@ -7,6 +7,7 @@ use thirl_common::config::{Flags, Values};
 use thirl_common::net::Transport;
 use thirl_stun_server::operation::{self, Configuration, Log, Operated, Operation, Signals};
 use thirl_stun_server::server::{Running, Server};
+use thirl_stun_server::shard::Handed;
 use thirl_stun_server::{program, settings};
 
 fn main() -> ExitCode {
@@ -19,10 +20,11 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<(), program::Failure> {
     let configuration = Configuration::read(settings::KEYS, flags)?;
-    let config = settings::config(configuration.values())?;
+    let mut config = settings::config(configuration.values())?;
     let operation = operation::settings(configuration.values())?;
     let log = Log::start(&operation.log, "info");
     program::raise_open_files_limit();
+    config.listen.adopt(Handed::from_environment()?);
     program::log_security(&config.listen);
     operation::forgo_new_privileges();
     let signals = Signals::catch()?;

@@ -12,7 +12,7 @@
 //!
 //! `proxied`: clients behind a proxy, by UDP. `passed`: connections to an HTTPS server that shares the port. `figures`: what
 //! a shard tells of itself when asked. `start`: binds all sockets of all shards, starts their threads, and ends them.
-//! `renewal`: certificates renewed on disk.
+//! `handed`: sockets of a service manager's. `renewal`: certificates renewed on disk.
 //!
 //! Shards share nothing that data touches but their mail, of which a turn takes and gives at most one piece for each shard.
 //! A five-tuple stays with one shard, since the kernel chooses by a hash of it among sockets with `SO_REUSEPORT`, and all
@@ -20,6 +20,7 @@
 
 mod dtls;
 mod figures;
+mod handed;
 mod parcel;
 mod passed;
 mod post;
@@ -40,6 +41,7 @@ use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
 pub use figures::ShardFigures;
+pub use handed::Handed;
 use parcel::{Outbox, Parcel};
 pub use passed::HttpsBackend;
 use post::Mail;

@@ -8,6 +8,7 @@ use rand::TryRngCore;
 use thirl_common::config::{ConfigError, Flags, Values};
 use thirl_stun_server::operation::{self, Configuration, Log, Signals};
 use thirl_stun_server::program;
+use thirl_stun_server::shard::Handed;
 use thirl_turn_relay::announce::Announcement;
 use thirl_turn_relay::import::import;
 use thirl_turn_relay::operated::OperatedRelay;
@@ -69,7 +70,8 @@ fn serve(flags: Flags) -> Result<(), program::Failure> {
     let new_secret = settings.ensure_credentials(random);
     operation::forgo_new_privileges();
     let signals = Signals::catch()?;
-    let config = settings.config();
+    let mut config = settings.config();
+    config.listen.adopt(Handed::from_environment()?);
     program::log_security(&config.listen);
     let running = Server::start(config)?;
     let _monitor = program::monitor(&settings.operation, || running.observed())?;

@@ -33,13 +33,28 @@ impl BindOptions {
     /// A nonblocking UDP socket bound to `addr` (port 0: one that the system chooses).
     pub fn bind(&self, addr: SocketAddr) -> io::Result<DatagramSocket> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         if self.reuse_port {
             socket.set_reuse_port(true)?;
         }
+        self.apply(&socket, addr)?;
+        socket.bind(&SockAddr::from(addr))?;
+        Ok(self.made(socket, addr))
+    }
+
+    /// Makes one of a socket that somebody else has bound. One that takes both families is refused.
+    pub fn adopt(&self, socket: UdpSocket) -> io::Result<DatagramSocket> {
+        let addr = socket.local_addr()?;
+        let socket = Socket::from(socket);
+        check_family(&socket, addr)?;
+        self.apply(&socket, addr)?;
+        Ok(self.made(socket, addr))
+    }
+
+    fn apply(&self, socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
         if self.packet_info {
             let (level, name) = match addr {
                 SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -48,10 +63,10 @@ impl BindOptions {
             sys::set_option(socket.as_fd(), level, name, 1)?;
         }
         if let Some(bytes) = self.recv_buffer {
-            set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)?;
+            set_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)?;
         }
         if let Some(bytes) = self.send_buffer {
-            set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes)?;
+            set_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes)?;
         }
         if let Some(fragmentation) = self.fragmentation {
             set_fragmentation(socket.as_fd(), addr.is_ipv4(), fragmentation)?;
@@ -59,8 +74,11 @@ impl BindOptions {
         if self.report_errors {
             report_errors(socket.as_fd(), addr.is_ipv4())?;
         }
-        socket.bind(&SockAddr::from(addr))?;
-        Ok(DatagramSocket { socket: socket.into(), ipv4: addr.is_ipv4(), packet_info: self.packet_info })
+        Ok(())
+    }
+
+    fn made(&self, socket: Socket, addr: SocketAddr) -> DatagramSocket {
+        DatagramSocket { socket: socket.into(), ipv4: addr.is_ipv4(), packet_info: self.packet_info }
     }
 }
 
@@ -103,6 +121,15 @@ impl AsFd for DatagramSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// An IPv6 socket that takes IPv4 too would call IPv4 clients by names that they do not know.
+pub(super) fn check_family(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    if addr.is_ipv4() || socket.only_v6()? {
+        return Ok(());
+    }
+    let what = format!("the socket at {addr} takes IPv4 too; open it with BindIPv6Only=ipv6-only");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 /// Whether this kernel sends several datagrams as one (udp(7), UDP_SEGMENT; Linux 4.18). One that does not would send them

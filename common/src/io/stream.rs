@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::buffer::{FrameBuffer, WriteQueue};
+use super::datagram::check_family;
 use crate::wire::FrameLen;
 
 /// So many connections that failed before they were accepted are passed over in one call.
@@ -48,6 +49,15 @@ impl ListenOptions {
         }
         socket.bind(&SockAddr::from(addr))?;
         socket.listen(self.backlog)?;
+        Ok(StreamListener { listener: socket.into(), limits: self.limits })
+    }
+
+    /// Makes one of a socket on which somebody else listens. One that takes both families is refused.
+    pub fn adopt(&self, listener: TcpListener) -> io::Result<StreamListener> {
+        let addr = listener.local_addr()?;
+        let socket = Socket::from(listener);
+        check_family(&socket, addr)?;
+        socket.set_nonblocking(true)?;
         Ok(StreamListener { listener: socket.into(), limits: self.limits })
     }
 }

@@ -18,6 +18,7 @@ use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::tls::Certificates;
 
 use super::dtls::{self, DtlsSessions};
+use super::handed::Handed;
 use super::parcel::Outbox;
 use super::passed::{HttpsBackend, PassedOn};
 use super::proxied::Proxied;
@@ -55,6 +56,8 @@ pub struct Listen {
     pub technique: Option<Technique>,
     /// The kernel's receive and send buffers of each UDP listener in bytes, as far as it allows: what a burst may hold.
     pub socket_buffer: usize,
+    /// Sockets that are there already: see [`Listen::adopt`].
+    pub handed: Handed,
 }
 
 /// TLS over TCP, DTLS over UDP.
@@ -103,11 +106,25 @@ impl Default for Listen {
             proxies: TrustedProxies::default(),
             technique: None,
             socket_buffer: 4 << 20,
+            handed: Handed::default(),
         }
     }
 }
 
 impl Listen {
+    /// Listens on what a service manager has opened, if it did, and nowhere else. Each shard needs a UDP socket of its own
+    /// for each address, so there are as many shards as the address with the fewest sockets has.
+    pub fn adopt(&mut self, handed: Handed) {
+        let Some((udp, tcp)) = handed.addrs() else { return };
+        tracing::info!(?udp, ?tcp, "listening on the sockets that were handed over");
+        (self.udp, self.tcp) = (udp, tcp);
+        if let Some(secure) = &mut self.secure {
+            secure.addrs.clear();
+        }
+        self.shards = handed.shards().or(self.shards);
+        self.handed = handed;
+    }
+
     /// How many shards there will be.
     pub fn shard_count(&self) -> usize {
         self.shards.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
@@ -252,31 +269,60 @@ impl Sockets {
         };
         let udp = listen.udp.iter().map(|addr| (Transport::Udp, *addr));
         for (transport, addr) in udp.chain(secure(|secure| secure.dtls).map(|addr| (Transport::Dtls, addr))) {
-            let bound = bind_all(addr, &mut sockets.udp, |addr, reuse_port| {
-                let options = BindOptions {
-                    reuse_port,
-                    packet_info: addr.ip().is_unspecified(),
-                    recv_buffer: Some(listen.socket_buffer),
-                    send_buffer: Some(listen.socket_buffer),
-                    // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
-                    fragmentation: Some(Fragmentation::AsNeeded),
-                    ..BindOptions::default()
-                };
-                let socket = options.bind(addr)?;
-                let addr = socket.local_addr()?;
-                Ok(((socket, addr), addr))
-            });
+            let options = |reuse_port| BindOptions {
+                reuse_port,
+                packet_info: addr.ip().is_unspecified(),
+                recv_buffer: Some(listen.socket_buffer),
+                send_buffer: Some(listen.socket_buffer),
+                // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
+                fragmentation: Some(Fragmentation::AsNeeded),
+                ..BindOptions::default()
+            };
+            let handed = listen.handed.take_udp(addr);
+            let bound = if handed.is_empty() {
+                bind_all(addr, &mut sockets.udp, |addr, reuse_port| {
+                    let socket = options(reuse_port).bind(addr)?;
+                    let addr = socket.local_addr()?;
+                    Ok(((socket, addr), addr))
+                })
+            } else {
+                handed
+                    .into_iter()
+                    .enumerate()
+                    .try_for_each(|(index, socket)| {
+                        sockets.udp[index % shards].push((options(true).adopt(socket)?, addr));
+                        Ok(())
+                    })
+                    .map(|()| addr)
+            };
             note(transport, addr, bound, addrs, &mut skipped)?;
         }
         let tcp = listen.tcp.iter().map(|addr| (Transport::Tcp, *addr));
         for (transport, addr) in tcp.chain(secure(|secure| secure.tls).map(|addr| (Transport::Tls, addr))) {
-            let bound = bind_all(addr, &mut sockets.tcp, |addr, reuse_port| {
-                let options =
-                    ListenOptions { reuse_port, limits: listen.stream_limits, ..ListenOptions::default() };
-                let listener = options.listen(addr)?;
-                let addr = listener.local_addr()?;
-                Ok((listener, addr))
-            });
+            let options = |reuse_port| ListenOptions {
+                reuse_port,
+                limits: listen.stream_limits,
+                ..ListenOptions::default()
+            };
+            let handed = listen.handed.take_tcp(addr);
+            let bound = if handed.is_empty() {
+                bind_all(addr, &mut sockets.tcp, |addr, reuse_port| {
+                    let listener = options(reuse_port).listen(addr)?;
+                    let addr = listener.local_addr()?;
+                    Ok((listener, addr))
+                })
+            } else {
+                // All shards accept from the one that there is.
+                handed
+                    .iter()
+                    .try_for_each(|listener| {
+                        for listeners in &mut sockets.tcp {
+                            listeners.push(options(true).adopt(listener.try_clone()?)?);
+                        }
+                        Ok(())
+                    })
+                    .map(|()| addr)
+            };
             note(transport, addr, bound, addrs, &mut skipped)?;
         }
         match (addrs.is_empty(), skipped) {

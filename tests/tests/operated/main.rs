@@ -1,6 +1,7 @@
 //! What operators see of our servers and do to them, at the binaries: metrics, logs, reloading, draining, the service manager.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod activation;
 mod drain;
 mod log;
 mod manager;
