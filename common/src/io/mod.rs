@@ -68,6 +68,7 @@ mod memory;
 mod mmsg;
 mod poller;
 mod shard;
+#[cfg(feature = "tls")]
 mod splice;
 mod stream;
 mod sys;
@@ -82,6 +83,7 @@ pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_erro
 pub use memory::return_memory;
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};
 pub use shard::{DatagramCounters, IoOptions, SendFailure, ShardIo, SocketId};
+#[cfg(feature = "tls")]
 pub use splice::{Side, Splice, Spliced};
 pub use stream::{
     Accepted, Connecting, ListenOptions, ReadOutcome, StreamConn, StreamLimits, StreamListener, TakeError,

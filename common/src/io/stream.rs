@@ -130,6 +130,12 @@ impl StreamListener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
+
+    /// Lets connections leave from the address it listens on ([`Connecting::from_to`]). It listens alone already, so that
+    /// nobody else's listener was there; the system lets another of the same user join it from now on.
+    pub fn share_address(&self) -> io::Result<()> {
+        SockRef::from(&self.listener).set_reuse_port(true)
+    }
 }
 
 impl AsFd for StreamListener {
@@ -338,6 +344,22 @@ impl Connecting {
     /// Begins to connect.
     pub fn to(addr: SocketAddr, limits: StreamLimits) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        Connecting::begin(socket, addr, limits)
+    }
+
+    /// Begins to connect from an address where a listener [shares](StreamListener::share_address) it.
+    pub fn from_to(local: SocketAddr, addr: SocketAddr, limits: StreamLimits) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
+        if local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SockAddr::from(local))?;
+        Connecting::begin(socket, addr, limits)
+    }
+
+    fn begin(socket: Socket, addr: SocketAddr, limits: StreamLimits) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         match socket.connect(&SockAddr::from(addr)) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),

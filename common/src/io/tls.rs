@@ -53,6 +53,11 @@ impl ClientConn {
         ClientConn { stream, stage: Stage::FirstByte, client: None }
     }
 
+    /// Of which it is known that it is no TLS.
+    pub fn plain(stream: StreamConn) -> ClientConn {
+        ClientConn { stage: Stage::Plain, ..ClientConn::new(stream) }
+    }
+
     /// Of which nothing was read, and in which a proxy says first whom it speaks for.
     pub fn by_proxy(stream: StreamConn) -> ClientConn {
         ClientConn { stage: Stage::ProxyHeader, ..ClientConn::new(stream) }
@@ -177,6 +182,43 @@ impl ClientConn {
         self.stream.wants_write()
     }
 
+    /// As [`StreamConn::buffer_memory`]; of TLS, without what `rustls` holds.
+    pub fn buffer_memory(&self) -> usize {
+        self.stream.buffer_memory()
+    }
+
+    /// Writes to `other` all that was received and not taken, and says how much that was.
+    pub(super) fn pass_to(&mut self, other: &mut ClientConn) -> io::Result<usize> {
+        let mut passed = pass(&mut self.stream, other)?;
+        if let Stage::Tls(tls) = &mut self.stage {
+            tls.consume_taken();
+            while let len @ 1.. = tls.decrypted().len() {
+                write_all(other, tls.decrypted())?;
+                tls.connection.reader().consume(len);
+                passed += len;
+            }
+        }
+        Ok(passed)
+    }
+
+    /// Whether TLS says that the other side has sent its last byte. Without TLS, [`read`](Self::read) says so.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(&self.stage, Stage::Tls(tls) if tls.ended)
+    }
+
+    /// Says that nothing follows what was written. Nothing may be queued.
+    pub(super) fn shut_down(&mut self) -> io::Result<()> {
+        if let Stage::Tls(tls) = &mut self.stage {
+            tls.connection.send_close_notify();
+            tls.send(&mut self.stream)?;
+            if self.stream.wants_write() {
+                // TLS says it when that is sent.
+                return Ok(());
+            }
+        }
+        self.stream.shut_down()
+    }
+
     /// How many bytes are queued, encrypted if they are to be.
     pub fn queued_len(&self) -> usize {
         self.stream.queued_len()
@@ -196,6 +238,23 @@ impl AsFd for ClientConn {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// Writes what was received of a stream as it came.
+fn pass(from: &mut StreamConn, to: &mut ClientConn) -> io::Result<usize> {
+    let buffered = from.input.buffered();
+    let len = buffered.len();
+    write_all(to, buffered)?;
+    from.input.take(len, len);
+    from.input.settle();
+    Ok(len)
+}
+
+fn write_all(to: &mut ClientConn, bytes: &[u8]) -> io::Result<()> {
+    if !bytes.is_empty() && to.write(&[bytes])? == WriteOutcome::Full {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    Ok(())
 }
 
 /// A ClientHello is no longer than this, in bytes: with keys that withstand quantum computers it has some 2,000.
@@ -255,6 +314,8 @@ struct Tls {
     connection: Box<ServerConnection>,
     /// How many decrypted bytes the frame last taken had, padding included.
     taken: usize,
+    /// The client has sent its last byte.
+    ended: bool,
 }
 
 impl Tls {
@@ -263,7 +324,7 @@ impl Tls {
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         // What waits is bounded by the stream: all that is encrypted goes there at once.
         connection.set_buffer_limit(None);
-        let mut tls = Tls { connection: Box::new(connection), taken: 0 };
+        let mut tls = Tls { connection: Box::new(connection), taken: 0, ended: false };
         let begun = stream.input.buffered().to_vec();
         stream.input.take(begun.len(), begun.len());
         stream.input.settle();
@@ -354,7 +415,8 @@ impl Tls {
         let processed = self.connection.process_new_packets();
         // If that failed, there is an alert to send.
         let sent = self.send(stream);
-        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let state = processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.ended |= state.peer_has_closed();
         sent?;
         // A client that makes the server answer, and does not read the answers.
         if stream.queued_len() > stream.limits.write {

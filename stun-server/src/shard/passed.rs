@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use thirl_common::io::{
-    Connecting, Event, Interest, ShardIo, Side, Splice, Spliced, StreamConn, StreamLimits,
+    ClientConn, Connecting, Event, Interest, ShardIo, Side, Splice, StreamConn, StreamLimits,
 };
 use thirl_common::net::FiveTuple;
 use thirl_common::proxy_protocol::header_of_stream;
@@ -51,15 +51,13 @@ struct Connection {
     state: State,
     /// When it was last good for anything.
     used: Instant,
-    /// What each side is watched for; `None`: it is not any more.
-    watched: [Option<Interest>; 2],
 }
 
 enum State {
     /// The client waits, and is not read.
     Connecting { client: StreamConn, backend: Connecting },
     /// The client first, the backend second.
-    Spliced(Splice),
+    Spliced(Box<Splice>),
     /// In between.
     Gone,
 }
@@ -110,8 +108,7 @@ impl PassedOn {
         match begun {
             Ok(state) => {
                 self.next += 1;
-                let watched = [Some(Interest::NONE), Some(Interest::WRITE)];
-                self.connections.insert(number, Connection { five_tuple, state, used: clock.now, watched });
+                self.connections.insert(number, Connection { five_tuple, state, used: clock.now });
                 self.deadlines.set(number, clock.now + CONNECT_TIMEOUT);
             }
             Err(error) => self.warn(clock, &error),
@@ -122,9 +119,8 @@ impl PassedOn {
         let (number, side) = number_and_side(event.token);
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let was_connecting = matches!(connection.state, State::Connecting { .. });
-        match connection.handle(clock, side, event, self.backend) {
+        match connection.handle(clock, number, event, self.backend, io) {
             Ok(true) => {
-                connection.watch(number, io);
                 if was_connecting {
                     self.deadlines.set(number, clock.now + IDLE_TIMEOUT);
                 }
@@ -149,49 +145,47 @@ impl PassedOn {
 
 impl Connection {
     /// Whether it goes on.
-    fn handle(&mut self, clock: Clock, side: Side, event: Event, to: HttpsBackend) -> io::Result<bool> {
+    fn handle(
+        &mut self,
+        clock: Clock,
+        number: u64,
+        event: Event,
+        to: HttpsBackend,
+        io: &ShardIo,
+    ) -> io::Result<bool> {
+        let (_, side) = number_and_side(event.token);
+        let tokens = Side::BOTH.map(|side| token(number, side));
         match std::mem::replace(&mut self.state, State::Gone) {
             // The client has gone before it was passed on.
             State::Connecting { .. } if side == Side::First => return Ok(false),
             State::Connecting { client, backend } => {
+                io.poller().remove(&client)?;
+                io.poller().remove(&backend)?;
                 let mut backend = backend.finish()?;
                 if to.proxy_protocol {
                     let FiveTuple { client, server, .. } = self.five_tuple;
                     backend.write(&[&header_of_stream(client.0, server.0)])?;
                 }
-                self.state = State::Spliced(Splice::new(client, backend)?);
+                let mut splice =
+                    Box::new(Splice::new(ClientConn::plain(client), ClientConn::plain(backend))?);
+                splice.watch(io.poller(), tokens)?;
+                self.state = State::Spliced(splice);
                 self.used = clock.now;
             }
             State::Spliced(mut splice) => {
-                match splice.handle(side, event)? {
-                    Spliced::Over => return Ok(false),
-                    Spliced::Moved(0) => {}
-                    Spliced::Moved(_) => self.used = clock.now,
+                let spliced = splice.handle(side, event)?;
+                if spliced.over {
+                    return Ok(false);
                 }
+                if spliced.moved != [0; 2] {
+                    self.used = clock.now;
+                }
+                splice.watch(io.poller(), tokens)?;
                 self.state = State::Spliced(splice);
             }
             State::Gone => return Ok(false),
         }
         Ok(true)
-    }
-
-    /// Watches both sides for what can be done now.
-    fn watch(&mut self, number: u64, io: &ShardIo) {
-        let State::Spliced(splice) = &self.state else { return };
-        for (side, watched) in Side::BOTH.into_iter().zip(&mut self.watched) {
-            let wanted = if splice.is_done(side) { None } else { Some(splice.interest(side)) };
-            if *watched == wanted {
-                continue;
-            }
-            // Both are watched already, so this cannot fail for want of anything.
-            let changed = match wanted {
-                Some(interest) => io.poller().modify(splice.stream(side), token(number, side), interest),
-                None => io.poller().remove(splice.stream(side)),
-            };
-            if changed.is_ok() {
-                *watched = wanted;
-            }
-        }
     }
 }
 

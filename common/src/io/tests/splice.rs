@@ -16,25 +16,16 @@ fn connected() -> (StreamConn, TcpStream) {
 /// Splices until it is over, fails, or `stop` says so; says how it ended.
 fn run(mut splice: Splice, mut stop: impl FnMut(&Splice) -> bool) -> std::io::Result<()> {
     let mut poller = Poller::new().unwrap();
-    for side in Side::BOTH {
-        poller.add(splice.stream(side), side as u64 + 1, splice.interest(side)).unwrap();
-    }
+    splice.watch(&poller, [1, 2]).unwrap();
     let mut events = Vec::new();
     while !stop(&splice) {
         poller.wait(Some(TURN), &mut events).unwrap();
         for event in &events {
             let side = if event.token == 1 { Side::First } else { Side::Second };
-            if splice.handle(side, *event)? == Spliced::Over {
+            if splice.handle(side, *event)?.over {
                 return Ok(());
             }
-            for side in Side::BOTH {
-                if splice.is_done(side) {
-                    // It may have been removed before.
-                    let _ = poller.remove(splice.stream(side));
-                } else {
-                    poller.modify(splice.stream(side), side as u64 + 1, splice.interest(side)).unwrap();
-                }
-            }
+            splice.watch(&poller, [1, 2]).unwrap();
         }
     }
     Ok(())
@@ -43,7 +34,7 @@ fn run(mut splice: Splice, mut stop: impl FnMut(&Splice) -> bool) -> std::io::Re
 #[test]
 fn bytes_and_ends_go_both_ways() {
     let ((first, mut a), (second, mut b)) = (connected(), connected());
-    let splice = Splice::new(first, second).unwrap();
+    let splice = Splice::new(ClientConn::plain(first), ClientConn::plain(second)).unwrap();
     let spliced = thread::spawn(move || run(splice, |_| false));
     let large: Vec<u8> = (0..=250).cycle().take(3_000_000).collect();
     let expected = large.clone();
@@ -69,7 +60,7 @@ fn what_was_received_before_goes_first() {
     a.write_all(b"hello").unwrap();
     while first.read().unwrap() != ReadOutcome::Data(5) {}
     second.write(&[b"header "]).unwrap();
-    let splice = Splice::new(first, second).unwrap();
+    let splice = Splice::new(ClientConn::plain(first), ClientConn::plain(second)).unwrap();
     let spliced = thread::spawn(move || run(splice, |_| false));
     a.write_all(b" world").unwrap();
     drop(a);
@@ -83,7 +74,7 @@ fn what_was_received_before_goes_first() {
 #[test]
 fn who_does_not_read_is_not_waited_for_in_memory() {
     let ((first, mut a), (second, b)) = (connected(), connected());
-    let splice = Splice::new(first, second).unwrap();
+    let splice = Splice::new(ClientConn::plain(first), ClientConn::plain(second)).unwrap();
     a.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let writer = thread::spawn(move || {
         let mut written = 0;
@@ -106,7 +97,7 @@ fn who_does_not_read_is_not_waited_for_in_memory() {
 #[test]
 fn one_side_that_is_lost_ends_both() {
     let ((first, a), (second, mut b)) = (connected(), connected());
-    let splice = Splice::new(first, second).unwrap();
+    let splice = Splice::new(ClientConn::plain(first), ClientConn::plain(second)).unwrap();
     let spliced = thread::spawn(move || run(splice, |_| false));
     socket2::SockRef::from(&a).set_linger(Some(Duration::ZERO)).unwrap();
     drop(a);
