@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use thirl_common::io::{Event, Route, ShardIo, SocketId};
+use thirl_common::io::{ClientConn, Event, Route, ShardIo, SocketId};
 use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
@@ -53,6 +53,10 @@ use streams::Streams;
 
 /// The tokens of a service's own sockets are below this.
 pub const SERVICE_TOKEN_LIMIT: u64 = 1 << 63;
+
+/// The tokens under which a service may have `io.poller()` watch what it likes: those of which the four highest bits are
+/// these. Their events come by [`Service::handle_event`].
+pub const SERVICE_EVENT: u64 = 1 << 60;
 
 /// How long a shard rests when the system fails it, so as not to spin.
 const REST: Duration = Duration::from_millis(100);
@@ -133,6 +137,22 @@ pub trait Service: Send + 'static {
         false
     }
 
+    /// What becomes of a stream that is held up: see [`Outcome::Hold`].
+    fn poll_held(&mut self) -> Option<Held> {
+        None
+    }
+
+    /// The stream that [`Held::Take`] asked for, which nobody watches. What it was sent so far went before; what came of it
+    /// and was not handled is still in it.
+    fn handle_taken(&mut self, clock: Clock, five_tuple: FiveTuple, stream: ClientConn, io: &ShardIo) {
+        let _ = (clock, five_tuple, stream, io);
+    }
+
+    /// Something is ready that the service has watched under a token of [`SERVICE_EVENT`].
+    fn handle_event(&mut self, clock: Clock, event: Event, io: &ShardIo) {
+        let _ = (clock, event, io);
+    }
+
     /// [`Service::poll_timeout`] has come.
     fn handle_timeout(&mut self, clock: Clock) {
         let _ = clock;
@@ -205,6 +225,18 @@ pub enum Outcome<'s, P> {
         /// How many zeros come after.
         padding: usize,
     },
+    /// What follows in the client's stream may be no messages: it is left until [`Service::poll_held`] says what becomes of
+    /// it. To what came otherwise it is nothing.
+    Hold,
+}
+
+/// What becomes of a stream that was held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// What follows are messages.
+    ReadOn(FiveTuple),
+    /// The service takes it, by [`Service::handle_taken`], if it is still there.
+    Take(FiveTuple),
 }
 
 /// A UDP socket that clients send to.
@@ -311,7 +343,11 @@ impl<S: Service> Shard<S> {
         }
         for event in events {
             let Shard { streams, service, io, outbox, .. } = self;
-            streams.handle_event(clock, *event, service, io, outbox);
+            if event.token >> 60 == SERVICE_EVENT >> 60 {
+                service.handle_event(clock, *event, io);
+            } else {
+                streams.handle_event(clock, *event, service, io, outbox);
+            }
         }
         self.take_mail(clock);
         if self.service.poll_timeout().is_some_and(|at| at <= clock.now) {
@@ -325,6 +361,9 @@ impl<S: Service> Shard<S> {
         {
             dtls.handle_timeout(clock, &mut self.service, &mut self.io, &mut self.outbox);
         }
+        while let Some(held) = self.service.poll_held() {
+            self.settle(clock, held);
+        }
         self.service.work(clock, &mut self.io);
         while let Some(transmit) = self.service.poll_transmit() {
             self.transmit(clock, &transmit);
@@ -334,6 +373,18 @@ impl<S: Service> Shard<S> {
         self.unpack(clock, &own);
         let dropped = self.outbox.send(&self.post);
         self.io.count_no_buffer(dropped);
+    }
+
+    fn settle(&mut self, clock: Clock, held: Held) {
+        let Shard { service, io, streams, outbox, .. } = self;
+        match held {
+            Held::ReadOn(five_tuple) => streams.read_on(clock, &five_tuple, service, io, outbox),
+            Held::Take(five_tuple) => {
+                if let Some(stream) = streams.give(&five_tuple, io) {
+                    service.handle_taken(clock, five_tuple, stream, io);
+                }
+            }
+        }
     }
 
     fn take_mail(&mut self, clock: Clock) {
@@ -407,7 +458,11 @@ impl<S: Service> Shard<S> {
                 let route = Route { socket, to, source: None };
                 send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
             }
-            Outcome::Reply(_) | Outcome::Send { .. } | Outcome::Inside { .. } | Outcome::Nothing => {}
+            Outcome::Reply(_)
+            | Outcome::Send { .. }
+            | Outcome::Inside { .. }
+            | Outcome::Hold
+            | Outcome::Nothing => {}
         }
     }
 
@@ -522,7 +577,7 @@ impl<S: Service> Shard<S> {
                 let range = start + range.start..start + range.end;
                 self.forward_inside(clock, index, shard, [from, to], range);
             }
-            Outcome::Send { .. } | Outcome::ToClient { .. } | Outcome::Nothing => {}
+            Outcome::Send { .. } | Outcome::ToClient { .. } | Outcome::Hold | Outcome::Nothing => {}
         }
     }
 

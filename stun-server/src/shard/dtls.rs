@@ -283,7 +283,10 @@ impl Entry {
                             }
                         }
                         Outcome::Reply(reply) => self.session.send(reply)?,
-                        Outcome::ToClient { .. } | Outcome::Send { .. } | Outcome::Nothing => {}
+                        Outcome::ToClient { .. }
+                        | Outcome::Send { .. }
+                        | Outcome::Hold
+                        | Outcome::Nothing => {}
                     }
                 }
                 Output::Closed => {

@@ -24,8 +24,8 @@ const LISTENER_REST: Duration = Duration::from_secs(1);
 
 /// Tokens of connections have this bit, and their generation above their index. Listeners count from [`FIRST_LISTENER`].
 const CONNECTION: u64 = 1 << 62;
-/// The bit below is of connections that are passed on (`passed`).
-const GENERATIONS: u32 = 1 << 29;
+/// The bits below are of connections that are passed on (`passed`), and of the service's.
+const GENERATIONS: u32 = 1 << 28;
 
 /// The waker has 0.
 const FIRST_LISTENER: u64 = 1;
@@ -63,8 +63,9 @@ struct Slot {
 struct Connection {
     stream: ClientConn,
     five_tuple: FiveTuple,
-    /// Whether it is watched for writing as well.
-    writing: bool,
+    watched: Interest,
+    /// The service has to say first what follows: [`Outcome::Hold`].
+    held: bool,
     /// When it was last good for anything: a whole frame came.
     used: Instant,
 }
@@ -183,6 +184,9 @@ impl Streams {
         if event.writable {
             connection.stream.flush().map_err(|_| Lost)?;
         }
+        if connection.held {
+            return if event.closed { Err(Lost) } else { Ok(Fate::Stays) };
+        }
         if event.readable {
             connection.read(certificates.as_ref(), passed.is_some())?;
             self.identify(clock, event.token)?;
@@ -193,6 +197,30 @@ impl Streams {
             connection.serve(clock, service, io, outbox)?;
         }
         Ok(Fate::Stays)
+    }
+
+    /// What follows in a stream that was held up are messages.
+    pub(super) fn read_on<S: Service>(
+        &mut self,
+        clock: Clock,
+        five_tuple: &FiveTuple,
+        service: &mut S,
+        io: &mut ShardIo,
+        outbox: &mut Outbox,
+    ) {
+        let Some((token, connection)) = self.find(five_tuple) else { return };
+        connection.held = false;
+        match connection.serve(clock, service, io, outbox) {
+            Ok(()) => self.watch(token, io),
+            Err(Lost) => self.close(clock, token, service),
+        }
+    }
+
+    /// Gives a stream away, with what came of it.
+    pub(super) fn give(&mut self, five_tuple: &FiveTuple, io: &ShardIo) -> Option<ClientConn> {
+        let (token, connection) = self.find(five_tuple)?;
+        io.poller().remove(&connection.stream).ok()?;
+        Some(self.take(token)?.stream)
     }
 
     /// Data for a client, in these parts; dropped where the client does not read as fast as its peers send.
@@ -279,7 +307,8 @@ impl Streams {
         let by_proxy = self.proxies.contains(five_tuple.client.ip());
         let stream = if by_proxy { ClientConn::by_proxy(stream) } else { ClientConn::new(stream) };
         let timeout = if by_proxy { self.limits.handshake_timeout } else { self.limits.idle_timeout };
-        slot.connection = Some(Connection { stream, five_tuple, writing: false, used: clock.now });
+        slot.connection =
+            Some(Connection { stream, five_tuple, watched: Interest::READ, held: false, used: clock.now });
         self.by_five_tuple.insert(five_tuple, index);
         self.deadlines.set(Timer::Connection(token), clock.now + timeout);
     }
@@ -347,16 +376,13 @@ impl Streams {
         self.passed.as_ref().map_or(0, PassedOn::len)
     }
 
-    /// Watches a connection for writing exactly as long as something is queued.
+    /// Watches a connection for writing exactly as long as something is queued, and for reading unless it is held up.
     fn watch(&mut self, token: u64, io: &ShardIo) {
         let Some(connection) = self.connection(token) else { return };
-        let writing = connection.stream.wants_write();
-        if writing != connection.writing {
-            let interest = if writing { Interest::READ_WRITE } else { Interest::READ };
-            // It is watched already, so this cannot fail for want of anything.
-            if io.poller().modify(&connection.stream, token, interest).is_ok() {
-                connection.writing = writing;
-            }
+        let interest = Interest { readable: !connection.held, writable: connection.stream.wants_write() };
+        // It is watched already, so this cannot fail for want of anything.
+        if interest != connection.watched && io.poller().modify(&connection.stream, token, interest).is_ok() {
+            connection.watched = interest;
         }
     }
 
@@ -400,8 +426,9 @@ impl Connection {
         io: &mut ShardIo,
         outbox: &mut Outbox,
     ) -> Result<(), Lost> {
-        while let Some(frame) =
-            self.stream.take_frame(|buffered| service.frame_len(buffered)).map_err(|_| Lost)?
+        while !self.held
+            && let Some(frame) =
+                self.stream.take_frame(|buffered| service.frame_len(buffered)).map_err(|_| Lost)?
         {
             self.used = clock.now;
             match service.handle_client(clock, self.five_tuple, frame) {
@@ -420,6 +447,7 @@ impl Connection {
                     Ok(WriteOutcome::Written | WriteOutcome::Queued) => {}
                     Ok(WriteOutcome::Full) | Err(_) => return Err(Lost),
                 },
+                Outcome::Hold => self.held = true,
                 Outcome::ToClient { .. } | Outcome::Send { .. } | Outcome::Nothing => {}
             }
         }
