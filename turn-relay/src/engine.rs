@@ -12,7 +12,8 @@
 //!    passes.
 //! 8. `mobility`: an allocation goes where its client goes: [`Notice`]s between engines.
 //! 9. `icmp`: what the network says of datagrams to peers.
-//! 10. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
+//! 10. `tcp`: connections to peers, and the clients' [`ConnectionBind`]s (RFC 6062).
+//! 11. `output`: [`Action`], [`Event`]; `counters`: [`Counters`].
 
 mod allocate;
 mod allocation;
@@ -38,13 +39,14 @@ mod request;
 mod reservation;
 mod shared;
 mod table;
+mod tcp;
 
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use bandwidth::Bandwidth;
+pub use bandwidth::{Bandwidth, Direction};
 pub use channel::CHANNEL_LIFETIME;
 pub use config::EngineConfig;
 pub use counters::{Counters, Dropped, Ended, Refused, Traffic};
@@ -60,6 +62,7 @@ pub use redirect::{Alternate, RedirectWhen, Redirects};
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
 pub use shared::Shared;
+pub use tcp::{BIND_TIMEOUT, CONNECT_TIMEOUT, ConnectionBind, Held};
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -71,7 +74,7 @@ use rand::{RngCore, SeedableRng};
 use thirl_common::auth::{LookupId, NonceKey};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit};
 use thirl_common::time::Deadlines;
-use thirl_common::wire::{Class, Icmp, Message, Method, Protocol, classify_at_relay};
+use thirl_common::wire::{Class, ConnectionId, Icmp, Message, Method, Protocol, classify_at_relay};
 use thirl_stun_server::{Limit, Limiter};
 
 use allocation::{Allocation, Allocations, Relay};
@@ -80,6 +83,7 @@ use data::TransactionIds;
 use mobility::Moves;
 use request::{Envelope, Offer, Request, Success};
 use table::Hashing;
+use tcp::Connections;
 
 /// The allocations of one shard.
 ///
@@ -88,7 +92,11 @@ use table::Hashing;
 /// - [`handle_peer_datagram`](Engine::handle_peer_datagram): a datagram that came to a relay's socket.
 /// - [`handle_icmp`](Engine::handle_icmp): an ICMP error that came for a datagram of a relay's socket.
 /// - [`handle_client_gone`](Engine::handle_client_gone): a client's connection was closed.
-/// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`].
+/// - [`relay_bound`](Engine::relay_bound): the answer to [`Action::BindRelay`] and [`Action::ListenRelay`].
+/// - [`handle_peer_connection`](Engine::handle_peer_connection): a peer connected to a relay.
+/// - [`peer_connected`](Engine::peer_connected): the answer to [`Action::Connect`].
+/// - [`bind_connection`](Engine::bind_connection): a client takes over a peer's connection.
+/// - [`count_piped`](Engine::count_piped), [`handle_connection_closed`](Engine::handle_connection_closed): what became of it.
 /// - [`credentials_ready`](Engine::credentials_ready): the answer to [`Action::AwaitCredentials`].
 /// - [`reconfigure`](Engine::reconfigure): from now on it goes by this.
 /// - [`handle_notice`](Engine::handle_notice): what another engine of the server says.
@@ -101,8 +109,9 @@ use table::Hashing;
 /// 2. [`poll_transmit`](Engine::poll_transmit);
 /// 3. [`poll_notice`](Engine::poll_notice), and after [`handle_notice`](Engine::handle_notice) first of all
 ///    [`poll_arrived`](Engine::poll_arrived), where there are several engines;
-/// 4. [`poll_event`](Engine::poll_event), for logs: a few may be left unread;
-/// 5. [`poll_timeout`](Engine::poll_timeout).
+/// 4. [`poll_held`](Engine::poll_held), where clients have streams;
+/// 5. [`poll_event`](Engine::poll_event), for logs: a few may be left unread;
+/// 6. [`poll_timeout`](Engine::poll_timeout).
 ///
 /// Binding requests are not the engine's: `thirl_stun_server::Responder` answers them.
 ///
@@ -150,6 +159,7 @@ pub struct Engine {
     shared: Shared,
     hashing: Hashing,
     allocations: Allocations,
+    connections: Connections,
     deadlines: Deadlines<Timer>,
     rng: StdRng,
     transaction_ids: TransactionIds,
@@ -159,6 +169,7 @@ pub struct Engine {
     counters: Counters,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
+    held: VecDeque<Held>,
     events: VecDeque<Event>,
 }
 
@@ -167,6 +178,8 @@ pub struct Engine {
 enum Timer {
     Allocation(AllocationId),
     Reservation(u64),
+    /// One to a peer that is being made, or that waits for its client.
+    Connection(ConnectionId),
 }
 
 impl Engine {
@@ -190,6 +203,7 @@ impl Engine {
             shared,
             allocations: Allocations::new(hashing.clone()),
             moves: Moves::new(hashing.clone()),
+            connections: Connections::new(hashing.clone()),
             hashing,
             deadlines: Deadlines::default(),
             transaction_ids: TransactionIds::new(rng.next_u64()),
@@ -198,6 +212,7 @@ impl Engine {
             counters: Counters::default(),
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
+            held: VecDeque::new(),
             events: VecDeque::new(),
         }
     }
@@ -309,6 +324,7 @@ impl Engine {
             match timer {
                 Timer::Allocation(id) => self.end_allocation(id, EndReason::Expired),
                 Timer::Reservation(token) => self.expire_reservation(token),
+                Timer::Connection(connection) => self.expire_connection(connection, now),
             }
         }
     }
@@ -332,6 +348,11 @@ impl Engine {
     /// to [`Engine::handle_datagram`] once the allocation's sockets are in use.
     pub fn poll_arrived(&mut self) -> Option<(FiveTuple, Box<[u8]>)> {
         self.moves.poll_arrived()
+    }
+
+    /// What becomes of a stream that was held up.
+    pub fn poll_held(&mut self) -> Option<Held> {
+        self.held.pop_front()
     }
 
     /// What happened.
@@ -376,6 +397,9 @@ impl Engine {
             }
             Some((message, fingerprint)) if message.class() == Class::Request => {
                 self.handle_request(&Request { now, unix_seconds, five_tuple, message, fingerprint });
+                if message.method() == Method::CONNECTION_BIND && five_tuple.transport.is_reliable() {
+                    return Some(Forward::Hold);
+                }
             }
             _ => self.counters.dropped.malformed += 1,
         }
@@ -383,30 +407,41 @@ impl Engine {
     }
 
     fn handle_request(&mut self, request: &Request<'_>) {
-        if !matches!(
-            request.message.method(),
-            Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND
-        ) {
+        let known = match request.message.method() {
+            Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => true,
+            // In datagrams they cannot be meant, and a stranger's draw nothing.
+            Method::CONNECT | Method::CONNECTION_BIND => request.five_tuple.transport.is_reliable(),
+            _ => false,
+        };
+        if !known {
             self.counters.dropped.malformed += 1;
             return;
         }
         self.counters.requests += 1;
+        let pending = self.answer(request);
+        if !pending && request.message.method() == Method::CONNECTION_BIND {
+            self.held.push_back(Held::ReadOn(request.five_tuple));
+        }
+    }
+
+    /// Whether something is still to come of the request.
+    fn answer(&mut self, request: &Request<'_>) -> bool {
         match self.authenticate(request) {
             Ok(Sender::Known(user)) => {
                 let envelope = request.envelope(Some(user.signing.clone()));
                 match self.dispatch(request, user) {
                     Ok(Some(success)) => self.succeed(&envelope, &success),
-                    Ok(None) => {}
+                    Ok(None) => return true,
                     Err(refusal) => self.refuse(&envelope, refusal, None),
                 }
             }
-            Ok(Sender::Later(lookup)) => self.defer(lookup, request),
+            Ok(Sender::Later(lookup)) => return self.defer(lookup, request),
             Ok(Sender::Overloaded) => self.counters.dropped.overloaded += 1,
             Err(refusal) => {
                 let client = request.five_tuple.client.ip();
                 if self.limiter.as_mut().is_some_and(|limiter| !limiter.admit(request.now, client, 1)) {
                     self.counters.dropped.limited += 1;
-                    return;
+                    return false;
                 }
                 let nonce = self.nonces.mint_with(self.config.features, client, request.unix_seconds);
                 let config = self.config.clone();
@@ -415,6 +450,7 @@ impl Engine {
                 self.refuse(&request.envelope(None), refusal, Some(&offer));
             }
         }
+        false
     }
 
     /// `None`: the response comes later, or none does.
@@ -431,6 +467,8 @@ impl Engine {
             Method::REFRESH => self.handle_refresh(request, &user).map(Some),
             Method::CREATE_PERMISSION => self.handle_create_permission(request, &user).map(Some),
             Method::CHANNEL_BIND => self.handle_channel_bind(request, &user).map(Some),
+            Method::CONNECT => self.handle_connect(request, &user).map(|()| None),
+            Method::CONNECTION_BIND => self.handle_connection_bind(request, user).map(|()| None),
             _ => Ok(None),
         }
     }
@@ -454,6 +492,9 @@ impl Engine {
         if let Some(mobility) = &allocation.owner.mobility {
             self.forget_mobility(id, mobility);
         }
+        if let Some(connections) = &allocation.tcp {
+            self.close_connections(connections);
+        }
         for (family, _) in allocation.relays.bound() {
             self.release(RelayId { allocation: id, family });
         }
@@ -473,6 +514,9 @@ impl Engine {
         allocation.relays.set(relay.family, Relay::None);
         allocation.permissions.remove_family(relay.family);
         allocation.channels.remove_family(relay.family);
+        if let Some(connections) = allocation.tcp.as_ref().map(|all| all.of_family(relay.family)) {
+            self.close_connections(&connections);
+        }
         self.release(relay);
     }
 
@@ -490,15 +534,20 @@ impl Engine {
     }
 
     fn refuse(&mut self, envelope: &Envelope, refusal: Refusal, offer: Option<&Offer<'_>>) {
+        let challenge = offer.filter(|_| refusal.is_challenge());
+        // It fits, unless the realm is longer than the RFC allows.
+        self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
+        self.note_refusal(envelope, refusal);
+    }
+
+    /// Counts and tells that a request was refused.
+    fn note_refusal(&mut self, envelope: &Envelope, refusal: Refusal) {
         match refusal {
             Refusal::Challenge | Refusal::StaleNonce => self.counters.challenges += 1,
             Refusal::WrongCredentials { .. } => self.counters.unauthenticated += 1,
             Refusal::TryAlternate(_) => self.counters.redirected += 1,
             _ => self.counters.refused.count(refusal.error_code().code),
         }
-        let challenge = offer.filter(|_| refusal.is_challenge());
-        // It fits, unless the realm is longer than the RFC allows.
-        self.transmits.extend(envelope.refuse(&refusal, challenge).ok());
         if !refusal.is_routine() {
             let five_tuple = envelope.five_tuple;
             let id = self.allocations.find(&five_tuple).map(|(id, _)| id);

@@ -85,6 +85,7 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("relay-threads", SameBut0),
     ("cert", Same),
     ("pkey", Same),
+    ("no-tcp-relay", Flag),
     ("no-tls", Flag),
     ("no-dtls", Flag),
     ("rfc5780", Becomes(&[("rfc5780", "true")])),
@@ -98,7 +99,6 @@ const OPTIONS: &[(&str, Fate)] = &[
     ("no-loopback-peers", Nothing),
     ("no-software-attribute", Nothing),
     ("software-attribute", Leave("SOFTWARE is never sent: it would make responses longer than requests")),
-    ("no-tcp-relay", Nothing),
     ("no-cli", Nothing),
     ("cli", Leave("there is no port for commands")),
     ("cli-ip", Nothing),
@@ -346,6 +346,7 @@ total-quota=0
 no-cli
 no-multicast-peers
 stale-nonce
+no-tcp-relay
 max-bps=64000
 channel-lifetime=600
 "#;
@@ -356,6 +357,7 @@ channel-lifetime=600
         assert_eq!((settings.listening_ips.len(), settings.external_ips.len()), (2, 1));
         assert_eq!((settings.realm.as_str(), settings.user_quota), ("example.org", Some(12)));
         assert!(imported.toml.contains(r#"user = ["alice:pass\"word\\x", "bob:0x"#), "{}", imported.toml);
+        assert!(!settings.tcp_relay);
         assert_eq!(settings.bandwidth.allocation.map(std::num::NonZeroU64::get), Some(64000));
     }
 

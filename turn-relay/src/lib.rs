@@ -30,6 +30,8 @@ pub mod operated;
 #[cfg(feature = "driver")]
 mod ports;
 #[cfg(feature = "driver")]
+mod relayed_tcp;
+#[cfg(feature = "driver")]
 pub mod server;
 #[cfg(feature = "driver")]
 mod service;

@@ -19,6 +19,11 @@ pub(crate) fn of_relay(report: &Report, figures: &mut Figures) {
         "Moves of allocations to other addresses of their clients",
         engine.allocations_moved,
     );
+    figures.counter(
+        "connections_bound",
+        "Connections of peers that clients took over (RFC 6062)",
+        engine.connections_bound,
+    );
 
     figures.counter("requests", "Well-formed TURN requests", engine.requests);
     figures.counter("successes", "Success responses", engine.succeeded);

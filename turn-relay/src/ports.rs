@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use thirl_common::io::{BindOptions, DatagramSocket, Fragmentation, internet_facing_ips};
+use thirl_common::io::{
+    BindOptions, DatagramSocket, Fragmentation, ListenOptions, StreamListener, internet_facing_ips,
+};
 use thirl_common::net::{ExternalIp, RelayedAddr, ServerAddr};
 use thirl_common::wire::AddressFamily;
 
@@ -17,6 +19,9 @@ use crate::engine::{BindError, PortWish};
 
 /// So many ports are tried for one relay. With nine tenths of the range taken, one try in 850,000 finds none free.
 const TRIES: u32 = 128;
+
+/// So many peers may wait for a relay to accept them.
+const BACKLOG: i32 = 64;
 
 /// Where relayed transport addresses are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +45,14 @@ impl Default for RelayAddresses {
 /// A relay's socket.
 pub(crate) struct BoundRelay {
     pub(crate) socket: DatagramSocket,
+    pub(crate) relayed: RelayedAddr,
+}
+
+/// A relay's listener of TCP.
+pub(crate) struct ListeningRelay {
+    pub(crate) listener: StreamListener,
+    /// Where it listens, here and outside.
+    pub(crate) local: SocketAddr,
     pub(crate) relayed: RelayedAddr,
 }
 
@@ -106,6 +119,30 @@ impl Ports {
         Err(BindError::PortsExhausted)
     }
 
+    /// Listens for TCP at a port that nobody else listens at.
+    pub(crate) fn listen(
+        &self,
+        server: ServerAddr,
+        family: AddressFamily,
+        rng: &mut StdRng,
+    ) -> Result<ListeningRelay, BindError> {
+        let ip = self.local_ip(server, family, rng).ok_or(BindError::NoAddress)?;
+        for port in candidates(&self.addresses.ports, false, rng) {
+            let local = SocketAddr::new(ip, port);
+            let options = ListenOptions { backlog: BACKLOG, ..ListenOptions::default() };
+            let listening = options.listen(local).and_then(|listener| {
+                listener.share_address()?;
+                Ok(listener)
+            });
+            match listening {
+                Ok(listener) => return Ok(ListeningRelay { listener, local, relayed: self.outside(local) }),
+                Err(error) if is_taken(&error) => {}
+                Err(error) => return Err(BindError::System(error.to_string())),
+            }
+        }
+        Err(BindError::PortsExhausted)
+    }
+
     /// The socket that was set aside, to be used or dropped.
     pub(crate) fn take_reserved(&self, token: u64) -> Option<BoundRelay> {
         self.lock().remove(&token)
@@ -116,10 +153,12 @@ impl Ports {
         let fragmentation = Some(Fragmentation::AsNeeded);
         let socket =
             BindOptions { fragmentation, report_errors: true, ..BindOptions::default() }.bind(local)?;
-        Ok(BoundRelay {
-            socket,
-            relayed: RelayedAddr(SocketAddr::new(ExternalIp::outside(&self.addresses.external, ip), port)),
-        })
+        Ok(BoundRelay { socket, relayed: self.outside(local) })
+    }
+
+    fn outside(&self, local: SocketAddr) -> RelayedAddr {
+        let ip = ExternalIp::outside(&self.addresses.external, local.ip());
+        RelayedAddr(SocketAddr::new(ip, local.port()))
     }
 
     fn local_ip(&self, server: ServerAddr, family: AddressFamily, rng: &mut StdRng) -> Option<IpAddr> {

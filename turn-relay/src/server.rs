@@ -80,7 +80,8 @@ impl Server {
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let own = StdRng::from_rng(&mut rng);
-            let engine = Engine::with_shared(engine.clone(), shared.clone(), seed);
+            let number = u16::try_from(shard).unwrap_or(u16::MAX);
+            let engine = Engine::with_shared(engine.clone(), shared.clone(), seed).numbered(number);
             let ports = (ports.clone(), inside.clone());
             RelayService::new((shard, post.clone()), engine, shard_binding(shard), ports, own)
         })?;

@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
-use thirl_common::io::{Route, ShardIo, SocketId, return_memory};
+use thirl_common::io::{ClientConn, Event, Route, ShardIo, SocketId, return_memory};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
-use thirl_stun_server::shard::{Clock, Outcome, Post, Service};
+use thirl_stun_server::shard::{Clock, Held, Outcome, Post, Service};
 
 use crate::engine::{
-    Action, BindError, Engine, EngineConfig, Forward, Notice, OutgoingNotice, Prefix, RelayId,
+    self, Action, BindError, ConnectionBind, Engine, EngineConfig, Forward, Notice, OutgoingNotice, Prefix,
+    RelayId,
 };
 use crate::inside::Inside;
 use crate::log::Log;
 use crate::ports::{BoundRelay, Ports};
+use crate::relayed_tcp::RelayedTcp;
 use crate::server::Report;
 
 /// How long requests wait until their credential store is asked again.
@@ -33,6 +35,8 @@ const TIDY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) enum Letter {
     /// To go by this from now on, and to say so.
     Configure(Arc<EngineConfig>, Arc<Ports>, Sender<()>),
+    /// To give a client's connection one to a peer.
+    Bind(Box<ConnectionBind>, Box<ClientConn>),
     /// To say what it is and did so far.
     Report(Sender<Report>),
     /// What another shard's engine says, and the sockets of [`OutgoingNotice::relays`]. `None`: there is none.
@@ -50,6 +54,9 @@ pub(crate) struct RelayService {
     relays: Vec<Option<Relay>>,
     /// This shard's relays by address.
     by_addr: HashMap<SocketAddr, RelayId, foldhash::fast::RandomState>,
+    tcp: RelayedTcp,
+    /// For the stream that the shard is about to hand over.
+    binding_stream: Option<Box<ConnectionBind>>,
     /// All shards' relays.
     inside: Arc<Inside>,
     /// The look-ups that requests wait for.
@@ -87,6 +94,8 @@ impl RelayService {
             binding,
             relays: Vec::new(),
             by_addr: HashMap::default(),
+            tcp: RelayedTcp::default(),
+            binding_stream: None,
             inside,
             awaited: BTreeSet::new(),
             ask_again: None,
@@ -100,7 +109,7 @@ impl RelayService {
     pub(crate) fn report(&self) -> Report {
         Report {
             allocations: self.engine.allocations(),
-            relays: self.relays.iter().flatten().count(),
+            relays: self.relays.iter().flatten().count() + self.tcp.relays(),
             engine: self.engine.counters(),
             binding: self.binding.counters(),
         }
@@ -123,6 +132,7 @@ impl RelayService {
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
                 Outcome::ToClient { five_tuple, prefix, range, padding }
             }
+            Some(Forward::Hold) => Outcome::Hold,
             None => Outcome::Nothing,
         }
     }
@@ -136,7 +146,22 @@ impl RelayService {
                     .and_then(|bound| self.add(relay, bound, io));
                 self.engine.relay_bound(relay, bound, clock.now);
             }
-            Action::ReleaseRelay { relay } => drop(self.take(relay, clock, io)),
+            Action::ListenRelay { relay, family, five_tuple } => {
+                let listening = self.ports.listen(five_tuple.server, family, &mut self.rng);
+                let bound = listening.and_then(|listening| self.tcp.listen(relay, listening, io));
+                self.engine.relay_bound(relay, bound, clock.now);
+            }
+            Action::Connect { connection, relay, peer } => {
+                if let Err(error) = self.tcp.connect(connection, relay, peer, io) {
+                    tracing::debug!(%peer, %error, "a peer cannot be connected to");
+                    self.engine.peer_connected(connection, false, clock.now);
+                }
+            }
+            Action::CloseConnection { connection } => self.tcp.close(connection),
+            Action::ReleaseRelay { relay } => {
+                self.tcp.release(relay);
+                drop(self.take(relay, clock, io));
+            }
             // Who looks them up need not know of shards: the engine will say so if the store does not know yet.
             Action::AwaitCredentials { lookup } => {
                 self.awaited.insert(lookup);
@@ -285,6 +310,7 @@ impl Service for RelayService {
 
     fn handle_letter(&mut self, clock: Clock, letter: Letter, io: &mut ShardIo) {
         match letter {
+            Letter::Bind(bind, client) => self.tcp.bind(clock, &bind, *client, &mut self.engine, io),
             Letter::Configure(config, ports, done) => {
                 self.engine.reconfigure(clock.now, config);
                 self.ports = ports;
@@ -298,6 +324,27 @@ impl Service for RelayService {
         }
     }
 
+    fn poll_held(&mut self) -> Option<Held> {
+        Some(match self.engine.poll_held()? {
+            engine::Held::ReadOn(five_tuple) => Held::ReadOn(five_tuple),
+            engine::Held::Bind(bind) => Held::Take(self.binding_stream.insert(bind).five_tuple()),
+        })
+    }
+
+    fn handle_taken(&mut self, clock: Clock, _five_tuple: FiveTuple, stream: ClientConn, io: &ShardIo) {
+        let Some(bind) = self.binding_stream.take() else { return };
+        let shard = bind.engine();
+        if shard != self.shard && shard < self.post.shards() {
+            self.post.send(shard, Letter::Bind(bind, Box::new(stream)));
+        } else {
+            self.tcp.bind(clock, &bind, stream, &mut self.engine, io);
+        }
+    }
+
+    fn handle_event(&mut self, clock: Clock, event: Event, io: &ShardIo) {
+        self.tcp.handle_event(clock, event, &mut self.engine, io);
+    }
+
     fn handle_client_gone(&mut self, clock: Clock, five_tuple: FiveTuple) {
         self.engine.handle_client_gone(clock.now, five_tuple);
     }
@@ -308,6 +355,7 @@ impl Service for RelayService {
 
     fn handle_timeout(&mut self, clock: Clock) {
         self.engine.handle_timeout(clock.now);
+        self.tcp.handle_timeout(clock);
         if self.binding.poll_timeout().is_some_and(|at| at <= clock.now) {
             self.binding.handle_timeout(clock);
         }
@@ -324,12 +372,18 @@ impl Service for RelayService {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts =
-            [self.engine.poll_timeout(), self.binding.poll_timeout(), self.ask_again, self.tidy_at];
+        let timeouts = [
+            self.engine.poll_timeout(),
+            self.tcp.poll_timeout(),
+            self.binding.poll_timeout(),
+            self.ask_again,
+            self.tidy_at,
+        ];
         timeouts.into_iter().flatten().min()
     }
 
     fn work(&mut self, clock: Clock, io: &mut ShardIo) {
+        self.tcp.work(io);
         self.carry_out_all(clock, io);
         self.send_notices(clock, io);
         while let Some(event) = self.engine.poll_event() {

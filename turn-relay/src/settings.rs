@@ -94,6 +94,7 @@ pub const KEYS: &[Key] = &[
         "Bytes per second of all allocations at most, each way. Default: no limit",
     )
     .example("125000000"),
+    Key::single("no-tcp-relay", "BOOLEAN", "Relay no TCP (RFC 6062) to clients over TCP and TLS. Default: false"),
     redirects::ALTERNATE_SERVER,
     redirects::TLS_ALTERNATE_SERVER,
     redirects::ALTERNATE_SERVER_WHEN,
@@ -178,6 +179,8 @@ pub struct Settings {
     pub total_quota: usize,
     /// How much data is relayed at most.
     pub bandwidth: Bandwidth,
+    /// Whether TCP is relayed (RFC 6062).
+    pub tcp_relay: bool,
     /// Other servers that clients are sent to.
     pub redirects: Redirects,
     /// Lifetime of an allocation at most.
@@ -250,6 +253,7 @@ impl Settings {
                 user: values.one("user-max-bps", bytes_per_second)?,
                 total: values.one("bps-capacity", bytes_per_second)?,
             },
+            tcp_relay: !values.one("no-tcp-relay", parse::boolean)?.unwrap_or(false),
             max_lifetime: values
                 .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
                 .unwrap_or(Duration::from_secs(3600)),
@@ -327,6 +331,7 @@ impl Settings {
                 end_with_credentials: self.end_with_credentials,
                 mobility: self.mobility,
                 bandwidth: self.bandwidth,
+                tcp_relay: self.tcp_relay,
                 peers,
                 ..EngineConfig::default()
             },
@@ -410,6 +415,12 @@ mod tests {
     }
 
     #[test]
+    fn tcp_is_relayed_unless_said_otherwise() {
+        assert!(settings(&[]).unwrap().config().engine.tcp_relay);
+        assert!(!settings(&[("no-tcp-relay", "true")]).unwrap().config().engine.tcp_relay);
+    }
+
+    #[test]
     fn usernames_are_hidden_unless_they_say_something() {
         let users = [("user", "alice:secret"), ("userhash", "true")];
         assert!(settings(&users).unwrap().config().engine.features.username_anonymity);
@@ -433,6 +444,7 @@ mod tests {
             ("ip-quota", "-1"),
             ("end-with-credentials", "1"),
             ("mobility", "yes"),
+            ("no-tcp-relay", "no"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
             ("max-bps", "0"),

@@ -23,7 +23,7 @@ pub struct DontFragment;
 pub struct ReservationToken(pub u64);
 
 /// Names a TCP connection to a peer (RFC 6062, section 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
 
 /// What an allocation can be moved to another five-tuple with (RFC 8016, section 3.5).

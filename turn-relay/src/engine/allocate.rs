@@ -6,8 +6,9 @@ use std::time::Instant;
 use rand::RngCore;
 use thirl_common::net::RelayedAddr;
 use thirl_common::wire::{
-    AdditionalAddressFamily, AddressFamily, AttributeType, EvenPort, Lifetime, Message, MobilityTicket,
-    RequestedAddressFamily, RequestedTransport, ReservationToken, SsodaAdditionalAddressFamily,
+    AdditionalAddressFamily, AddressFamily, AttributeType, DontFragment, EvenPort, Lifetime, Message,
+    MobilityTicket, RequestedAddressFamily, RequestedTransport, ReservationToken,
+    SsodaAdditionalAddressFamily,
 };
 
 use super::allocation::{AllocateRequest, Allocation, Owner, Relay, Relays};
@@ -34,6 +35,8 @@ const KNOWN: [AttributeType; 6] = [
 
 /// What an Allocate asks for.
 struct Wish {
+    /// Whether TCP is to be relayed.
+    tcp: bool,
     lifetime: Option<u32>,
     /// Whether the client may want to move.
     mobile: bool,
@@ -53,10 +56,15 @@ impl Wish {
     /// The checks of RFC 8656, section 7.2, in its order, as far as they concern the request alone.
     fn read(request: &Request<'_>, config: &EngineConfig) -> Result<Wish, Refusal> {
         let message = &request.message;
-        if message.require::<RequestedTransport>()? != RequestedTransport::UDP {
-            return Err(Refusal::UnsupportedTransport);
-        }
+        let tcp = match message.require::<RequestedTransport>()? {
+            RequestedTransport::UDP => false,
+            RequestedTransport::TCP if config.tcp_relay => true,
+            _ => return Err(Refusal::UnsupportedTransport),
+        };
         request.check_known(&KNOWN)?;
+        if tcp {
+            check_tcp(request)?;
+        }
         let lifetime = message.get::<Lifetime>()?.map(|Lifetime(seconds)| seconds);
         let mobile = wants_ticket(message, config)?;
         let even = message.get::<EvenPort>()?;
@@ -68,7 +76,7 @@ impl Wish {
         if let Some(ReservationToken(token)) = message.get()? {
             let alone = even.is_none() && family.is_none() && additional.is_none();
             return if alone {
-                Ok(Wish { lifetime, mobile, place: Place::Reserved { token } })
+                Ok(Wish { tcp, lifetime, mobile, place: Place::Reserved { token } })
             } else {
                 Err(Refusal::Conflicting("RESERVATION-TOKEN and EVEN-PORT or an address family"))
             };
@@ -84,7 +92,7 @@ impl Wish {
                 _ => Some("ADDITIONAL-ADDRESS-FAMILY and a family other than IPv6"),
             };
             return match conflict {
-                None => Ok(Wish { lifetime, mobile, place: Place::Both { even: even.is_some() } }),
+                None => Ok(Wish { tcp, lifetime, mobile, place: Place::Both { even: even.is_some() } }),
                 Some(conflict) => Err(Refusal::Conflicting(conflict)),
             };
         }
@@ -95,7 +103,7 @@ impl Wish {
         };
         let family =
             family.filter(|family| config.families.contains(family)).ok_or(Refusal::UnsupportedFamily)?;
-        Ok(Wish { lifetime, mobile, place: Place::New { family, even } })
+        Ok(Wish { tcp, lifetime, mobile, place: Place::New { family, even } })
     }
 }
 
@@ -109,6 +117,18 @@ fn wants_ticket(message: &Message<'_>, config: &EngineConfig) -> Result<bool, Re
         Some(MobilityTicket([])) => Err(Refusal::MobilityForbidden),
         Some(_) => Err(Refusal::InvalidTicket),
     }
+}
+
+/// The checks of RFC 6062, section 5.1.
+fn check_tcp(request: &Request<'_>) -> Result<(), Refusal> {
+    if !request.five_tuple.transport.is_reliable() {
+        return Err(Refusal::NotOverStream);
+    }
+    let message = &request.message;
+    let of_udp = message.get::<EvenPort>()?.is_some()
+        || message.get::<ReservationToken>()?.is_some()
+        || message.get::<DontFragment>()?.is_some();
+    if of_udp { Err(Refusal::Conflicting("TCP and an attribute for UDP")) } else { Ok(()) }
 }
 
 /// The seats and the ports for a wish that is granted.
@@ -148,6 +168,7 @@ impl Engine {
             relays,
             permissions: Default::default(),
             channels: Default::default(),
+            tcp: wish.tcp.then(Box::default),
             traffic: Default::default(),
             meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
             owner: Box::new(Owner {
@@ -177,7 +198,11 @@ impl Engine {
         });
         for family in relays.binding() {
             let relay = RelayId { allocation: id, family };
-            self.actions.push_back(Action::BindRelay { relay, family, five_tuple: request.five_tuple, port });
+            let five_tuple = request.five_tuple;
+            self.actions.push_back(match wish.tcp {
+                true => Action::ListenRelay { relay, family, five_tuple },
+                false => Action::BindRelay { relay, family, five_tuple, port },
+            });
         }
         Ok(None)
     }

@@ -20,6 +20,7 @@ use super::permission::Permissions;
 use super::request::{Envelope, Success};
 use super::shared::Seat;
 use super::table::Hashing;
+use super::tcp::PeerConnections;
 
 /// What a client holds: relayed transport addresses, permissions and channels.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Allocation {
     pub(super) relays: Relays,
     pub(super) permissions: Permissions,
     pub(super) channels: Channels,
+    /// Of a TCP allocation alone.
+    pub(super) tcp: Option<Box<PeerConnections>>,
     pub(super) traffic: Traffic,
     /// `None` if nothing limits its data.
     pub(super) meters: Option<Meters>,
@@ -197,6 +200,7 @@ impl Allocation {
             reservation_token: self.owner.request.reservation_token,
             mapped: Some(self.five_tuple.client),
             ticket: self.owner.mobility.as_ref().map(|mobility| mobility.ticket),
+            connection: None,
         }
     }
 }

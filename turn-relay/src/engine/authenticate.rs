@@ -34,6 +34,7 @@ const MAX_WAITING_OF_ONE: usize = 16;
 const MAX_WAITING_LEN: usize = 1500;
 
 /// Who proved to have sent a request.
+#[derive(Debug)]
 pub(super) struct Authenticated {
     pub(super) username: Arc<str>,
     /// `None`: the server's own.
@@ -193,16 +194,18 @@ impl Engine {
         }
     }
 
-    /// Puts a request aside until its look-up has ended. The client sends it again if there is no room.
-    pub(super) fn defer(&mut self, lookup: LookupId, request: &Request<'_>) {
+    /// Puts a request aside until its look-up has ended, if there is room; if not, the client sends it again.
+    pub(super) fn defer(&mut self, lookup: LookupId, request: &Request<'_>) -> bool {
         let datagram = request.message.as_bytes();
         let fits = datagram.len() <= MAX_WAITING_LEN;
         let waiting = || Waiting { five_tuple: request.five_tuple, datagram: datagram.into() };
-        if fits && self.deferred.push(lookup, waiting()) {
+        let waits = fits && self.deferred.push(lookup, waiting());
+        if waits {
             self.actions.push_back(Action::AwaitCredentials { lookup });
         } else {
             self.counters.dropped.overloaded += 1;
         }
+        waits
     }
 
     /// Whether so many requests of this source wait already that it is to wait for those.

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Limits on application data, in bytes per second, of either direction by itself. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +19,10 @@ pub struct Bandwidth {
 
 /// Which way data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub enum Direction {
+    /// From the client to a peer.
     ToPeer,
+    /// From a peer to the client.
     ToClient,
 }
 
@@ -32,6 +34,11 @@ impl Meters {
     pub(super) fn new(meters: impl IntoIterator<Item = Option<Arc<Meter>>>) -> Option<Meters> {
         let meters: Box<[_]> = meters.into_iter().flatten().collect();
         if meters.is_empty() { None } else { Some(Meters(meters)) }
+    }
+
+    /// Counts what a stream passed on, of which nothing can be dropped, and says when it may pass on more.
+    pub(super) fn charge(&self, direction: Direction, bytes: usize, now: Instant) -> Instant {
+        self.0.iter().fold(now, |rest, meter| rest.max(meter.charge(direction, bytes, now)))
     }
 
     /// Whether `bytes` more may pass now. Where one meter refuses, those before it have counted them all the same: what
@@ -76,13 +83,7 @@ impl Meter {
 
     #[inline]
     fn admit(&self, direction: Direction, bytes: usize, now: Instant) -> bool {
-        let Bucket(full_at) = match direction {
-            Direction::ToPeer => &self.to_peer,
-            Direction::ToClient => &self.to_client,
-        };
-        // For 580 years.
-        let now = u64::try_from(now.saturating_duration_since(self.since).as_nanos()).unwrap_or(u64::MAX);
-        let cost = (bytes as u64).saturating_mul(self.cost) >> 16;
+        let (Bucket(full_at), now, cost) = self.bucket(direction, bytes, now);
         let take = |at: u64| {
             // A datagram longer than the bucket is deep passes when it is full, or nothing ever would.
             let at = at.max(now);
@@ -91,12 +92,31 @@ impl Meter {
         };
         full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
+
+    /// Counts them, and says when the bucket holds some again.
+    fn charge(&self, direction: Direction, bytes: usize, now: Instant) -> Instant {
+        let (Bucket(full_at), since, cost) = self.bucket(direction, bytes, now);
+        let take = |at: u64| Some(at.max(since).saturating_add(cost));
+        let at = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or_else(|at| at);
+        let full = at.max(since).saturating_add(cost);
+        now + Duration::from_nanos(full.saturating_sub(since.saturating_add(BURST)))
+    }
+
+    /// The bucket, the time since [`Meter::since`], and what so many bytes cost, in nanoseconds.
+    #[inline]
+    fn bucket(&self, direction: Direction, bytes: usize, now: Instant) -> (&Bucket, u64, u64) {
+        let bucket = match direction {
+            Direction::ToPeer => &self.to_peer,
+            Direction::ToClient => &self.to_client,
+        };
+        // For 580 years.
+        let now = u64::try_from(now.saturating_duration_since(self.since).as_nanos()).unwrap_or(u64::MAX);
+        (bucket, now, (bytes as u64).saturating_mul(self.cost) >> 16)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::engine::testing::origin;
 
@@ -138,6 +158,17 @@ mod tests {
         }
         let meter = Meter::new(rate(u64::MAX), t0);
         assert!((0..1000).all(|_| meter.admit(Direction::ToPeer, 65_535, t0)));
+    }
+
+    #[test]
+    fn a_stream_rests_until_it_has_paid() {
+        let t0 = origin();
+        let meter = Meter::new(rate(10_000), t0);
+        let charge = |bytes, after| meter.charge(Direction::ToPeer, bytes, t0 + Duration::from_secs(after));
+        assert_eq!(charge(10_000, 0), t0, "what flows in a second");
+        assert_eq!(charge(20_000, 0), t0 + Duration::from_secs(2));
+        assert_eq!(charge(10_000, 3), t0 + Duration::from_secs(3));
+        assert!(!meter.admit(Direction::ToPeer, 1, t0 + Duration::from_secs(3)), "datagrams pay with it");
     }
 
     #[test]

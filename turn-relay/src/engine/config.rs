@@ -57,6 +57,10 @@ pub struct EngineConfig {
     pub max_permissions: usize,
     /// Channels of one allocation at most: 110 bytes each, 28 KB in all with the default of 256.
     pub max_channels: usize,
+    /// Whether TCP is relayed to clients over TCP and TLS (RFC 6062).
+    pub tcp_relay: bool,
+    /// Connections to peers of one TCP allocation at most.
+    pub max_peer_connections: usize,
     /// How often one source may ask this engine without credentials that hold; what it asks too much is not answered.
     /// `None`: as often as it likes. Whoever has credentials is not counted.
     pub stranger_limit: Option<Limit>,
@@ -89,6 +93,8 @@ impl Default for EngineConfig {
             bandwidth: Bandwidth::default(),
             max_permissions: 256,
             max_channels: 256,
+            tcp_relay: true,
+            max_peer_connections: 64,
             stranger_limit: None,
             mobility: true,
             peers: PeerPolicy::default(),

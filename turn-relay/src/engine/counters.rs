@@ -2,7 +2,7 @@
 
 use super::output::EndReason;
 
-/// Packets and bytes of application data, without headers.
+/// Packets and bytes of application data, without headers. Of TCP, what was read at once counts as a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// From the client to peers.
@@ -85,6 +85,8 @@ pub struct Counters {
     pub allocations_ended: Ended,
     /// Moves of allocations to other five-tuples.
     pub allocations_moved: u64,
+    /// Connections of peers that clients took over (RFC 6062).
+    pub connections_bound: u64,
     /// Data relayed.
     pub relayed: Traffic,
     /// ICMP errors for datagrams to peers that the client was told of.
@@ -210,6 +212,7 @@ impl Counters {
         self.allocations_created += other.allocations_created;
         self.allocations_ended.add(&other.allocations_ended);
         self.allocations_moved += other.allocations_moved;
+        self.connections_bound += other.connections_bound;
         self.relayed.add(&other.relayed);
         self.icmp_relayed += other.icmp_relayed;
         self.dropped.add(&other.dropped);

@@ -49,6 +49,9 @@ pub enum Forward {
         /// 0 to 3.
         padding: usize,
     },
+    /// Nothing. But what follows in the client's stream may be no messages: it is to be left until
+    /// [`Engine::poll_held`] says what becomes of it.
+    Hold,
 }
 
 /// At most 48 bytes, without an allocation.
@@ -145,7 +148,7 @@ impl Engine {
             let here = self.arrives(now, five_tuple, message.as_bytes());
             return if here { self.relay_send(now, five_tuple, message) } else { None };
         };
-        let reach = allocation.permissions.get(to.ip(), now);
+        let reach = allocation.permissions.get(to.ip(), now).filter(|_| allocation.tcp.is_none());
         if !reach.is_some_and(|reach| reach.admits(to.port())) {
             dropped.to_peer_not_permitted += 1;
             return None;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use thirl_common::auth::LookupId;
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr};
-use thirl_common::wire::{AddressFamily, ChannelNumber, Method};
+use thirl_common::wire::{AddressFamily, ChannelNumber, ConnectionId, Method};
 
 use super::counters::{Dropped, Traffic};
 use super::refusal::Refusal;
@@ -67,6 +67,32 @@ pub enum Action {
         five_tuple: FiveTuple,
         /// Which port.
         port: PortWish,
+    },
+    /// Listen for TCP at a relayed transport address, and answer with
+    /// [`Engine::relay_bound`](super::Engine::relay_bound), now or later. Who connects is named by
+    /// [`Engine::handle_peer_connection`](super::Engine::handle_peer_connection).
+    ListenRelay {
+        /// Which relay.
+        relay: RelayId,
+        /// The address family of the socket.
+        family: AddressFamily,
+        /// Who asked, and at which address of the server.
+        five_tuple: FiveTuple,
+    },
+    /// Connect to a peer from the relayed transport address (RFC 6062, section 5.2), and answer with
+    /// [`Engine::peer_connected`](super::Engine::peer_connected) later.
+    Connect {
+        /// What the connection is called.
+        connection: ConnectionId,
+        /// From which relay.
+        relay: RelayId,
+        /// Where to.
+        peer: PeerAddr,
+    },
+    /// Close a connection to a peer, whatever became of it, and the client's with it.
+    CloseConnection {
+        /// Which connection.
+        connection: ConnectionId,
     },
     /// Requests wait for this look-up of the credential store: call
     /// [`Engine::credentials_ready`](super::Engine::credentials_ready) when it has ended. Once for each request.

@@ -62,6 +62,9 @@ impl Engine {
         let hashing = self.hashing.clone();
         let now = request.now;
         let (id, allocation) = self.allocation_of(request, user)?;
+        if allocation.tcp.is_some() {
+            return Err(Refusal::OtherTransport);
+        }
         let number = request.message.require::<ChannelNumber>()?;
         let peer = PeerAddr(request.message.require::<XorPeerAddress>()?.0);
         let family = AddressFamily::of(peer.ip());

@@ -57,9 +57,24 @@ pub enum Refusal {
     /// The allocation is another user's.
     #[error("the allocation was made with another username")]
     OtherUser,
-    /// Something else than UDP between server and peer.
-    #[error("only UDP is relayed")]
+    /// A transport between server and peer that is not relayed.
+    #[error("the transport is not relayed")]
     UnsupportedTransport,
+    /// A TCP allocation is asked for by datagrams (RFC 6062, section 5.1).
+    #[error("a client over UDP or DTLS asks for TCP")]
+    NotOverStream,
+    /// Connect for a UDP allocation, or ChannelBind for a TCP allocation.
+    #[error("the allocation relays another transport")]
+    OtherTransport,
+    /// There is, or will be, a connection to this peer.
+    #[error("the allocation has a connection to {0} already")]
+    ConnectionExists(PeerAddr),
+    /// The peer cannot be connected to, or not in time.
+    #[error("the peer {0} cannot be connected to")]
+    NotConnected(PeerAddr),
+    /// No such connection waits for a client.
+    #[error("no such connection waits for the client")]
+    NoConnection,
     /// No relayed transport address of that family.
     #[error("the address family is not relayed")]
     UnsupportedFamily,
@@ -81,8 +96,8 @@ pub enum Refusal {
     /// The server has as many allocations as it may have.
     #[error("the server has reached total-quota")]
     TotalQuotaReached,
-    /// The allocation has as many permissions or channels as it may have.
-    #[error("the allocation has as many permissions or channels as it may have")]
+    /// The allocation has as many permissions, channels or connections as it may have.
+    #[error("the allocation has as many permissions, channels or connections as it may have")]
     AllocationFull,
     /// The server takes no new allocations.
     #[error("the server is about to end and takes no new allocations")]
@@ -107,6 +122,8 @@ impl Refusal {
             | Refusal::Conflicting(_)
             | Refusal::InvalidTicket
             | Refusal::NotMoved
+            | Refusal::NotOverStream
+            | Refusal::NoConnection
             | Refusal::ChannelTaken => ErrorCode::BAD_REQUEST,
             Refusal::UnknownAttributes(_) => ErrorCode::UNKNOWN_ATTRIBUTE,
             Refusal::NoAllocation | Refusal::AllocationExists => ErrorCode::ALLOCATION_MISMATCH,
@@ -117,7 +134,9 @@ impl Refusal {
                 ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED
             }
             Refusal::FamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
-            Refusal::PeerDenied(_) => ErrorCode::FORBIDDEN,
+            Refusal::PeerDenied(_) | Refusal::OtherTransport => ErrorCode::FORBIDDEN,
+            Refusal::ConnectionExists(_) => ErrorCode::CONNECTION_ALREADY_EXISTS,
+            Refusal::NotConnected(_) => ErrorCode::CONNECTION_TIMEOUT_OR_FAILURE,
             Refusal::UserQuotaReached | Refusal::AddressQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
             Refusal::TotalQuotaReached
             | Refusal::AllocationFull

@@ -6,8 +6,9 @@ use thirl_common::auth::SecurityFeatures;
 use thirl_common::net::{ClientAddr, FiveTuple, RelayedAddr, Transmit};
 use thirl_common::wire::{
     AddressErrorCode, AddressFamily, AlternateDomain, AlternateServer, AttributeType, BufferTooSmall, Class,
-    IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, MobilityTicket, Nonce, Realm,
-    ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress, XorRelayedAddress,
+    ConnectionId, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method, MobilityTicket,
+    Nonce, Realm, ReservationToken, ThirdPartyAuthorization, TransactionId, XorMappedAddress,
+    XorRelayedAddress,
 };
 
 use super::authenticate::OFFERED;
@@ -65,6 +66,7 @@ pub(super) struct Success {
     pub(super) reservation_token: Option<u64>,
     pub(super) mapped: Option<ClientAddr>,
     pub(super) ticket: Option<Ticket>,
+    pub(super) connection: Option<ConnectionId>,
 }
 
 /// What a client is told that has to authenticate (RFC 8489, section 9.2.4).
@@ -115,6 +117,9 @@ impl Envelope {
             }
             if let Some(ticket) = &success.ticket {
                 writer.attribute(&MobilityTicket(ticket.value()))?;
+            }
+            if let Some(connection) = success.connection {
+                writer.attribute(&connection)?;
             }
             Ok(())
         })

@@ -39,6 +39,8 @@ pub(super) struct Server {
     pub(super) sockets: BTreeMap<RelayId, RelayedAddr>,
     pub(super) reserved: BTreeMap<u64, u16>,
     pub(super) fast_paths: BTreeSet<RelayId>,
+    /// Those to peers: where the engine asked to connect, or none if the peer did.
+    pub(super) connections: BTreeMap<ConnectionId, Option<PeerAddr>>,
     pub(super) events: Vec<Event>,
     /// What requests wait for.
     pub(super) awaited: Vec<LookupId>,
@@ -117,6 +119,7 @@ impl Server {
             sockets: BTreeMap::new(),
             reserved: BTreeMap::new(),
             fast_paths: BTreeSet::new(),
+            connections: BTreeMap::new(),
             events: Vec::new(),
             awaited: Vec::new(),
         }
@@ -157,6 +160,16 @@ impl Server {
                 Action::BindRelay { relay, family, five_tuple, port } => {
                     let result = self.bind(relay, family, five_tuple, port);
                     self.engine.relay_bound(relay, result, self.now);
+                }
+                Action::ListenRelay { relay, family, five_tuple } => {
+                    let result = self.bind(relay, family, five_tuple, PortWish::Any);
+                    self.engine.relay_bound(relay, result, self.now);
+                }
+                Action::Connect { connection, peer, .. } => {
+                    assert_eq!(self.connections.insert(connection, Some(peer)), None, "connected once");
+                }
+                Action::CloseConnection { connection } => {
+                    assert!(self.connections.remove(&connection).is_some(), "closed once");
                 }
                 Action::AwaitCredentials { lookup } => self.awaited.push(lookup),
                 Action::ReleaseRelay { relay } => {

@@ -10,3 +10,4 @@ mod mobility;
 mod peers;
 mod realms;
 mod redirect;
+mod tcp;

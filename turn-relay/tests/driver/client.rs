@@ -57,6 +57,8 @@ pub(crate) enum Wire {
 
 pub(crate) struct Client {
     pub(crate) wire: Wire,
+    /// What follows the next request at once.
+    pub(crate) trailer: Vec<u8>,
     nonce: String,
     transactions: u32,
 }
@@ -78,7 +80,7 @@ impl Client {
     }
 
     pub(crate) fn over(wire: Wire) -> Client {
-        let mut client = Client { wire, nonce: String::new(), transactions: 0 };
+        let mut client = Client { wire, trailer: Vec::new(), nonce: String::new(), transactions: 0 };
         let challenge = client.request(Method::ALLOCATE, |writer| {
             writer.attribute(&RequestedTransport::UDP).unwrap();
         });
@@ -129,7 +131,8 @@ impl Client {
             writer.attribute(&Username("alice")).unwrap().attribute(&Realm("thirl")).unwrap();
             writer.attribute(&Nonce(&self.nonce)).unwrap().integrity(IntegrityAlgorithm::Sha1, &key).unwrap();
         }
-        self.send(writer.finish());
+        let request = [writer.finish(), &std::mem::take(&mut self.trailer)].concat();
+        self.send(&request);
         loop {
             let response = self.receive();
             // Data may come before it.

@@ -3,6 +3,7 @@
 
 mod client;
 mod mobility;
+mod tcp;
 mod undelivered;
 
 use std::cell::Cell;

@@ -199,6 +199,7 @@ fn what_is_no_request_of_ours_draws_nothing() {
     let mut cases = vec![Vec::new(), vec![0x40], vec![0; 20], vec![0x80; 30], b"GET / HTTP/1.1".to_vec()];
     cases.push(bare(&mut server, Method::BINDING, |_| {}));
     cases.push(bare(&mut server, Method::CONNECT, |_| {}));
+    cases.push(bare(&mut server, Method::CONNECTION_BIND, |_| {}));
     for class in [Class::Indication, Class::Success, Class::Error] {
         let mut buffer = [0; 20];
         let writer = MessageWriter::new(&mut buffer, class, Method::ALLOCATE, TransactionId([0; 12]));

@@ -44,7 +44,7 @@ fn to_client(server: &mut Server, relay: RelayId, from: PeerAddr, payload: &[u8]
             assert_eq!(range, 0..payload.len());
             Some([&prefix[..], payload, &[0; 3][..padding]].concat())
         }
-        Forward::ToPeer { .. } => panic!("the wrong way"),
+        Forward::ToPeer { .. } | Forward::Hold => panic!("the wrong way"),
     }
 }
 
@@ -52,7 +52,7 @@ fn to_client(server: &mut Server, relay: RelayId, from: PeerAddr, payload: &[u8]
 fn to_peer(server: &mut Server, from: FiveTuple, datagram: &[u8]) -> Option<(RelayId, PeerAddr, Vec<u8>)> {
     match server.engine.handle_datagram(server.now, UNIX, from, datagram)? {
         Forward::ToPeer { relay, to, range, .. } => Some((relay, to, datagram[range].to_vec())),
-        Forward::ToClient { .. } => panic!("the wrong way"),
+        Forward::ToClient { .. } | Forward::Hold => panic!("the wrong way"),
     }
 }
 
@@ -164,7 +164,7 @@ fn what_shall_not_be_fragmented_is_marked_and_nothing_else() {
     for (datagram, expected) in [(&plain[..], false), (&whole, true), (b"\x40\x00\x00\x01x", false)] {
         match server.engine.handle_datagram(server.now, UNIX, client(1), datagram).unwrap() {
             Forward::ToPeer { dont_fragment, .. } => assert_eq!(dont_fragment, expected),
-            Forward::ToClient { .. } => panic!("the wrong way"),
+            Forward::ToClient { .. } | Forward::Hold => panic!("the wrong way"),
         }
     }
 }

@@ -122,7 +122,7 @@ fn what_an_allocate_is_refused_for() {
         server.request(client(1), "alice", Method::ALLOCATE, |writer| write(writer)).code()
     };
     assert_eq!(request(&mut server, &|_| {}), 400, "no REQUESTED-TRANSPORT");
-    for (protocol, code) in [(&[17][..], 400), (&[6, 0, 0, 0], 442)] {
+    for (protocol, code) in [(&[17][..], 400), (&[6, 0, 0, 0], 400), (&[33, 0, 0, 0], 442)] {
         let wrong = |writer: &mut MessageWriter<'_>| {
             writer.raw(AttributeType::REQUESTED_TRANSPORT, protocol).unwrap();
         };

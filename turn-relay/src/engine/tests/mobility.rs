@@ -44,7 +44,7 @@ fn client_of(server: &mut Server, relay: RelayId) -> Option<FiveTuple> {
             assert_eq!(prefix[..], DATA[..4], "by its channel");
             Some(five_tuple)
         }
-        Forward::ToPeer { .. } => panic!("the wrong way"),
+        Forward::ToPeer { .. } | Forward::Hold => panic!("the wrong way"),
     }
 }
 
@@ -52,7 +52,7 @@ fn client_of(server: &mut Server, relay: RelayId) -> Option<FiveTuple> {
 fn send(server: &mut Server, from: FiveTuple) -> Option<(RelayId, PeerAddr)> {
     match server.engine.handle_datagram(server.now, UNIX, from, DATA)? {
         Forward::ToPeer { relay, to, .. } => Some((relay, to)),
-        Forward::ToClient { .. } => panic!("the wrong way"),
+        Forward::ToClient { .. } | Forward::Hold => panic!("the wrong way"),
     }
 }
 
