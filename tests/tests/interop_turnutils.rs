@@ -138,8 +138,9 @@ macro_rules! uclient_tests {
 
 // By flag: -t TCP, -S TLS or DTLS, -s Send indications instead of channels, -X and -x a family asked for, -Z both families
 // in one allocation, -D ChannelData padded over UDP as well, -G requests again and again, -B clients that vanish and come
-// again, -T TCP relayed, -N faulty requests in between, -I no permissions for relayed addresses of the server, -g DONT-FRAGMENT, -o ORIGIN,
-// -a bandwidth, -M clients that go to another port with a mobility ticket; not by TLS or DTLS, where uclient fails at times.
+// again, -T TCP relayed, -N faulty requests in between, -I no permissions for relayed addresses of the server,
+// -g DONT-FRAGMENT, -o ORIGIN, -a bandwidth, -M clients that go to another port with a mobility ticket; not by TLS or DTLS,
+// where uclient fails at times.
 uclient_tests! {
     udp {
         Peer [], LOCALHOST;

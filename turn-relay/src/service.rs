@@ -206,8 +206,11 @@ impl RelayService {
 
     fn take(&mut self, relay: RelayId, clock: Clock, io: &mut ShardIo) -> Option<BoundRelay> {
         let Relay { socket, relayed } = self.relays.get_mut(relay.slot())?.take()?;
-        self.inside.remove(relayed);
-        self.by_addr.remove(&relayed.0);
+        // Two local addresses may be called the same outside, of which the later one is found by it.
+        if self.by_addr.get(&relayed.0) == Some(&relay) {
+            self.inside.remove(relayed);
+            self.by_addr.remove(&relayed.0);
+        }
         self.tidy_at.get_or_insert(clock.now + TIDY_AFTER);
         Some(BoundRelay { socket: io.remove(socket)?, relayed })
     }

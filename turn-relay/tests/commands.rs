@@ -44,11 +44,11 @@ fn settings_are_checked_without_a_server() {
 fn what_is_imported_can_be_used() {
     let conf = TempFile::new(
         "turnserver.conf",
-        "listening-port=3478\nuse-auth-secret\nstatic-auth-secret=north\nmobility\n",
+        "listening-port=3478\nuse-auth-secret\nstatic-auth-secret=north\nredis-userdb=x\n",
     );
     let (output, errors) = turn_relay(&["import-coturn", conf.0.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{errors}");
-    assert!(errors.contains("turnserver.conf:4: mobility:"), "{errors}");
+    assert!(errors.contains("turnserver.conf:4: redis-userdb:"), "{errors}");
     let toml = TempFile::new("imported.toml", &String::from_utf8(output.stdout).unwrap());
     let (output, errors) = turn_relay(&["check-config", "--config", toml.0.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{errors}");
