@@ -582,16 +582,15 @@ impl<S: Service> Shard<S> {
     }
 
     fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
-        let Shard { service, io, ways, streams, dtls, outbox, .. } = self;
         let five_tuple = five_tuple_of(transmit);
         let payload = &transmit.payload;
-        match (ways.route(&five_tuple), dtls) {
-            (Some(route), _) => io.send(route, payload),
-            (None, Some(dtls)) if five_tuple.transport == Transport::Dtls => {
-                dtls.write(clock, five_tuple, &[payload], service);
-                dtls.advance(clock, five_tuple, service, io, outbox);
+        match self.ways.route(&five_tuple) {
+            Some(route) => self.io.send(route, payload),
+            None if five_tuple.transport == Transport::Dtls => self.write_data(clock, five_tuple, &[payload]),
+            None => {
+                let Shard { service, io, streams, .. } = self;
+                streams.write_control(clock, &five_tuple, payload, service, io);
             }
-            _ => streams.write_control(clock, &five_tuple, payload, service, io),
         }
     }
 }
