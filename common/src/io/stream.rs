@@ -1,7 +1,7 @@
 //! TCP: listeners, and connections with bounded buffers out of which whole frames are taken.
 
 use std::io::{self, IoSlice, Read};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -301,8 +301,9 @@ impl StreamConn {
     }
 
     /// Says that nothing follows.
+    #[cfg(feature = "tls")]
     pub(super) fn shut_down(&self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        self.stream.shutdown(std::net::Shutdown::Write)
     }
 
     /// Whether something is queued, for which it should be watched.
