@@ -1,6 +1,7 @@
 //! The driver on this machine's loopback.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use thirl_ice_agent::agent::{Event, PathKind, State, Timings};
@@ -63,6 +64,36 @@ async fn candidates_may_trickle_in() {
         }
     }
     assert_eq!(states, [State::Checking, State::Connected, State::Completed]);
+}
+
+#[tokio::test]
+async fn sockets_follow_the_addresses() {
+    let on =
+        |last: u8| LocalAddress { address: SocketAddr::new([127, 0, 0, last].into(), 0), preference: 255 };
+    let agent = IceAgent::builder().addresses([on(1)]).gather().await.unwrap();
+    let mut events = agent.events();
+    let hosts = |agent: &IceAgent| {
+        let address = |line: &String| line.split(' ').nth(4).map(str::to_owned);
+        agent.description().candidates.iter().filter_map(address).collect::<Vec<_>>()
+    };
+    assert_eq!(hosts(&agent), ["127.0.0.1"]);
+    agent.set_addresses([on(2), on(1)]);
+    let Event::LocalCandidate(added) = events.recv().await.unwrap() else {
+        panic!("a candidate comes first")
+    };
+    assert!(added.to_string().contains(" 127.0.0.2 "), "{added}");
+    assert_eq!(hosts(&agent), ["127.0.0.1", "127.0.0.2"]);
+
+    // The new socket is heard.
+    let peer = on_loopback(IceAgent::builder().controlling()).gather().await.unwrap();
+    agent.set_addresses([on(2)]);
+    assert_eq!(hosts(&agent), ["127.0.0.2"]);
+    peer.set_remote(&agent.description()).unwrap();
+    agent.set_remote(&peer.description()).unwrap();
+    let (ours, theirs) = tokio::try_join!(agent.connect(), peer.connect()).unwrap();
+    theirs.send(b"here").await.unwrap();
+    assert_eq!(ours.recv_datagram().await.unwrap(), b"here");
+    assert_eq!(theirs.remote().ip().to_string(), "127.0.0.2");
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! What an agent is told before it starts.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,20 +7,18 @@ use std::sync::Arc;
 use rand::TryRngCore;
 use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::handle::IceAgent;
-use super::interfaces::{LocalAddress, local_addresses};
+use super::interfaces::LocalAddress;
 use super::resolve::resolve;
 use super::shared::Shared;
+use super::watch::{self, HostAddresses};
 use super::{now, task};
-use crate::agent::{Agent, AgentConfig, Credentials, Policy, Role, SocketId, Timings, TurnServer};
+use crate::agent::{Agent, AgentConfig, Credentials, Policy, Role, Timings, TurnServer};
 
 /// Frames of all streams that wait for the task; the streams wait when it is full.
 const STREAM_EVENTS: usize = 64;
-/// Room for what arrives while the task is busy: bytes, if the system lets us have them.
-const SOCKET_BUFFER: usize = 1 << 20;
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +112,9 @@ impl Builder {
         self
     }
 
-    /// The addresses to bind sockets on, in place of [`local_addresses`].
+    /// The addresses to bind sockets on, in place of [`local_addresses`](super::local_addresses) and their changes: where
+    /// the system does not tell them, as on Android, or where only some are wanted. When they change, tell
+    /// [`IceAgent::set_addresses`].
     #[must_use]
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = LocalAddress>) -> Self {
         self.addresses = Some(addresses.into_iter().collect());
@@ -141,19 +140,23 @@ impl Builder {
     pub async fn start(self) -> Result<IceAgent, StartError> {
         self.check()?;
         let (config, notes) = self.resolved().await;
-        let addresses = match self.addresses {
-            Some(addresses) => addresses,
-            None => local_addresses().map_err(StartError::Addresses)?,
+        let (addresses, changes) = match self.addresses {
+            Some(addresses) => (HostAddresses::given(addresses), None),
+            // First the changes, so that none is missed.
+            None => {
+                let changes = watch::changes().map_err(StartError::Addresses)?;
+                (HostAddresses::list().map_err(StartError::Addresses)?, Some(changes))
+            }
         };
         let mut seed = [0; 32];
         rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
         let mut agent = Agent::new(config, seed);
         notes.into_iter().for_each(|note| agent.note(note));
-        let sockets = bind(&mut agent, &addresses).await?;
         let (stream_events, streams) = mpsc::channel(STREAM_EVENTS);
-        let shared = Arc::new(Shared::new(agent, sockets, stream_events));
+        let shared = Arc::new(Shared::new(agent, stream_events));
+        shared.lock().follow(&addresses).map_err(StartError::Bind)?;
         shared.with_agent(|agent| agent.gather(now()));
-        tokio::spawn(task::run(Arc::clone(&shared), streams));
+        tokio::spawn(task::run(Arc::clone(&shared), streams, changes));
         Ok(IceAgent::new(shared))
     }
 
@@ -200,29 +203,4 @@ impl Builder {
         }
         (config, notes)
     }
-}
-
-/// Binds a socket on each address that lets itself be bound.
-async fn bind(
-    agent: &mut Agent,
-    addresses: &[LocalAddress],
-) -> Result<BTreeMap<SocketId, Arc<UdpSocket>>, StartError> {
-    let mut sockets = BTreeMap::new();
-    let mut last_error = io::Error::new(io::ErrorKind::AddrNotAvailable, "this host has no address");
-    for wanted in addresses {
-        match UdpSocket::bind(wanted.address).await.and_then(|socket| Ok((socket.local_addr()?, socket))) {
-            Ok((local, socket)) => {
-                let system = socket2::SockRef::from(&socket);
-                // A smaller buffer works as well.
-                system.set_recv_buffer_size(SOCKET_BUFFER).ok();
-                system.set_send_buffer_size(SOCKET_BUFFER).ok();
-                sockets.insert(agent.add_local_socket(now(), local, wanted.preference), Arc::new(socket));
-            }
-            Err(error) => {
-                agent.note(format!("no socket on {}: {error}", wanted.address.ip()));
-                last_error = error;
-            }
-        }
-    }
-    if sockets.is_empty() { Err(StartError::Bind(last_error)) } else { Ok(sockets) }
 }

@@ -6,9 +6,11 @@ use tokio::sync::{broadcast, watch};
 
 use super::builder::Builder;
 use super::description::Description;
+use super::interfaces::LocalAddress;
 use super::now;
 use super::path::Path;
 use super::shared::{Lifeline, Progress, Shared};
+use super::watch::HostAddresses;
 use crate::agent::{Credentials, CredentialsError, Event, Report, State};
 use crate::candidate::{Candidate, CandidateSyntaxError};
 
@@ -114,6 +116,12 @@ impl IceAgent {
     pub async fn connect_early(&self) -> Result<Path, ConnectError> {
         let ready = |progress: &Progress| !matches!(progress.state, State::New | State::Checking);
         self.path_when(ready).await
+    }
+
+    /// This host's addresses are these from now on, for an agent that was given its
+    /// [`addresses`](Builder::addresses): new ones become candidates, and what stood on others is given up.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = LocalAddress>) {
+        self.shared.set_addresses(&HostAddresses::given(addresses));
     }
 
     /// How far the agent has come.

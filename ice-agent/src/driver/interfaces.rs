@@ -9,7 +9,7 @@ use thirl_common::net::{HostIpv6, parse_if_inet6};
 use crate::nat::HostNetwork;
 
 /// More sockets than this make checks slow and find nothing.
-const MAX_ADDRESSES: usize = 8;
+pub(super) const MAX_ADDRESSES: usize = 8;
 /// Of interfaces that are there for containers and virtual machines, so many beside real ones.
 const MAX_VIRTUAL: usize = 2;
 
@@ -52,6 +52,13 @@ struct Listed {
 /// The addresses of this host that are worth a socket, the best first.
 pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
     Ok(choose(list()?).iter().map(local_address).collect())
+}
+
+/// The same addresses, and all that are up, worth a socket or not.
+pub(super) fn chosen_and_present() -> io::Result<(Vec<LocalAddress>, Vec<IpAddr>)> {
+    let listed = list()?;
+    let present = listed.iter().map(|address| address.ip).collect();
+    Ok((choose(listed).iter().map(local_address).collect(), present))
 }
 
 /// The same addresses with their networks, for [`Facts`](crate::nat::Facts).

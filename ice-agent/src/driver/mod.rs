@@ -22,14 +22,16 @@
 //! # }
 //! ```
 //!
-//! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`: on which addresses sockets are
-//!    bound.
+//! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`, `watch`, `addresses`: on which
+//!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams.
 //! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `stream`: TURN over TCP. `queue`: datagrams
 //!    that wait.
 
+mod addresses;
 mod builder;
+mod clock;
 mod description;
 mod handle;
 mod interfaces;
@@ -39,18 +41,13 @@ mod resolve;
 mod shared;
 mod stream;
 mod task;
+mod watch;
 
 pub use builder::{Builder, StartError};
+pub(crate) use clock::{now, sleep_until};
 pub use description::Description;
 pub use handle::{ConnectError, IceAgent, LocalCandidates};
 pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use path::{Path, PathClosed};
 pub use resolve::resolve;
-
-use std::time::Instant;
-
-#[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
-fn now() -> Instant {
-    Instant::now()
-}

@@ -63,15 +63,16 @@ impl Drop for Lifeline {
 }
 
 impl Shared {
-    pub(super) fn new(
-        agent: Agent,
-        sockets: BTreeMap<SocketId, Arc<UdpSocket>>,
-        stream_events: mpsc::Sender<(StreamId, StreamEvent)>,
-    ) -> Shared {
+    pub(super) fn new(agent: Agent, stream_events: mpsc::Sender<(StreamId, StreamEvent)>) -> Shared {
         let progress =
             Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
         Shared {
-            core: Mutex::new(Core { agent, sockets, streams: BTreeMap::new(), stream_events }),
+            core: Mutex::new(Core {
+                agent,
+                sockets: BTreeMap::new(),
+                streams: BTreeMap::new(),
+                stream_events,
+            }),
             wake: Notify::new(),
             incoming: Queue::default(),
             progress: watch::Sender::new(progress),

@@ -1,5 +1,6 @@
 //! The background task of an agent: it receives, keeps time, and ends when nobody holds the agent any more.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -9,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::now;
 use super::shared::Shared;
 use super::stream::StreamEvent;
+use super::watch::HostAddresses;
+use super::{now, sleep_until};
 use crate::agent::{SocketId, State, StreamId};
 
 /// The largest UDP payload, and some.
@@ -30,30 +32,33 @@ struct Receiver {
     errors: u32,
 }
 
-pub(super) async fn run(shared: Arc<Shared>, mut streams: mpsc::Receiver<(StreamId, StreamEvent)>) {
-    let mut receivers: Vec<_> = shared
-        .lock()
-        .sockets
-        .iter()
-        .map(|(id, socket)| Receiver { id: *id, socket: Arc::clone(socket), errors: 0 })
-        .collect();
+/// This host's addresses, whenever they change.
+type Changes = watch::Receiver<Arc<HostAddresses>>;
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut streams: mpsc::Receiver<(StreamId, StreamEvent)>,
+    mut changes: Option<Changes>,
+) {
+    let mut receivers = Vec::new();
     let mut buffer = vec![0; MAX_DATAGRAM];
     let mut turn = 0;
-    while let Some(deadline) = look_after(&shared) {
+    while let Some(deadline) = look_after(&shared, &mut receivers) {
         tokio::select! {
             (index, result) = poll_fn(|cx| receive(&mut receivers, &mut turn, &mut buffer, cx)) => match result {
                 Ok((len, from)) => take(&shared, receivers[index].id, from, &buffer[..len]),
                 Err(_) => note_error(&shared, &mut receivers, index),
             },
             Some((stream, event)) = streams.recv() => take_stream(&shared, stream, event),
+            addresses = changed(&mut changes) => shared.set_addresses(&addresses),
             () = shared.wake.notified() => {}
-            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = sleep_until(deadline) => {}
         }
     }
 }
 
 /// Does what is due and says when to come again; `None` when the agent is closed.
-fn look_after(shared: &Shared) -> Option<Instant> {
+fn look_after(shared: &Shared, receivers: &mut Vec<Receiver>) -> Option<Instant> {
     let now = now();
     let mut core = shared.lock();
     if shared.is_closing() {
@@ -64,7 +69,30 @@ fn look_after(shared: &Shared) -> Option<Instant> {
     }
     // What a socket has no room for is lost: checks are repeated.
     drop(shared.flush(&mut core));
+    follow_sockets(&core.sockets, receivers);
     (core.agent.state() != State::Closed).then(|| core.agent.poll_timeout().unwrap_or(now + FOREVER))
+}
+
+/// Sockets come and go; their names are never used again.
+fn follow_sockets(sockets: &BTreeMap<SocketId, Arc<UdpSocket>>, receivers: &mut Vec<Receiver>) {
+    receivers.retain(|receiver| sockets.contains_key(&receiver.id));
+    if receivers.len() < sockets.len() {
+        for (id, socket) in sockets {
+            if receivers.iter().all(|receiver| receiver.id != *id) {
+                receivers.push(Receiver { id: *id, socket: Arc::clone(socket), errors: 0 });
+            }
+        }
+    }
+}
+
+/// The next change; never, if nobody tells.
+async fn changed(changes: &mut Option<Changes>) -> Arc<HostAddresses> {
+    if let Some(receiver) = changes
+        && receiver.changed().await.is_ok()
+    {
+        return Arc::clone(&receiver.borrow_and_update());
+    }
+    std::future::pending().await
 }
 
 /// Takes a datagram of the first socket that has one, beginning with another each time.

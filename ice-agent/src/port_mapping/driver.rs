@@ -12,6 +12,7 @@ use super::mapper::PortMapper;
 use super::routes::{DefaultRoute, ipv4_default, ipv6_default};
 use super::upnp::Upnp;
 use super::wire::{MAX_LEN, SERVER_PORT};
+use crate::driver::{now, sleep_until};
 
 /// The mappings of one local address on one gateway.
 ///
@@ -85,7 +86,7 @@ impl PortMappings {
             let deadline = self.mapper.poll_timeout();
             let timeout = async {
                 match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    Some(deadline) => sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             };
@@ -127,9 +128,4 @@ pub fn default_gateway(ipv4: bool) -> Option<SocketAddr> {
 fn interface_index(name: &str) -> u32 {
     let listed = if_addrs::get_if_addrs().unwrap_or_default();
     listed.iter().find(|interface| interface.name == name).and_then(|found| found.index).unwrap_or(0)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a driver reads the clock")]
-fn now() -> Instant {
-    Instant::now()
 }

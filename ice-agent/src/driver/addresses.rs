@@ -1,0 +1,70 @@
+//! The agent's sockets follow this host's addresses: one on each that is worth it, for as long as the host has it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::UdpSocket;
+
+use super::interfaces::{LocalAddress, MAX_ADDRESSES};
+use super::now;
+use super::shared::{Core, Shared};
+use super::watch::HostAddresses;
+
+/// Addresses come and go: with those that are only kept for what began on them, no more sockets than this.
+const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
+/// Room for what arrives while the task is busy: bytes, if the system lets us have them.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+impl Shared {
+    /// This host's addresses are others now.
+    pub(super) fn set_addresses(&self, addresses: &HostAddresses) {
+        {
+            let mut core = self.lock();
+            // Where nothing can be bound, the agent waits for the next change.
+            core.follow(addresses).ok();
+            self.flush(&mut core);
+        }
+        self.wake.notify_one();
+    }
+}
+
+impl Core {
+    /// Binds a socket on each address that is new, and gives up those whose address is gone. An error if there are none
+    /// after that.
+    pub(super) fn follow(&mut self, addresses: &HostAddresses) -> io::Result<()> {
+        let mut last_error = io::Error::new(io::ErrorKind::AddrNotAvailable, "this host has no address");
+        // The new before the old goes: there is a way out at any time.
+        for wanted in &addresses.chosen {
+            if let Err(error) = self.bind(wanted) {
+                self.agent.note(format!("no socket on {}: {error}", wanted.address.ip()));
+                last_error = error;
+            }
+        }
+        let locals = self.sockets.iter().filter_map(|(id, socket)| Some((*id, socket.local_addr().ok()?)));
+        let gone: Vec<_> = locals.filter(|(_, local)| !addresses.present.contains(&local.ip())).collect();
+        for (id, _) in gone {
+            self.sockets.remove(&id);
+            self.agent.local_socket_lost(now(), id);
+        }
+        if self.sockets.is_empty() { Err(last_error) } else { Ok(()) }
+    }
+
+    fn bind(&mut self, wanted: &LocalAddress) -> io::Result<()> {
+        let same = |local: SocketAddr| local.ip() == wanted.address.ip();
+        let bound = self.sockets.values().any(|socket| socket.local_addr().is_ok_and(same));
+        if bound || self.sockets.len() >= MAX_SOCKETS {
+            return Ok(());
+        }
+        let socket = std::net::UdpSocket::bind(wanted.address)?;
+        socket.set_nonblocking(true)?;
+        let system = socket2::SockRef::from(&socket);
+        // A smaller buffer works as well.
+        system.set_recv_buffer_size(SOCKET_BUFFER).ok();
+        system.set_send_buffer_size(SOCKET_BUFFER).ok();
+        let socket = UdpSocket::from_std(socket)?;
+        let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
+        self.sockets.insert(id, Arc::new(socket));
+        Ok(())
+    }
+}
