@@ -456,15 +456,12 @@ impl Engine {
     /// `None`: the response comes later, or none does.
     fn dispatch(&mut self, request: &Request<'_>, user: Authenticated) -> Result<Option<Success>, Refusal> {
         let Request { now, five_tuple, message, .. } = request;
-        if self.moves.is_guest(five_tuple)
-            && mobility::shown(message).is_none()
-            && !self.arrives(*now, *five_tuple, message.as_bytes())
-        {
+        if self.precedes(five_tuple, message) && !self.arrives(*now, *five_tuple, message.as_bytes()) {
             return Ok(None);
         }
         match request.message.method() {
             Method::ALLOCATE => self.handle_allocate(request, user),
-            Method::REFRESH => self.handle_refresh(request, &user).map(Some),
+            Method::REFRESH => self.handle_refresh(request, &user),
             Method::CREATE_PERMISSION => self.handle_create_permission(request, &user).map(Some),
             Method::CHANNEL_BIND => self.handle_channel_bind(request, &user).map(Some),
             Method::CONNECT => self.handle_connect(request, &user).map(|()| None),
@@ -490,7 +487,7 @@ impl Engine {
         let Some(allocation) = self.allocations.remove(id) else { return };
         self.deadlines.cancel(Timer::Allocation(id));
         if let Some(mobility) = &allocation.owner.mobility {
-            self.forget_mobility(id, mobility);
+            self.forget_mobility(mobility);
         }
         if let Some(connections) = &allocation.tcp {
             self.close_connections(connections);

@@ -320,6 +320,11 @@ impl Allocations {
         self.slots.iter_mut().filter_map(|slot| slot.allocation.as_mut())
     }
 
+    pub(super) fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        let slot = self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.allocation.as_ref()
+    }
+
     #[inline]
     pub(super) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;

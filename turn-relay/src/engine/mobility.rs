@@ -11,6 +11,10 @@
 //! only to an engine that has just asked for it, so that it cannot be lost on the way to one that has ended; what the client
 //! sends meanwhile waits, bounded.
 //!
+//! The engine that has the allocation, and no other, decides who may have it next, and a Refresh with a ticket is answered
+//! when it has. So of two at one instant none is told what does not hold. The table of tickets says which engine that is, and
+//! where the allocation is on its way to: there a claim that came too early waits for it.
+//!
 //! An allocation with a ticket outlives its client's connection until it expires: that the connection breaks is what mobility
 //! is for. It keeps its seat, and counts against the quota of the address that made it wherever it goes, so that to move
 //! does not evade a quota.
@@ -18,6 +22,7 @@
 mod ticket;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thirl_common::net::FiveTuple;
@@ -29,7 +34,7 @@ use super::allocation::Allocation;
 use super::authenticate::{Authenticated, Maker};
 use super::output::{Action, AllocationId, EndReason, Event, RelayId};
 use super::refusal::Refusal;
-use super::request::{Request, Success};
+use super::request::{Envelope, Request, Success};
 use super::table::Hashing;
 use super::{Engine, Timer};
 
@@ -39,7 +44,7 @@ const MAX_WAITING_LEN: usize = 64 << 10;
 /// What an allocation that may move knows of that.
 #[derive(Debug)]
 pub(super) struct Mobility {
-    /// The ticket that the client was given last.
+    /// The ticket that the client was given last: where `next` is, that of `next`.
     pub(super) ticket: Ticket,
     /// The one before, as long as the client has not come from where it was given the last.
     previous: Option<Ticket>,
@@ -49,22 +54,37 @@ pub(super) struct Mobility {
     moved: Option<(TransactionId, Success)>,
 }
 
+/// From where a client may come, and the ticket that it is given for that, as no other is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Next {
     shard: usize,
     five_tuple: FiveTuple,
+    ticket: Ticket,
 }
+
+/// Where an allocation is: the number of its engine's shard, and its name there.
+type Place = (usize, AllocationId);
 
 /// A five-tuple of this shard's that an allocation may move to, which is here or on another shard.
 #[derive(Debug)]
 struct Guest {
-    home: Home,
+    ticket: Ticket,
+    maker: Arc<Maker>,
     transaction: TransactionId,
     success: Success,
-    /// Whether the allocation was asked for and is on its way.
-    called: bool,
+    stage: Stage,
     waiting: Vec<Box<[u8]>>,
     waiting_len: usize,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The Refresh is answered when the allocation's engine has.
+    Claiming(Box<Envelope>),
+    /// The client may come.
+    Expected(Place),
+    /// It has come, and the allocation is on its way.
+    Called,
 }
 
 /// What an engine knows of allocations that move.
@@ -73,6 +93,8 @@ pub(super) struct Moves {
     /// The number of the engine's shard.
     pub(super) shard: usize,
     guests: HashMap<FiveTuple, Guest, Hashing>,
+    /// Claims to allocations that are on their way here.
+    early: Vec<Claim>,
     notices: VecDeque<OutgoingNotice>,
     /// What waited for allocations that are here now.
     arrived: VecDeque<(FiveTuple, Box<[u8]>)>,
@@ -95,26 +117,28 @@ pub struct OutgoingNotice {
 
 #[derive(Debug)]
 enum Content {
-    /// To the home: the client was given a new ticket for its allocation, and may come from there.
+    /// To the home: a client with a ticket for its allocation wants to come from there.
     Claimed(Claim),
+    /// To the guest's: it may.
+    Granted { home: Place, next: Next },
+    /// To the guest's: the ticket is good for no allocation any more.
+    Denied { next: Next },
     /// To the home: the client came from there, so the allocation is wanted.
     Wanted { allocation: AllocationId, next: Next },
     /// To the home: the client's new connection is closed.
     Gone { allocation: AllocationId, next: Next },
     /// To the guest's: the old connection is closed, so the allocation may be had.
-    Free { home: (usize, AllocationId), five_tuple: FiveTuple },
+    Free { next: Next },
     /// To the guest's: here it is.
-    Moved { home: (usize, AllocationId), five_tuple: FiveTuple, allocation: Box<Allocation> },
-    /// To the guest's: there is no such allocation, or it goes elsewhere.
-    Lost { home: (usize, AllocationId), five_tuple: FiveTuple },
+    Moved { next: Next, allocation: Box<Allocation> },
+    /// To the guest's: there is no such allocation any more, or it goes elsewhere.
+    Lost { next: Next },
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Claim {
-    allocation: AllocationId,
-    next: Next,
     used: Ticket,
-    ticket: Ticket,
+    next: Next,
     lifetime: Duration,
 }
 
@@ -133,6 +157,7 @@ impl Moves {
         Moves {
             shard: 0,
             guests: HashMap::with_hasher(hashing),
+            early: Vec::new(),
             notices: VecDeque::new(),
             arrived: VecDeque::new(),
         }
@@ -145,7 +170,7 @@ impl Moves {
 
     /// Whose allocation a guest may have.
     pub(super) fn maker(&self, five_tuple: &FiveTuple) -> Option<&Maker> {
-        self.guests.get(five_tuple).map(|guest| &*guest.home.maker)
+        self.guests.get(five_tuple).map(|guest| &*guest.maker)
     }
 
     pub(super) fn poll_notice(&mut self) -> Option<OutgoingNotice> {
@@ -160,10 +185,18 @@ impl Moves {
         self.notices.push_back(OutgoingNotice { shard, relays: Vec::new(), notice: Notice(content) });
     }
 
-    fn forget_guest(&mut self, home: (usize, AllocationId), five_tuple: &FiveTuple) -> Option<Guest> {
-        let (shard, allocation) = home;
-        self.guests.get(five_tuple).filter(|guest| guest.home.is(shard, allocation))?;
-        self.guests.remove(five_tuple)
+    fn guest(&mut self, next: &Next) -> Option<&mut Guest> {
+        self.guests.get_mut(&next.five_tuple).filter(|guest| guest.ticket == next.ticket)
+    }
+
+    fn forget_guest(&mut self, next: &Next) -> Option<Guest> {
+        self.guest(next)?;
+        self.guests.remove(&next.five_tuple)
+    }
+
+    /// Whether an allocation is on its way there.
+    fn is_called(&self, five_tuple: &FiveTuple) -> bool {
+        self.guests.get(five_tuple).is_some_and(|guest| matches!(guest.stage, Stage::Called))
     }
 }
 
@@ -181,10 +214,15 @@ impl Engine {
 
     /// The allocation is there, or has changed: from now on its ticket is good for it as it is.
     pub(super) fn issue_ticket(&mut self, id: AllocationId) {
-        let Some(allocation) = self.allocations.get_mut(id) else { return };
+        if let Some(allocation) = self.allocations.get(id) {
+            self.set_tickets(allocation, self.moves.shard, Some(id));
+        }
+    }
+
+    fn set_tickets(&self, allocation: &Allocation, shard: usize, id: Option<AllocationId>) {
         let Some(mobility) = &allocation.owner.mobility else { return };
         let home = Home {
-            shard: self.moves.shard,
+            shard,
             allocation: id,
             maker: allocation.owner.maker.clone(),
             relayed: allocation.relays.addresses(),
@@ -192,18 +230,19 @@ impl Engine {
         mobility.tickets().for_each(|ticket| self.shared.tickets.set(ticket, home.clone()));
     }
 
-    /// A Refresh with MOBILITY-TICKET (RFC 8016, section 3.2.2).
+    /// A Refresh with MOBILITY-TICKET (RFC 8016, section 3.2.2). `None`: the response comes when the engine that has the
+    /// allocation has answered.
     pub(super) fn handle_claim(
         &mut self,
         request: &Request<'_>,
         user: &Authenticated,
         value: &[u8],
-    ) -> Result<Success, Refusal> {
+    ) -> Result<Option<Success>, Refusal> {
         if !self.config.mobility {
             return Err(Refusal::MobilityForbidden);
         }
-        if let Some(success) = self.repeated_claim(request, user) {
-            return Ok(success);
+        if let Some(answer) = self.repeated_claim(request, user) {
+            return Ok(answer);
         }
         let (used, home) = self.shared.tickets.find(value).ok_or(Refusal::InvalidTicket)?;
         if !home.maker.is(user) {
@@ -215,31 +254,41 @@ impl Engine {
         }
         let lifetime = self.claimed_lifetime(request, user, &home)?;
         let ticket = self.new_ticket();
-        let next = Next { shard: self.moves.shard, five_tuple: request.five_tuple };
-        let claim = Claim { allocation: home.allocation, next, used, ticket, lifetime };
-        let mut success = Success { lifetime: Some(lifetime), ..Success::default() };
-        if !lifetime.is_zero() {
-            success.ticket = Some(ticket);
-            self.shared.tickets.set(ticket, home.clone());
-            self.add_guest(request, &home, success);
-        }
-        self.tell(request.now, home.shard, Content::Claimed(claim));
-        Ok(success)
+        let next = Next { shard: self.moves.shard, five_tuple: request.five_tuple, ticket };
+        self.add_guest(
+            Guest {
+                ticket,
+                maker: home.maker,
+                transaction: request.message.transaction_id(),
+                success: Success {
+                    lifetime: Some(lifetime),
+                    ticket: (!lifetime.is_zero()).then_some(ticket),
+                    ..Success::default()
+                },
+                stage: Stage::Claiming(Box::new(request.envelope(Some(user.signing.clone())))),
+                waiting: Vec::new(),
+                waiting_len: 0,
+            },
+            request,
+        );
+        self.tell(request.now, home.shard, Content::Claimed(Claim { used, next, lifetime }));
+        Ok(None)
     }
 
-    /// The answer that a retransmitted Refresh had.
-    fn repeated_claim(&self, request: &Request<'_>, user: &Authenticated) -> Option<Success> {
-        let (transaction, success, maker) = match self.allocations.find(&request.five_tuple) {
+    /// The answer that a retransmitted Refresh had, or `None` in it if it is still to come.
+    fn repeated_claim(&self, request: &Request<'_>, user: &Authenticated) -> Option<Option<Success>> {
+        let (transaction, answer, maker) = match self.allocations.find(&request.five_tuple) {
             Some((_, allocation)) => {
                 let (transaction, success) = allocation.owner.mobility.as_ref()?.moved?;
-                (transaction, success, &allocation.owner.maker)
+                (transaction, Some(success), &allocation.owner.maker)
             }
             None => {
                 let guest = self.moves.guests.get(&request.five_tuple)?;
-                (guest.transaction, guest.success, &guest.home.maker)
+                let answered = !matches!(guest.stage, Stage::Claiming(_));
+                (guest.transaction, answered.then_some(guest.success), &guest.maker)
             }
         };
-        (transaction == request.message.transaction_id() && maker.is(user)).then_some(success)
+        (transaction == request.message.transaction_id() && maker.is(user)).then_some(answer)
     }
 
     /// As with any Refresh, but that of two families not one alone is ended from elsewhere.
@@ -267,30 +316,23 @@ impl Engine {
         })
     }
 
-    fn add_guest(&mut self, request: &Request<'_>, home: &Home, success: Success) {
-        let guest = Guest {
-            home: home.clone(),
-            transaction: request.message.transaction_id(),
-            success,
-            called: false,
-            waiting: Vec::new(),
-            waiting_len: 0,
-        };
-        let before = self.moves.guests.insert(request.five_tuple, guest);
-        if let Some(before) = before.filter(|before| !before.home.is(home.shard, home.allocation)) {
-            self.tell_gone(request.now, &before.home, request.five_tuple);
+    fn add_guest(&mut self, guest: Guest, request: &Request<'_>) {
+        if let Some(before) = self.moves.guests.insert(request.five_tuple, guest) {
+            self.tell_gone(request.now, &before, request.five_tuple);
         }
     }
 
-    /// Something came from a five-tuple without an allocation. True: it has one now, since the client was expected to come
-    /// from there. If that is on its way from another shard, what came waits for it; if there is none, it is counted.
+    /// What a client sends that is to be handled where its allocation will be, a five-tuple without one by now. True: it is
+    /// there, since the client was expected to come from there. If that is on its way from another shard, what came waits
+    /// for it; if there is none, it is counted.
     #[cold]
     pub(super) fn arrives(&mut self, now: Instant, five_tuple: FiveTuple, datagram: &[u8]) -> bool {
         let Some(guest) = self.moves.guests.get_mut(&five_tuple) else {
             self.counters.dropped.no_allocation += 1;
             return false;
         };
-        if guest.home.shard != self.moves.shard {
+        let is_here = matches!(guest.stage, Stage::Expected((shard, _)) if shard == self.moves.shard);
+        if !is_here {
             if guest.waiting_len + datagram.len() > MAX_WAITING_LEN {
                 self.counters.dropped.no_allocation += 1;
                 return false;
@@ -302,21 +344,25 @@ impl Engine {
         self.allocations.find(&five_tuple).is_some()
     }
 
-    /// Asks for the allocation of a guest, once.
+    /// Whether a request from there is to wait for an allocation: any where one is on its way, and any but a claim, which says
+    /// for which one it is, where one may be had.
+    pub(super) fn precedes(&self, five_tuple: &FiveTuple, message: &Message<'_>) -> bool {
+        self.moves.is_guest(five_tuple) && (shown(message).is_none() || self.moves.is_called(five_tuple))
+    }
+
+    /// Asks for the allocation of a guest, once it may have it.
     fn call(&mut self, now: Instant, five_tuple: FiveTuple) {
-        let Some(guest) = self.moves.guests.get_mut(&five_tuple).filter(|guest| !guest.called) else {
-            return;
-        };
-        guest.called = true;
-        let (shard, allocation) = (guest.home.shard, guest.home.allocation);
-        let next = Next { shard: self.moves.shard, five_tuple };
+        let Some(guest) = self.moves.guests.get_mut(&five_tuple) else { return };
+        let Stage::Expected((shard, allocation)) = guest.stage else { return };
+        guest.stage = Stage::Called;
+        let next = Next { shard: self.moves.shard, five_tuple, ticket: guest.ticket };
         self.tell(now, shard, Content::Wanted { allocation, next });
     }
 
     /// A client's connection is closed.
     pub(super) fn connection_closed(&mut self, now: Instant, five_tuple: FiveTuple) {
         if let Some(guest) = self.moves.guests.remove(&five_tuple) {
-            self.tell_gone(now, &guest.home, five_tuple);
+            self.tell_gone(now, &guest, five_tuple);
         }
         let Some((id, allocation)) = self.allocations.find_mut(&five_tuple) else { return };
         let told = allocation.relays.complete();
@@ -326,19 +372,23 @@ impl Engine {
         };
         let next = mobility.next;
         self.allocations.detach(id);
-        self.offer(now, id, next);
+        self.offer(now, next);
     }
 
-    /// Lets whoever is to have the allocation next have it, since nobody has it now.
-    fn offer(&mut self, now: Instant, id: AllocationId, next: Option<Next>) {
-        if let Some(Next { shard, five_tuple }) = next {
-            self.tell(now, shard, Content::Free { home: (self.moves.shard, id), five_tuple });
+    /// Nobody has the allocation now: whoever is to have it next may.
+    fn offer(&mut self, now: Instant, next: Option<Next>) {
+        if let Some(next) = next {
+            self.tell(now, next.shard, Content::Free { next });
         }
     }
 
-    fn tell_gone(&mut self, now: Instant, home: &Home, five_tuple: FiveTuple) {
-        let next = Next { shard: self.moves.shard, five_tuple };
-        self.tell(now, home.shard, Content::Gone { allocation: home.allocation, next });
+    /// A guest is no more. Where its claim is not answered yet, the home is told when it is.
+    fn tell_gone(&mut self, now: Instant, guest: &Guest, five_tuple: FiveTuple) {
+        self.counters.dropped.no_allocation += guest.waiting.len() as u64;
+        if let Stage::Expected((shard, allocation)) = guest.stage {
+            let next = Next { shard: self.moves.shard, five_tuple, ticket: guest.ticket };
+            self.tell(now, shard, Content::Gone { allocation, next });
+        }
     }
 }
 
@@ -352,18 +402,9 @@ impl Engine {
         }
     }
 
-    fn tell_lost(&mut self, id: AllocationId, Next { shard, five_tuple }: Next) {
-        let home = (self.moves.shard, id);
-        if shard == self.moves.shard {
-            drop(self.moves.forget_guest(home, &five_tuple));
-        } else {
-            self.moves.send(shard, Content::Lost { home, five_tuple });
-        }
-    }
-
     pub(super) fn take(&mut self, now: Instant, Notice(content): Notice) -> Vec<RelayId> {
         match content {
-            Content::Moved { home, five_tuple, allocation } => self.install(home, five_tuple, *allocation),
+            Content::Moved { next, allocation } => self.install(now, next, *allocation),
             other => {
                 self.take_notice(now, other);
                 Vec::new()
@@ -374,7 +415,13 @@ impl Engine {
     fn take_notice(&mut self, now: Instant, content: Content) {
         match content {
             Content::Claimed(claim) => self.claimed(now, claim),
-            Content::Wanted { allocation, next } => self.wanted(allocation, next),
+            Content::Granted { home, next } => self.granted(now, home, next),
+            Content::Denied { next } => {
+                if let Some(Stage::Claiming(envelope)) = self.lose(&next) {
+                    self.refuse(&envelope, Refusal::InvalidTicket, None);
+                }
+            }
+            Content::Wanted { allocation, next } => self.wanted(now, allocation, next),
             Content::Gone { allocation, next } => {
                 if let Some(mobility) = self.mobility(allocation)
                     && mobility.next == Some(next)
@@ -382,84 +429,117 @@ impl Engine {
                     mobility.next = None;
                 }
             }
-            Content::Free { home, five_tuple } => {
-                let (shard, allocation) = home;
-                let guest = self.moves.guests.get(&five_tuple);
-                if guest.is_some_and(|guest| guest.home.is(shard, allocation)) {
-                    self.call(now, five_tuple);
+            Content::Free { next } => {
+                if self.moves.guest(&next).is_some() {
+                    self.call(now, next.five_tuple);
                 }
             }
-            Content::Lost { home, five_tuple } => drop(self.moves.forget_guest(home, &five_tuple)),
-            Content::Moved { home, five_tuple, allocation } => {
-                drop(self.install(home, five_tuple, *allocation));
-            }
+            Content::Lost { next } => drop(self.lose(&next)),
+            Content::Moved { next, allocation } => drop(self.install(now, next, *allocation)),
         }
+    }
+
+    /// The guest will have no allocation: what waited is as what comes from any five-tuple without one.
+    fn lose(&mut self, next: &Next) -> Option<Stage> {
+        let Guest { stage, waiting, .. } = self.moves.forget_guest(next)?;
+        self.moves.arrived.extend(waiting.into_iter().map(|datagram| (next.five_tuple, datagram)));
+        Some(stage)
     }
 
     fn mobility(&mut self, id: AllocationId) -> Option<&mut Mobility> {
         self.allocations.get_mut(id)?.owner.mobility.as_deref_mut()
     }
 
+    /// To whoever has the allocation now, or will have it in a moment: only there is known who else wants it.
     fn claimed(&mut self, now: Instant, claim: Claim) {
-        let Claim { allocation: id, next, used, ticket, lifetime } = claim;
+        match self.shared.tickets.home(claim.used) {
+            Some(Home { shard, .. }) if shard != self.moves.shard => {
+                self.tell(now, shard, Content::Claimed(claim));
+            }
+            Some(Home { allocation: None, .. }) => self.moves.early.push(claim),
+            Some(Home { allocation: Some(id), .. }) => self.grant_claim(now, id, claim),
+            None => self.tell(now, claim.next.shard, Content::Denied { next: claim.next }),
+        }
+    }
+
+    fn grant_claim(&mut self, now: Instant, id: AllocationId, Claim { used, next, lifetime }: Claim) {
+        let granted = Content::Granted { home: (self.moves.shard, id), next };
         if lifetime.is_zero() {
             self.end_allocation(id, EndReason::Deleted);
+            self.tell(now, next.shard, granted);
             return;
         }
-        let Some(mobility) = self.mobility(id) else {
-            // It ended, or moved, while this was on its way.
-            self.shared.tickets.remove(ticket);
-            self.tell_lost(id, next);
-            return;
-        };
+        let Some(mobility) = self.mobility(id) else { return };
         let tickets = mobility.tickets();
-        (mobility.ticket, mobility.previous) = (ticket, Some(used));
+        (mobility.ticket, mobility.previous) = (next.ticket, Some(used));
         let before = mobility.next.replace(next);
         tickets.filter(|ticket| *ticket != used).for_each(|ticket| self.shared.tickets.remove(ticket));
-        if let Some(before) = before.filter(|before| *before != next) {
-            self.tell_lost(id, before);
+        self.issue_ticket(id);
+        if let Some(before) = before {
+            self.tell(now, before.shard, Content::Lost { next: before });
         }
+        self.tell(now, next.shard, granted);
         self.deadlines.set(Timer::Allocation(id), now + lifetime);
         let Some(allocation) = self.allocations.get_mut(id) else { return };
         allocation.expires = now + lifetime;
         if !allocation.connected {
-            self.offer(now, id, Some(next));
+            self.offer(now, Some(next));
+        }
+    }
+
+    /// The claim holds, and its Refresh is answered.
+    fn granted(&mut self, now: Instant, home: Place, next: Next) {
+        let Some(guest) = self.moves.guest(&next) else {
+            // The client is gone.
+            let (shard, allocation) = home;
+            self.tell(now, shard, Content::Gone { allocation, next });
+            return;
+        };
+        let Stage::Claiming(envelope) = std::mem::replace(&mut guest.stage, Stage::Expected(home)) else {
+            return;
+        };
+        let (success, waits) = (guest.success, !guest.waiting.is_empty());
+        self.succeed(&envelope, &success);
+        if success.ticket.is_none() {
+            // The allocation has ended.
+            drop(self.lose(&next));
+        } else if waits {
+            self.call(now, next.five_tuple);
         }
     }
 
     /// Gives the allocation to the client's new five-tuple.
-    fn wanted(&mut self, id: AllocationId, next: Next) {
+    fn wanted(&mut self, now: Instant, id: AllocationId, next: Next) {
         if self.mobility(id).is_none_or(|mobility| mobility.next != Some(next)) {
-            self.tell_lost(id, next);
+            self.tell(now, next.shard, Content::Lost { next });
             return;
         }
-        let home = (self.moves.shard, id);
-        let Next { shard, five_tuple } = next;
         let relays = self.allocations.get_mut(id).map(|allocation| allocation.relays.bound());
         let relays = relays.into_iter().flatten().map(|(family, _)| RelayId { allocation: id, family });
         let relays: Vec<_> = relays.collect();
         if self.config.fast_path {
             self.actions.extend(relays.iter().map(|relay| Action::RemoveFastPath { relay: *relay }));
         }
-        if shard == self.moves.shard {
-            let guest = self.moves.forget_guest(home, &five_tuple);
-            self.allocations.rekey(id, five_tuple);
+        if next.shard == self.moves.shard {
+            let guest = self.moves.forget_guest(&next);
+            self.allocations.rekey(id, next.five_tuple);
             self.settle(id, guest);
         } else if let Some(allocation) = self.allocations.remove(id) {
             self.deadlines.cancel(Timer::Allocation(id));
-            let content = Content::Moved { home, five_tuple, allocation: Box::new(allocation) };
-            self.moves.notices.push_back(OutgoingNotice { shard, relays, notice: Notice(content) });
+            self.set_tickets(&allocation, next.shard, None);
+            let content = Content::Moved { next, allocation: Box::new(allocation) };
+            self.moves.notices.push_back(OutgoingNotice {
+                shard: next.shard,
+                relays,
+                notice: Notice(content),
+            });
         }
     }
 
     /// An allocation came from another shard. Returned are its relays.
-    fn install(
-        &mut self,
-        home: (usize, AllocationId),
-        five_tuple: FiveTuple,
-        allocation: Allocation,
-    ) -> Vec<RelayId> {
-        let mut guest = self.moves.forget_guest(home, &five_tuple);
+    fn install(&mut self, now: Instant, next: Next, allocation: Allocation) -> Vec<RelayId> {
+        let five_tuple = next.five_tuple;
+        let mut guest = self.moves.forget_guest(&next);
         let expires = allocation.expires;
         let relays = allocation.relays;
         // If the new connection is closed by now, it waits for the next.
@@ -474,6 +554,9 @@ impl Engine {
         let waiting = guest.as_mut().map(|guest| std::mem::take(&mut guest.waiting));
         self.settle(id, guest);
         self.moves.arrived.extend(waiting.into_iter().flatten().map(|datagram| (five_tuple, datagram)));
+        for claim in std::mem::take(&mut self.moves.early) {
+            self.claimed(now, claim);
+        }
         relays.bound().map(|(family, _)| RelayId { allocation: id, family }).collect()
     }
 
@@ -496,10 +579,12 @@ impl Engine {
     }
 
     /// An allocation is no more: nor are its tickets, nor whoever waits for it.
-    pub(super) fn forget_mobility(&mut self, id: AllocationId, mobility: &Mobility) {
+    pub(super) fn forget_mobility(&mut self, mobility: &Mobility) {
         mobility.tickets().for_each(|ticket| self.shared.tickets.remove(ticket));
-        if let Some(next) = mobility.next {
-            self.tell_lost(id, next);
+        match mobility.next {
+            Some(next) if next.shard == self.moves.shard => drop(self.lose(&next)),
+            Some(next) => self.moves.send(next.shard, Content::Lost { next }),
+            None => {}
         }
     }
 }

@@ -15,11 +15,12 @@ use super::{Engine, Timer};
 const KNOWN: [AttributeType; 2] = [AttributeType::LIFETIME, AttributeType::REQUESTED_ADDRESS_FAMILY];
 
 impl Engine {
+    /// `None`: the response comes later.
     pub(super) fn handle_refresh(
         &mut self,
         request: &Request<'_>,
         user: &Authenticated,
-    ) -> Result<Success, Refusal> {
+    ) -> Result<Option<Success>, Refusal> {
         request.check_known(&KNOWN)?;
         if let Some(ticket) = mobility::shown(&request.message) {
             return self.handle_claim(request, user, ticket);
@@ -50,6 +51,6 @@ impl Engine {
             allocation.expires = request.now + lifetime;
             self.deadlines.set(Timer::Allocation(id), request.now + lifetime);
         }
-        Ok(Success { lifetime: Some(lifetime), ..Success::default() })
+        Ok(Some(Success { lifetime: Some(lifetime), ..Success::default() }))
     }
 }

@@ -27,7 +27,8 @@ pub(in crate::engine) struct Ticket([u8; TICKET_LEN]);
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct Home {
     pub(in crate::engine) shard: usize,
-    pub(in crate::engine) allocation: AllocationId,
+    /// `None`: on its way there.
+    pub(in crate::engine) allocation: Option<AllocationId>,
     pub(in crate::engine) maker: Arc<Maker>,
     pub(in crate::engine) relayed: RelayedAddresses,
 }
@@ -52,7 +53,7 @@ impl Ticket {
 impl Home {
     /// Whether it is the same allocation at the same place.
     pub(super) fn is(&self, shard: usize, allocation: AllocationId) -> bool {
-        (self.shard, self.allocation) == (shard, allocation)
+        (self.shard, self.allocation) == (shard, Some(allocation))
     }
 }
 
@@ -62,6 +63,10 @@ impl Tickets {
         let ticket = Ticket(value.try_into().ok()?);
         let home = self.lock().get(&ticket)?.clone();
         Some((ticket, home))
+    }
+
+    pub(super) fn home(&self, ticket: Ticket) -> Option<Home> {
+        self.lock().get(&ticket).cloned()
     }
 
     pub(super) fn set(&self, ticket: Ticket, home: Home) {
