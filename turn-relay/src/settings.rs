@@ -95,6 +95,12 @@ pub const KEYS: &[Key] = &[
     )
     .example("125000000"),
     Key::single("no-tcp-relay", "BOOLEAN", "Relay no TCP (RFC 6062) to clients over TCP and TLS. Default: false"),
+    Key::single(
+        "max-peer-connections",
+        "COUNT",
+        "Connections to peers of one TCP allocation at most (RFC 6062); one more is refused with 508. Default: 64",
+    )
+    .example("16"),
     redirects::ALTERNATE_SERVER,
     redirects::TLS_ALTERNATE_SERVER,
     redirects::ALTERNATE_SERVER_WHEN,
@@ -181,6 +187,8 @@ pub struct Settings {
     pub bandwidth: Bandwidth,
     /// Whether TCP is relayed (RFC 6062).
     pub tcp_relay: bool,
+    /// Connections to peers of one TCP allocation at most.
+    pub max_peer_connections: usize,
     /// Other servers that clients are sent to.
     pub redirects: Redirects,
     /// Lifetime of an allocation at most.
@@ -254,6 +262,9 @@ impl Settings {
                 total: values.one("bps-capacity", bytes_per_second)?,
             },
             tcp_relay: !values.one("no-tcp-relay", parse::boolean)?.unwrap_or(false),
+            max_peer_connections: values
+                .one("max-peer-connections", parse::number(1, 1024))?
+                .map_or(EngineConfig::default().max_peer_connections, count),
             max_lifetime: values
                 .one("max-allocate-lifetime", parse::seconds(600, 86_400))?
                 .unwrap_or(Duration::from_secs(3600)),
@@ -332,6 +343,7 @@ impl Settings {
                 mobility: self.mobility,
                 bandwidth: self.bandwidth,
                 tcp_relay: self.tcp_relay,
+                max_peer_connections: self.max_peer_connections,
                 peers,
                 ..EngineConfig::default()
             },
@@ -418,6 +430,8 @@ mod tests {
     fn tcp_is_relayed_unless_said_otherwise() {
         assert!(settings(&[]).unwrap().config().engine.tcp_relay);
         assert!(!settings(&[("no-tcp-relay", "true")]).unwrap().config().engine.tcp_relay);
+        let connections = |pairs| settings(pairs).unwrap().config().engine.max_peer_connections;
+        assert_eq!((connections(&[]), connections(&[("max-peer-connections", "3")])), (64, 3));
     }
 
     #[test]
@@ -445,6 +459,7 @@ mod tests {
             ("end-with-credentials", "1"),
             ("mobility", "yes"),
             ("no-tcp-relay", "no"),
+            ("max-peer-connections", "0"),
             ("stale-nonce", "1"),
             ("relay-threads", "0"),
             ("max-bps", "0"),
