@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use thirl_common::net::Transport;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State};
-use thirl_ice_agent::candidate::{Candidate, CandidateKind};
+use thirl_ice_agent::candidate::{Candidate, CandidateKind, ComponentId};
 use thirl_tests::sim::{Filtering, Link, Mapping, NatSpec, Packet, Pair, PeerSpec, PortAllocation, Side};
 
 const EIM: Mapping = Mapping::EndpointIndependent;
@@ -201,6 +201,67 @@ fn equal_roles_are_settled() {
             assert!(pair.data_flows());
         }
     }
+}
+
+/// Two streams, the first with two components.
+fn with_streams(mut spec: PeerSpec) -> PeerSpec {
+    spec.config.streams = vec![2, 1];
+    spec
+}
+
+fn components() -> [ComponentId; 3] {
+    let second = ComponentId::new(2).unwrap();
+    [ComponentId::ONE, second, ComponentId::ONE.in_stream(1)]
+}
+
+#[test]
+fn each_component_of_each_stream_gets_a_path_of_its_own() {
+    for (nat, expected) in [(NatSpec::new(EIM, APDF), DIRECT), (NatSpec::new(APDM, APDF), RELAYED)] {
+        let a = with_streams(behind(Role::Controlling, nat, 1));
+        let b = with_streams(behind(Role::Controlled, nat, 2));
+        let mut pair = Pair::new(20, a, b, true);
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(10)), "{}", pair.a.agent.report());
+        for component in components() {
+            let ours = pair.a.agent.selected_on(component).unwrap();
+            assert_eq!(ours.component, component);
+            assert_eq!(Some(ours.path), expected.0, "{component:?}");
+            assert_eq!((ours.local.component, ours.remote.component), (component, component));
+            assert!(pair.data_flows_on(component), "{component:?}");
+        }
+        let foundations = |component| {
+            let of_it = pair.a.agent.local_candidates().filter(move |known| known.component == component);
+            of_it.map(|known| known.foundation.clone()).collect::<Vec<_>>()
+        };
+        for component in components() {
+            assert_eq!(foundations(component), foundations(ComponentId::ONE), "{component:?}");
+        }
+        pair.run_for(Duration::from_secs(60));
+        assert!(components().into_iter().all(|component| pair.data_flows_on(component)));
+        let now = pair.network.now();
+        assert!(pair.a.agent.send_on(now, ComponentId::new(3).unwrap(), b"x").is_err());
+    }
+}
+
+#[test]
+fn a_stream_without_an_answer_fails_and_the_others_go_on() {
+    let mut b = with_streams(open(Role::Controlled, "5.5.5.2"));
+    b.config.streams = vec![2];
+    let a = with_streams(open(Role::Controlling, "5.5.5.1"));
+    let mut pair = Pair::new(21, a, b, false);
+    pair.start();
+    let [one, two, other] = components();
+    let of_first = |pair: &Pair| [one, two].map(|component| pair.a.agent.component_state(component).unwrap());
+    assert!(pair.run_until(Duration::from_secs(5), |pair| of_first(pair) == [State::Completed; 2]));
+    assert_eq!(pair.a.agent.state(), State::Checking, "the other stream is behind");
+    assert!(pair.run_until(Duration::from_secs(60), |pair| pair.a.agent.state() == State::Completed));
+    assert_eq!(pair.a.agent.component_state(other), Some(State::Failed));
+    assert_eq!(pair.a.failed_streams, [1]);
+    assert!(pair.a.failure.is_none());
+    assert!(pair.data_flows_on(two));
+    // The last stream takes the agent with it.
+    pair.network.set_down(pair.b.host, true);
+    assert!(pair.run_until(Duration::from_secs(60), |pair| pair.a.failure.is_some()));
 }
 
 #[test]

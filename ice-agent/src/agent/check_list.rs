@@ -1,4 +1,5 @@
-//! The check list (RFC 8445, section 6.1.2): which pairs there are, and which is checked next.
+//! The check list (RFC 8445, section 6.1.2): which pairs there are, and which is checked next. The lists of all data streams
+//! are one here, since foundations, pace and the limit of pairs are the set's (sections 6.1.2.5, 6.1.2.6 and 6.1.4.2).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use thirl_common::wire::TransactionId;
 use super::event::{PathKind, Route};
 use super::pair::{Asked, Group, Pair, PairId, PairState};
 use super::remote::RemoteId;
+use crate::candidate::ComponentId;
 
 /// "a default of 100" (RFC 8445, section 6.1.2.5).
 const MAX_PAIRS: usize = 100;
@@ -15,7 +17,7 @@ const MAX_PAIRS: usize = 100;
 /// So many transactions of one pair may still be answered: more than consent asks within its timeout.
 const MAX_ASKED: usize = 10;
 
-/// Which pairs get ordinary checks.
+/// Which pairs of a component get ordinary checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Ordinary {
     /// All.
@@ -27,6 +29,16 @@ pub(super) enum Ordinary {
     Stopped,
 }
 
+impl Ordinary {
+    /// What is still looked for beside a selected pair of this kind.
+    pub(super) fn beside(selected: PathKind) -> Ordinary {
+        match selected {
+            PathKind::Direct => Ordinary::Stopped,
+            PathKind::Relayed => Ordinary::DirectOnly,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct CheckList {
     pairs: BTreeMap<PairId, Pair>,
@@ -36,7 +48,6 @@ pub(super) struct CheckList {
     next: u32,
     /// How many ordinary checks each group has had.
     served: BTreeMap<Group, u32>,
-    pub(super) ordinary: Ordinary,
 }
 
 impl CheckList {
@@ -131,53 +142,49 @@ impl CheckList {
         self.triggered.pop_front()
     }
 
-    /// The pair to check next of those that wait for their turn.
+    /// The pair to check next of those that wait for their turn and may be checked.
     ///
     /// RFC 8445, section 6.1.4.2, takes the highest priority. A peer's priorities rank its interfaces and say nothing of
-    /// which can be reached, so dead candidates would hold up the live one. Here groups of pairs, by family, kinds and
-    /// likelihood, take turns; within a group the best and the worst do.
-    pub(super) fn next_ordinary(&mut self) -> Option<PairId> {
-        if self.ordinary == Ordinary::Stopped {
-            return None;
-        }
-        let group = self.next_group().or_else(|| {
-            self.unfreeze_one();
-            self.next_group()
+    /// which can be reached, so dead candidates would hold up the live one. Here groups of pairs, by component, family,
+    /// kinds and likelihood, take turns; within a group the best and the worst do.
+    pub(super) fn next_ordinary(&mut self, may_check: impl Fn(&Pair) -> bool) -> Option<PairId> {
+        let group = self.next_group(&may_check).or_else(|| {
+            self.unfreeze_one(&may_check);
+            self.next_group(&may_check)
         })?;
         let served = self.served.entry(group).or_default();
         *served += 1;
         let best_first = *served % 2 == 1;
-        let allowed = self.ordinary;
-        let waiting = self.pairs.iter().filter(|(_, pair)| pair.group == group && is_waiting(pair, allowed));
+        let waiting =
+            |pair: &Pair| pair.group == group && pair.state == PairState::Waiting && may_check(pair);
+        let waiting = self.pairs.iter().filter(|(_, pair)| waiting(pair));
         let key = |(id, pair): &(&PairId, &Pair)| (pair.priority, std::cmp::Reverse(**id));
         let chosen = if best_first { waiting.max_by_key(key) } else { waiting.min_by_key(key) };
         chosen.map(|(id, _)| *id)
     }
 
-    fn next_group(&self) -> Option<Group> {
-        let allowed = self.ordinary;
+    fn next_group(&self, may_check: &impl Fn(&Pair) -> bool) -> Option<Group> {
         let turn =
             |group: &Group| (self.served.get(group).copied().unwrap_or(0) + 1) * group.likelihood.stride();
         self.pairs
             .values()
-            .filter(|pair| is_waiting(pair, allowed))
+            .filter(|pair| pair.state == PairState::Waiting && may_check(pair))
             .min_by_key(|pair| (turn(&pair.group), std::cmp::Reverse(pair.priority), pair.group))
             .map(|pair| pair.group)
     }
 
     /// With nothing else to do, thaws the best frozen pair whose foundation is not being tried for the first time.
-    fn unfreeze_one(&mut self) {
+    fn unfreeze_one(&mut self, may_check: &impl Fn(&Pair) -> bool) {
         let fresh = |pair: &Pair| {
             pair.state == PairState::InProgress
                 && pair.check.as_ref().is_some_and(|check| check.transaction.transmissions() == 1)
         };
         let tried: Vec<_> =
             self.pairs.values().filter(|pair| fresh(pair)).map(|pair| pair.foundation.clone()).collect();
-        let allowed = self.ordinary;
         let best = self
             .pairs
             .values_mut()
-            .filter(|pair| pair.state == PairState::Frozen && is_allowed(pair, allowed))
+            .filter(|pair| pair.state == PairState::Frozen && may_check(pair))
             .filter(|pair| !tried.contains(&pair.foundation))
             .max_by_key(|pair| pair.priority);
         if let Some(pair) = best {
@@ -200,17 +207,21 @@ impl CheckList {
         u32::try_from(self.pairs.values().filter(active).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether any pair may yet work.
-    pub(super) fn has_open(&self) -> bool {
-        !self.triggered.is_empty() || self.pairs.values().any(Pair::is_open)
+    /// Whether any pair of a component may yet work.
+    pub(super) fn has_open(&self, component: ComponentId) -> bool {
+        let open = |(id, pair): (&PairId, &Pair)| {
+            pair.component == component && (pair.is_open() || self.triggered.contains(id))
+        };
+        self.pairs.iter().any(open)
     }
 
-    /// The best pair that works, direct ones before relayed ones.
-    pub(super) fn best_valid(&self) -> Option<PairId> {
+    /// The best pair of a component that works, direct ones before relayed ones.
+    pub(super) fn best_valid(&self, component: ComponentId) -> Option<PairId> {
         let key = |(id, pair): &(&PairId, &Pair)| {
             (pair.path == PathKind::Direct, pair.priority, std::cmp::Reverse(**id))
         };
-        self.pairs.iter().filter(|(_, pair)| pair.is_valid()).max_by_key(key).map(|(id, _)| *id)
+        let works = |pair: &Pair| pair.component == component && pair.is_valid();
+        self.pairs.iter().filter(|(_, pair)| works(pair)).max_by_key(key).map(|(id, _)| *id)
     }
 
     /// Notes what was asked on a pair, and forgets what was asked long ago.
@@ -236,16 +247,4 @@ impl CheckList {
             pair.asked.retain(|known| *known != transaction);
         }
     }
-}
-
-fn is_allowed(pair: &Pair, ordinary: Ordinary) -> bool {
-    match ordinary {
-        Ordinary::All => true,
-        Ordinary::DirectOnly => pair.path == PathKind::Direct,
-        Ordinary::Stopped => false,
-    }
-}
-
-fn is_waiting(pair: &Pair, ordinary: Ordinary) -> bool {
-    pair.state == PairState::Waiting && is_allowed(pair, ordinary)
 }

@@ -7,14 +7,13 @@ use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 
-use super::check_list::Ordinary;
 use super::config::{Role, Timings};
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId};
 use super::pair::{
     Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats, can_reach,
 };
-use super::remote::RemoteId;
+use super::remote::{RemoteId, Session};
 use super::{Agent, Timer, message};
 use crate::candidate::{CandidateKind, pair_priority, priority};
 
@@ -27,12 +26,17 @@ impl Agent {
         remote: RemoteId,
         origin: PairOrigin,
     ) -> Option<PairId> {
-        let to = self.session.get(remote)?.address;
+        let theirs = self.session.get(remote)?;
+        let (component, to) = (theirs.candidate.component, theirs.address);
         if let Some(known) = self.session.list.find(route, to) {
             return Some(known);
         }
         let local = self.local.base(route)?;
-        let base = self.local.get(local)?.address;
+        let ours = self.local.get(local)?;
+        let base = ours.address;
+        if ours.candidate.component != component {
+            return None;
+        }
         let reachable = match route {
             Route::Socket(_) => can_reach(base.ip(), to.ip()),
             Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
@@ -60,6 +64,7 @@ impl Agent {
         let (ours, theirs) = (self.local.get(local)?, self.session.get(remote)?);
         let path = self.path_kind(ours.route, theirs.candidate.kind, theirs.address);
         Some(Pair {
+            component: ours.candidate.component,
             local,
             remote,
             route: ours.route,
@@ -72,6 +77,7 @@ impl Agent {
                 ipv4: theirs.address.is_ipv4(),
                 local: ours.candidate.kind,
                 remote: theirs.candidate.kind,
+                component: ours.candidate.component,
             },
             state: PairState::Frozen,
             check: None,
@@ -169,10 +175,13 @@ impl Agent {
     }
 
     fn start_ordinary(&mut self, now: Instant) -> bool {
-        if self.session.remote.is_none() || !self.is_running() {
-            return false;
-        }
-        self.session.list.next_ordinary().is_some_and(|pair| self.start_check(now, pair))
+        let Session { list, streams, .. } = &mut self.session;
+        let next = if matches!(self.state, State::Failed | State::Closed) {
+            None
+        } else {
+            list.next_ordinary(|pair| streams.may_check(pair))
+        };
+        next.is_some_and(|pair| self.start_check(now, pair))
     }
 
     /// Sends a check on a pair, with a new transaction. One that is under way may still be answered.
@@ -207,7 +216,7 @@ impl Agent {
     ) -> Option<(thirl_common::wire::TransactionId, Vec<u8>)> {
         let transaction = self.transaction_id();
         let pair = self.session.list.get(id)?;
-        let remote = self.session.remote.as_ref()?;
+        let remote = self.session.streams.remote(pair.component)?;
         let local = self.local.get(pair.local)?;
         let check = message::Check {
             id: transaction,
@@ -246,26 +255,21 @@ impl Agent {
     /// With a pair selected, others are only repeated if they could still become the selected one.
     fn wants_repetition(&self, id: PairId) -> bool {
         let Some(pair) = self.session.list.get(id) else { return false };
-        pair.nominate
-            || pair.nominated_by_peer
-            || match self.session.list.ordinary {
-                Ordinary::All => true,
-                Ordinary::DirectOnly => pair.path == PathKind::Direct,
-                Ordinary::Stopped => false,
-            }
+        pair.nominate || pair.nominated_by_peer || self.session.streams.may_check(pair)
     }
 
     pub(super) fn fail_pair(&mut self, now: Instant, id: PairId, why: &str) {
         self.timers.cancel(Timer::Check(id));
         let Some(pair) = self.session.list.get_mut(id) else { return };
+        let component = pair.component;
         pair.state = PairState::Failed;
         pair.check = None;
         pair.nominate = false;
         pair.failure = Some(why.to_owned());
-        if self.path.nominating == Some(id) {
-            self.path.nominating = None;
+        if let Some(path) = self.session.streams.path_mut(component) {
+            path.nominating = path.nominating.filter(|nominating| *nominating != id);
         }
-        self.pick_current();
+        self.pick_current(component);
         self.evaluate_nomination(now);
     }
 
@@ -294,7 +298,9 @@ impl Agent {
     ) -> bool {
         let id = message.transaction_id();
         let Some(asked) = self.session.list.asked(id) else { return false };
-        let Some(remote) = &self.session.remote else { return false };
+        let pair = self.session.list.get(asked.pair);
+        let remote = pair.and_then(|pair| self.session.streams.remote(pair.component));
+        let Some(remote) = remote else { return false };
         // Errors about the integrity carry none. They change nothing: the check is repeated until it is given up.
         if message.verify_integrity(&remote.key).is_err() {
             return true;
@@ -341,7 +347,7 @@ impl Agent {
         pair.stats.responses_received += 1;
         pair.heard = true;
         pair.mapped = mapped;
-        let way = (pair.route, pair.to.ip());
+        let (component, way) = (pair.component, (pair.route, pair.to.ip()));
         pair.failure = None;
         pair.state = PairState::Succeeded;
         let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
@@ -356,16 +362,16 @@ impl Agent {
         let (foundation, by_peer) = (pair.foundation.clone(), pair.nominated_by_peer);
         self.session.list.unfreeze(&foundation);
         self.session.asymmetric.remove(&way);
-        self.pick_current();
-        self.refresh_consent(now, id);
-        if self.state == State::Checking {
-            self.set_state(State::Connected);
+        self.pick_current(component);
+        self.refresh_consent(now, component, id);
+        if self.session.streams.component(component).is_some_and(|known| known.state == State::Checking) {
+            self.set_component_state(component, State::Connected);
         }
         if asked.nominate && self.role == Role::Controlling {
             self.nomination_succeeded(now, id);
         } else if by_peer && self.role == Role::Controlled {
             self.accept_nomination(now, id);
-        } else if moved && self.path.selected == Some(id) {
+        } else if moved && self.is_selected(id) {
             self.nominate_again(now, id);
         }
         self.evaluate_nomination(now);
@@ -383,6 +389,7 @@ impl Agent {
         }
         let base = self.local.get(local)?;
         let found = Found {
+            component: pair.component,
             kind: CandidateKind::PeerReflexive,
             address: mapped,
             route,

@@ -176,6 +176,9 @@ pub struct AgentConfig {
     pub role: Role,
     /// Made from the seed if not given.
     pub credentials: Option<Credentials>,
+    /// How many components each data stream has: from 1 to 256, of 256 streams at most. By default there is one stream
+    /// of one component.
+    pub streams: Vec<u16>,
     /// STUN servers, over UDP.
     pub stun: Vec<SocketAddr>,
     /// TURN servers; each is a STUN server as well.
@@ -187,11 +190,12 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
-    /// An agent without servers.
+    /// An agent for one component, without servers.
     pub fn new(role: Role) -> AgentConfig {
         AgentConfig {
             role,
             credentials: None,
+            streams: vec![1],
             stun: Vec::new(),
             turn: Vec::new(),
             policy: Policy::All,

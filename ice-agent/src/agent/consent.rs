@@ -6,46 +6,47 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::check_list::Ordinary;
-use super::event::{Event, State};
+use super::event::State;
 use super::pair::{Asked, PairId, PairState};
 use super::{Agent, Timer};
+use crate::candidate::ComponentId;
 
 impl Agent {
     /// A pair was selected: its nomination was the first consent.
-    pub(super) fn begin_consent(&mut self, now: Instant) {
-        self.consented(now);
-        self.schedule_consent(now);
+    pub(super) fn begin_consent(&mut self, now: Instant, component: ComponentId) {
+        self.consented(now, component);
+        self.schedule_consent(now, component);
     }
 
     /// A valid answer came on a pair (RFC 7675, section 5.1).
-    pub(super) fn refresh_consent(&mut self, now: Instant, id: PairId) {
-        if self.path.selected != Some(id) {
+    pub(super) fn refresh_consent(&mut self, now: Instant, component: ComponentId, id: PairId) {
+        if !self.is_selected(id) {
             return;
         }
-        self.consented(now);
-        if self.state == State::Disconnected {
-            self.session.list.ordinary = match self.session.list.get(id).map(|pair| pair.path) {
-                Some(super::PathKind::Relayed) => Ordinary::DirectOnly,
-                _ => Ordinary::Stopped,
-            };
-            self.set_state(State::Completed);
+        self.consented(now, component);
+        let kind = self.session.list.get(id).map(|pair| pair.path);
+        if let (Some(known), Some(kind)) = (self.session.streams.component_mut(component), kind)
+            && known.state == State::Disconnected
+        {
+            known.ordinary = Ordinary::beside(kind);
+            self.set_component_state(component, State::Completed);
         }
     }
 
-    fn consented(&mut self, now: Instant) {
-        self.timers.set(Timer::ConsentExpiry, now + self.config.timings.consent_timeout);
-        self.timers.set(Timer::Disconnected, now + self.config.timings.disconnected);
+    fn consented(&mut self, now: Instant, component: ComponentId) {
+        self.timers.set(Timer::ConsentExpiry(component), now + self.config.timings.consent_timeout);
+        self.timers.set(Timer::Disconnected(component), now + self.config.timings.disconnected);
     }
 
     /// "randomized between 0.8 and 1.2 times" (RFC 7675, section 5.1).
-    fn schedule_consent(&mut self, now: Instant) {
+    fn schedule_consent(&mut self, now: Instant, component: ComponentId) {
         let interval = self.config.timings.consent_interval.mul_f64(self.rng.random_range(0.8..=1.2));
-        self.timers.set(Timer::Consent, now + interval);
+        self.timers.set(Timer::Consent(component), now + interval);
     }
 
-    pub(super) fn send_consent_check(&mut self, now: Instant) {
-        let Some(id) = self.path.selected else { return };
-        self.schedule_consent(now);
+    pub(super) fn send_consent_check(&mut self, now: Instant, component: ComponentId) {
+        let Some(id) = self.session.streams.path(component).and_then(|path| path.selected) else { return };
+        self.schedule_consent(now, component);
         let Some((transaction, bytes)) = self.write_check(id, false) else { return };
         let asked = Asked { pair: id, sent: now, role: self.role, nominate: false };
         self.session.list.note_asked(transaction, asked);
@@ -55,15 +56,16 @@ impl Agent {
         self.transmit_on(now, route, to, bytes);
     }
 
-    /// No consent for a while: every pair gets another chance. Both sides do so at about the same time.
-    pub(super) fn handle_disconnected(&mut self, now: Instant) {
-        if self.state != State::Completed {
+    /// No consent for a while: every pair of the component gets another chance. Both sides do so at about the same time.
+    pub(super) fn handle_disconnected(&mut self, now: Instant, component: ComponentId) {
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        if known.state != State::Completed {
             return;
         }
-        self.set_state(State::Disconnected);
-        self.session.list.ordinary = Ordinary::All;
+        known.ordinary = Ordinary::All;
+        self.set_component_state(component, State::Disconnected);
         let mut again = Vec::new();
-        for (id, pair) in self.session.list.iter_mut() {
+        for (id, pair) in self.session.list.iter_mut().filter(|(_, pair)| pair.component == component) {
             match pair.state {
                 // It worked, but that was some time ago.
                 PairState::Succeeded => again.push(id),
@@ -78,45 +80,19 @@ impl Agent {
 
     /// Consent to the selected pair is gone. A pair that works takes its place if there is one, even without the
     /// controlling side's nomination: it may see nothing amiss.
-    pub(super) fn handle_consent_expiry(&mut self, now: Instant) {
-        let lost = self.path.selected;
-        match self.session.list.best_valid().filter(|best| Some(*best) != lost) {
+    pub(super) fn handle_consent_expiry(&mut self, now: Instant, component: ComponentId) {
+        let best = self.session.list.best_valid(component);
+        let Some(path) = self.session.streams.path_mut(component) else { return };
+        match best.filter(|best| Some(*best) != path.selected) {
             Some(other) => {
-                self.path.why = Some("consent to the pair selected before has expired");
+                path.why = Some("consent to the pair selected before has expired");
                 self.select(now, other);
             }
             None => {
-                self.path.selected = None;
-                self.fail(now, "the peer has not answered on the selected pair for as long as consent lasts");
+                path.selected = None;
+                let why = "the peer has not answered on the selected pair for as long as consent lasts";
+                self.fail_stream(now, component.stream(), why);
             }
         }
-    }
-
-    /// Fails if nothing is left that could work and patience is over (RFC 8863, section 4).
-    pub(super) fn consider_failure(&mut self, now: Instant) {
-        if !self.is_running() || self.path.current.is_some() || self.path.selected.is_some() {
-            return;
-        }
-        // Patience is for what the peer may still send, which needs an address of ours to be sent to.
-        let gathered = self.gathering.complete && !self.gathering.is_busy();
-        if gathered && self.session.remote.is_some() && self.local_candidates().next().is_none() {
-            self.fail(now, "this side has no candidate to offer");
-        } else if self.session.patience_over && !self.session.list.has_open() {
-            let why = match self.session.candidates.is_empty() {
-                true => "the peer told no candidate that can be used, and sent no check",
-                false => "no candidate pair works",
-            };
-            self.fail(now, why);
-        }
-    }
-
-    fn fail(&mut self, now: Instant, why: &str) {
-        self.failure = Some(why.to_owned());
-        self.path.current = None;
-        self.set_state(State::Failed);
-        self.stop_timers();
-        self.close_relays(now);
-        let report = Box::new(self.report());
-        self.out.events.push_back(Event::Failed(report));
     }
 }

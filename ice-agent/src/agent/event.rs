@@ -71,7 +71,8 @@ pub enum Action {
     },
 }
 
-/// How far the agent has come. The names are those of W3C's `RTCIceConnectionState`.
+/// How far the agent has come: as far as the component that is furthest behind, of those whose stream has not failed. The
+/// names are those of W3C's `RTCIceConnectionState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -128,7 +129,14 @@ pub enum Event {
     StateChanged(State),
     /// A pair was nominated and selected, the first or another.
     Selected(SelectedPair),
-    /// The agent has failed; the report says why.
+    /// One of several data streams has failed; the others go on.
+    StreamFailed {
+        /// Which; the first is 0.
+        stream: u8,
+        /// Why.
+        why: String,
+    },
+    /// The agent has failed, with all its data streams; the report says why.
     Failed(Box<Report>),
 }
 

@@ -13,9 +13,9 @@ use super::local::Found;
 use super::message;
 use super::relay::Relay;
 use super::{Agent, Timer};
-use crate::candidate::CandidateKind;
+use crate::candidate::{CandidateKind, ComponentId};
 
-/// For each TURN server and family, so many sockets make an allocation: the best ones.
+/// For each TURN server and family, so many sockets of a component make an allocation: the best ones.
 const SOCKETS_PER_TURN_SERVER: usize = 2;
 
 /// A transaction that waits for its turn (RFC 8445, section 14.2).
@@ -84,8 +84,9 @@ impl Agent {
     /// The host candidate of a socket, and what servers can add to it.
     pub(super) fn gather_on(&mut self, now: Instant, id: SocketId) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        let (local, local_preference) = (socket.local, socket.local_preference);
+        let (component, local, local_preference) = (socket.component, socket.local, socket.local_preference);
         let host = Found {
+            component,
             kind: CandidateKind::Host,
             address: local,
             route: Route::Socket(id),
@@ -94,7 +95,7 @@ impl Agent {
             server: None,
         };
         self.add_local_candidate(now, &host);
-        self.queue_allocations(id, local);
+        self.queue_allocations(id, component, local);
         for server in self.config.stun.clone() {
             let covered = self.gathering.relay_by_server.contains_key(&(id, server));
             if server.is_ipv4() == local.is_ipv4() && !covered {
@@ -103,11 +104,13 @@ impl Agent {
         }
     }
 
-    fn queue_allocations(&mut self, id: SocketId, local: SocketAddr) {
+    fn queue_allocations(&mut self, id: SocketId, component: ComponentId, local: SocketAddr) {
         for (index, server) in self.config.turn.clone().into_iter().enumerate() {
             let address = canonical(server.address);
+            let alike =
+                |socket| self.local.sockets.get(&socket).is_some_and(|other| other.component == component);
             let used = self.gathering.relay_by_server.keys();
-            let used = used.filter(|(socket, at)| *at == address && *socket != id).count();
+            let used = used.filter(|(socket, at)| *at == address && *socket != id && alike(*socket)).count();
             let known = self.gathering.relay_by_server.contains_key(&(id, address));
             if server.transport != Transport::Udp || address.is_ipv4() != local.is_ipv4() || known {
                 continue;
@@ -116,7 +119,7 @@ impl Agent {
                 self.queue_binding(id, address);
                 continue;
             }
-            let relay = self.add_relay(Relay::over_socket(&server, index, id));
+            let relay = self.add_relay(Relay::new(component, &server, index, Via::Socket(id)));
             self.gathering.relay_by_server.insert((id, address), relay);
             self.gathering.queue.push_back(Task::Allocate(relay));
         }
@@ -219,6 +222,7 @@ impl Agent {
             return;
         }
         let found = Found {
+            component: socket.component,
             kind: CandidateKind::ServerReflexive,
             address: mapped,
             route: Route::Socket(id),

@@ -12,9 +12,8 @@ use thirl_common::wire::{
 use super::config::Role;
 use super::event::{Received, Route, SocketId};
 use super::pair::PairOrigin;
-use super::remote::EarlyCheck;
+use super::remote::{EarlyCheck, RemoteCredentials};
 use super::{Agent, message};
-use crate::candidate::ComponentId;
 
 /// What a check asks for, once it has proved where it comes from.
 struct InboundCheck {
@@ -67,7 +66,7 @@ impl Agent {
         match pair {
             Some(pair) if pair.heard => {
                 pair.stats.packets_received += 1;
-                Some(Received { component: ComponentId::ONE, data, from, path: pair.path })
+                Some(Received { component: pair.component, data, from, path: pair.path })
             }
             _ => {
                 self.counters.dropped_unknown_sender += 1;
@@ -96,9 +95,7 @@ impl Agent {
                 gathered
                     || self.handle_check_response(now, route, from, message)
                     || self
-                        .session
-                        .remote
-                        .as_ref()
+                        .remote_on(route)
                         .is_some_and(|remote| message.verify_integrity(&remote.key).is_ok())
             }
         }
@@ -117,7 +114,7 @@ impl Agent {
         if ours != self.session.local.ufrag {
             return false;
         }
-        match self.read_check(message, theirs) {
+        match self.read_check(route, message, theirs) {
             Ok(_) if self.local.base(route).is_none() => self.counters.dropped_unknown_sender += 1,
             Ok(check) => self.handle_check(now, route, from, message, &check),
             Err((code, integrity)) => {
@@ -133,9 +130,15 @@ impl Agent {
         true
     }
 
+    /// What the peer signs with that is on the other side of a route.
+    fn remote_on(&self, route: Route) -> Option<&RemoteCredentials> {
+        self.session.streams.remote(self.local.component(route)?)
+    }
+
     /// What a check says, or with which error to answer and whether the sender has proved itself.
     fn read_check(
         &self,
+        route: Route,
         message: &Message<'_>,
         theirs: &str,
     ) -> Result<InboundCheck, (ErrorCode<'static>, bool)> {
@@ -145,7 +148,7 @@ impl Agent {
             Err(IntegrityError::Missing) => return Err((ErrorCode::BAD_REQUEST, false)),
             Err(_) => return Err((ErrorCode::UNAUTHENTICATED, false)),
         }
-        if self.session.remote.as_ref().is_some_and(|remote| remote.credentials.ufrag != theirs) {
+        if self.remote_on(route).is_some_and(|remote| remote.credentials.ufrag != theirs) {
             return Err((ErrorCode::UNAUTHENTICATED, true));
         }
         if !message.unknown_attributes(message::KNOWN).is_empty() {
@@ -182,7 +185,7 @@ impl Agent {
         }
         let response = message::success(id, from, &self.session.local_key);
         self.transmit_on(now, route, from, response);
-        if self.session.remote.is_some() {
+        if self.remote_on(route).is_some() {
             self.follow_check(now, route, from, check.priority, check.use_candidate);
         } else {
             self.session.keep_early(EarlyCheck {

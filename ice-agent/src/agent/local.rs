@@ -20,6 +20,8 @@ pub(super) struct LocalId(pub(super) usize);
 /// A UDP socket, which is a base (RFC 8445, section 4).
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// Whose packets it carries.
+    pub(super) component: ComponentId,
     /// With its scope, if it is link-local.
     pub(super) local: SocketAddr,
     /// The local preference of the candidates on it (RFC 8445, section 5.1.2.1).
@@ -57,6 +59,7 @@ pub(super) struct LocalCandidate {
 
 /// What a new candidate is made from.
 pub(super) struct Found {
+    pub(super) component: ComponentId,
     pub(super) kind: CandidateKind,
     pub(super) address: SocketAddr,
     pub(super) route: Route,
@@ -81,18 +84,27 @@ pub(super) struct LocalSide {
 }
 
 impl LocalSide {
-    pub(super) fn add_socket(&mut self, local: SocketAddr, preference: u8) -> SocketId {
+    pub(super) fn add_socket(
+        &mut self,
+        component: ComponentId,
+        local: SocketAddr,
+        preference: u8,
+    ) -> SocketId {
         let id = SocketId(u32::try_from(self.sockets.len()).unwrap_or(u32::MAX));
-        let local_preference = self.local_preference(local, preference);
-        let socket = Socket { local, local_preference, preference, lost: false, mappings: Vec::new() };
+        let local_preference = self.local_preference(component, local, preference);
+        let socket =
+            Socket { component, local, local_preference, preference, lost: false, mappings: Vec::new() };
         self.sockets.insert(id, socket);
         id
     }
 
     /// Better interfaces before worse; among equals IPv6 and IPv4 in turn, IPv6 first (RFC 8421, section 4).
-    fn local_preference(&self, local: SocketAddr, preference: u8) -> u16 {
-        let alike =
-            |socket: &&Socket| socket.preference == preference && socket.local.is_ipv4() == local.is_ipv4();
+    fn local_preference(&self, component: ComponentId, local: SocketAddr, preference: u8) -> u16 {
+        let alike = |socket: &&Socket| {
+            socket.component == component
+                && socket.preference == preference
+                && socket.local.is_ipv4() == local.is_ipv4()
+        };
         let before = 2 * self.sockets.values().filter(alike).count() + usize::from(local.is_ipv4());
         u16::from(preference) << 8 | u16::from(255 - u8::try_from(before).unwrap_or(u8::MAX))
     }
@@ -111,6 +123,11 @@ impl LocalSide {
         self.candidates.iter().position(is_base).map(LocalId)
     }
 
+    /// Whose packets a route carries; nobody's if there is no candidate on it.
+    pub(super) fn component(&self, route: Route) -> Option<ComponentId> {
+        self.base(route).and_then(|id| self.get(id)).map(|local| local.candidate.component)
+    }
+
     pub(super) fn find(&self, route: Route, address: SocketAddr) -> Option<LocalId> {
         let same = |local: &LocalCandidate| local.route == route && local.address == address && !local.lost;
         self.candidates.iter().position(same).map(LocalId)
@@ -126,9 +143,9 @@ impl LocalSide {
         let foundation = self.foundation(found);
         let candidate = Candidate {
             foundation,
-            component: ComponentId::ONE,
+            component: found.component,
             transport: CandidateTransport::Udp,
-            priority: priority(found.kind, found.local_preference, ComponentId::ONE),
+            priority: priority(found.kind, found.local_preference, found.component),
             address: CandidateAddress::Ip(address),
             kind: found.kind,
             related: found.related.map(|related| CandidateAddress::Ip(canonical(related))),

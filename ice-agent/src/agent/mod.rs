@@ -4,10 +4,10 @@
 //!
 //! 1. `config`, `event`: what it is told, and what comes out.
 //! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers.
-//! 3. `remote`: the peer's credentials and candidates.
+//! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `checks`, `inbound`, `message`: checks out, checks in, and their bytes.
-//! 6. `nomination`, `consent`: the pair that is selected, and whether it still answers.
+//! 6. `nomination`, `consent`, `progress`: the pair that is selected, whether it still answers, and what comes of that.
 //! 7. `report`: what happened and why.
 
 mod check_list;
@@ -21,9 +21,11 @@ mod local;
 mod message;
 mod nomination;
 mod pair;
+mod progress;
 mod relay;
 mod remote;
 mod report;
+mod stream;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,6 +37,8 @@ use thirl_common::net::canonical;
 use thirl_common::time::Deadlines;
 use thirl_common::wire::TransactionId;
 
+use crate::candidate::ComponentId;
+
 pub use config::{AgentConfig, Credentials, CredentialsError, Policy, Role, Timings, TurnServer};
 pub use event::{
     Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,
@@ -45,8 +49,7 @@ pub use report::{CandidateReport, PairReport, Report, ServerReport};
 use event::{RelayId, Route};
 use gather::Gathering;
 use local::{Found, LocalId, LocalSide};
-use nomination::Path;
-use pair::{Pair, PairId};
+use pair::PairId;
 use remote::Session;
 
 /// The largest UDP payload over IPv4: bytes.
@@ -63,11 +66,11 @@ enum Timer {
     GatheringEnd,
     Keepalive,
     Check(PairId),
-    RelayPatience,
+    RelayPatience(ComponentId),
     Patience,
-    Consent,
-    Disconnected,
-    ConsentExpiry,
+    Consent(ComponentId),
+    Disconnected(ComponentId),
+    ConsentExpiry(ComponentId),
 }
 
 /// When the next transaction may be started (RFC 8445, section 14.2).
@@ -94,7 +97,7 @@ struct Counters {
     rejected_checks: u64,
 }
 
-/// An ICE agent for one data stream of one component.
+/// An ICE agent, for one data stream of one component unless [`AgentConfig::streams`] says otherwise.
 ///
 /// - **start**: [`Agent::add_local_socket`] for each socket, then [`Agent::gather`]; tell the peer
 ///   [`Agent::local_credentials`] and each [`Event::LocalCandidate`]; [`Agent::set_remote_credentials`] and
@@ -103,6 +106,10 @@ struct Counters {
 ///   actions, and [`Agent::send`].
 /// - **out**, after each of these, until all return `None`: [`Agent::poll_transmit`], [`Agent::poll_action`],
 ///   [`Agent::poll_event`]; then wait until [`Agent::poll_timeout`] or the next packet.
+///
+/// With several components, each has sockets of its own: [`Agent::add_local_socket_for`], [`Agent::send_on`],
+/// [`Agent::selected_on`], [`Agent::component_state`] name it, and candidates, received data and selected pairs say theirs.
+/// The pace, the role and the credentials are the whole agent's.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -147,11 +154,9 @@ pub struct Agent {
     role: Role,
     tie_breaker: u64,
     state: State,
-    failure: Option<String>,
     local: LocalSide,
     gathering: Gathering,
     session: Session,
-    path: Path,
     pace: Pace,
     timers: Deadlines<Timer>,
     counters: Counters,
@@ -169,15 +174,18 @@ impl Agent {
         config.stun.iter_mut().for_each(|server| *server = canonical(*server));
         config.stun.sort_unstable();
         config.stun.dedup();
+        config.streams.iter_mut().for_each(|components| *components = (*components).clamp(1, 256));
+        config.streams.truncate(256);
+        if config.streams.is_empty() {
+            config.streams.push(1);
+        }
         Agent {
             role: config.role,
             tie_breaker: rng.random(),
             state: State::New,
-            failure: None,
             local: LocalSide::default(),
             gathering: Gathering::default(),
-            session: Session::new(credentials),
-            path: Path::default(),
+            session: Session::new(credentials, &config.streams),
             pace: Pace::default(),
             timers: Deadlines::default(),
             counters: Counters::default(),
@@ -228,11 +236,22 @@ impl Agent {
         self.udp_blocked()
     }
 
-    /// Adds a UDP socket that is bound to a specific address. The higher the preference, the better its interface: it
-    /// becomes the upper half of the candidates' local preference. Before [`Agent::gather`] it only waits.
+    /// Adds a UDP socket that is bound to a specific address, for the first component. The higher the preference, the better
+    /// its interface: it becomes the upper half of the candidates' local preference. Before [`Agent::gather`] it only waits.
     pub fn add_local_socket(&mut self, now: Instant, local: SocketAddr, preference: u8) -> SocketId {
-        let id = self.local.add_socket(local, preference);
-        if self.gathering.begun.is_some() && self.state != State::Closed {
+        self.add_local_socket_for(now, ComponentId::ONE, local, preference)
+    }
+
+    /// Adds a UDP socket for a component. For one that the agent has not, it is of no use.
+    pub fn add_local_socket_for(
+        &mut self,
+        now: Instant,
+        component: ComponentId,
+        local: SocketAddr,
+        preference: u8,
+    ) -> SocketId {
+        let id = self.local.add_socket(component, local, preference);
+        if self.gathering.begun.is_some() && self.is_running() {
             self.gather_on(now, id);
             self.pump(now);
         }
@@ -265,12 +284,19 @@ impl Agent {
         self.pump(now);
     }
 
-    /// Sends application data over the selected pair, or until one is selected over the best that works.
+    /// Sends application data of the first component over the selected pair, or until one is selected over the best that
+    /// works.
     pub fn send(&mut self, now: Instant, data: &[u8]) -> Result<(), SendError> {
+        self.send_on(now, ComponentId::ONE, data)
+    }
+
+    /// Sends application data of a component.
+    pub fn send_on(&mut self, now: Instant, component: ComponentId, data: &[u8]) -> Result<(), SendError> {
         if data.len() > MAX_DATAGRAM {
             return Err(SendError::TooLarge);
         }
-        let current = self.path.current.filter(|_| self.is_running());
+        let path = self.session.streams.path(component).filter(|_| self.is_running());
+        let current = path.and_then(|path| path.current);
         let pair = current.and_then(|id| self.session.list.get_mut(id)).ok_or(SendError::NotConnected)?;
         pair.stats.packets_sent += 1;
         let (route, to) = (pair.route, pair.to);
@@ -291,14 +317,14 @@ impl Agent {
                 Timer::GatheringEnd => self.handle_gathering_end(now),
                 Timer::Keepalive => self.send_keepalives(now),
                 Timer::Check(id) => self.handle_check_timeout(now, id),
-                Timer::RelayPatience => self.evaluate_nomination(now),
+                Timer::RelayPatience(component) => self.evaluate_component(now, component),
                 Timer::Patience => {
                     self.session.patience_over = true;
                     self.consider_failure(now);
                 }
-                Timer::Consent => self.send_consent_check(now),
-                Timer::Disconnected => self.handle_disconnected(now),
-                Timer::ConsentExpiry => self.handle_consent_expiry(now),
+                Timer::Consent(component) => self.send_consent_check(now, component),
+                Timer::Disconnected(component) => self.handle_disconnected(now, component),
+                Timer::ConsentExpiry(component) => self.handle_consent_expiry(now, component),
             }
         }
         self.pump(now);
@@ -316,7 +342,6 @@ impl Agent {
         if self.state == State::Closed {
             return;
         }
-        self.path.current = None;
         self.stop_timers();
         if self.state != State::Failed {
             self.close_relays(now);
@@ -347,17 +372,6 @@ impl Agent {
 }
 
 impl Agent {
-    fn is_running(&self) -> bool {
-        !matches!(self.state, State::Failed | State::Closed)
-    }
-
-    fn set_state(&mut self, state: State) {
-        if self.state != state {
-            self.state = state;
-            self.out.events.push_back(Event::StateChanged(state));
-        }
-    }
-
     fn transaction_id(&mut self) -> TransactionId {
         TransactionId(self.rng.random())
     }
@@ -382,28 +396,31 @@ impl Agent {
         Some(id)
     }
 
-    /// The ways from this host to the network that pairs are made of.
-    fn routes(&self) -> Vec<Route> {
+    /// The ways from this host to the network that a component's pairs are made of.
+    fn routes(&self, component: ComponentId) -> Vec<Route> {
         let bases = (0..self.local.candidates.len()).map(LocalId).filter_map(|id| {
-            let route = self.local.get(id)?.route;
-            (self.local.base(route) == Some(id)).then_some(route)
+            let local = self.local.get(id).filter(|local| local.candidate.component == component)?;
+            (self.local.base(local.route) == Some(id)).then_some(local.route)
         });
         bases.collect()
     }
 
     fn route_lost(&mut self, now: Instant, route: Route) {
+        let component = self.local.component(route);
         for local in self.local.candidates.iter_mut().filter(|local| local.route == route) {
             local.lost = true;
         }
         let lost: Vec<_> =
             self.session.list.iter().filter(|(_, pair)| pair.route == route).map(|(id, _)| id).collect();
-        let selected = self.path.selected;
-        for id in lost {
+        let selected = component.and_then(|component| self.session.streams.path(component)?.selected);
+        for &id in &lost {
             self.fail_pair(now, id, "what it was sent from is gone");
         }
-        if selected.and_then(|id| self.session.list.get(id)).is_some_and(|pair: &Pair| pair.route == route) {
-            self.handle_disconnected(now);
-            self.evaluate_nomination(now);
+        if let Some(component) = component
+            && selected.is_some_and(|selected| lost.contains(&selected))
+        {
+            self.handle_disconnected(now, component);
+            self.evaluate_component(now, component);
         }
         self.consider_failure(now);
     }

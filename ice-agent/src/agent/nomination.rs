@@ -11,6 +11,7 @@ use super::check_list::Ordinary;
 use super::config::Role;
 use super::event::{Event, PathKind, Route, SelectedPair, State};
 use super::pair::{Likelihood, Pair, PairId, PairState};
+use super::remote::Session;
 use super::{Agent, Timer};
 use crate::candidate::ComponentId;
 
@@ -33,30 +34,39 @@ pub(super) struct Path {
 }
 
 impl Agent {
-    /// As the controlling agent, nominates what is ripe for it.
+    /// As the controlling agent, nominates what is ripe for it: one pair for each component.
     pub(super) fn evaluate_nomination(&mut self, now: Instant) {
-        if self.role != Role::Controlling || self.path.nominating.is_some() || !self.is_running() {
+        for component in self.session.streams.ids() {
+            self.evaluate_component(now, component);
+        }
+    }
+
+    pub(super) fn evaluate_component(&mut self, now: Instant, id: ComponentId) {
+        let Some(component) = self.session.streams.component(id) else { return };
+        if self.role != Role::Controlling || component.path.nominating.is_some() || !self.is_alive(id) {
             return;
         }
-        let Some((best, path)) = self.best_candidate_for_nomination() else { return };
-        let why = match (self.selected_pair_kind(), path) {
+        let disconnected = component.state == State::Disconnected;
+        let Some((best, path)) = self.best_candidate_for_nomination(id) else { return };
+        let why = match (self.selected_pair_kind(id), path) {
             (Some(PathKind::Relayed), PathKind::Direct) => "a direct path was found after a relayed one",
-            (Some(_), _) if self.state != State::Disconnected => return,
+            (Some(_), _) if !disconnected => return,
             (Some(_), _) => "the pair selected before does not answer any more",
             (None, PathKind::Direct) => "the first direct path that worked",
-            (None, PathKind::Relayed) => match self.reason_to_relay(now) {
+            (None, PathKind::Relayed) => match self.reason_to_relay(now, id) {
                 Some(why) => why,
                 None => return,
             },
         };
-        self.path.why = Some(why);
-        self.nominate(now, best);
+        self.nominate(now, best, why);
     }
 
-    fn nominate(&mut self, now: Instant, id: PairId) {
-        self.path.nominating = Some(id);
-        if let Some(pair) = self.session.list.get_mut(id) {
-            pair.nominate = true;
+    fn nominate(&mut self, now: Instant, id: PairId, why: &'static str) {
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        pair.nominate = true;
+        if let Some(path) = self.session.streams.path_mut(pair.component) {
+            path.nominating = Some(id);
+            path.why = Some(why);
         }
         self.session.list.trigger(id);
         self.pump(now);
@@ -65,40 +75,51 @@ impl Agent {
     /// The peer sees this side at another address than before: the NAT has lost its mapping. To the peer it is another
     /// pair, which has to be nominated anew.
     pub(super) fn nominate_again(&mut self, now: Instant, id: PairId) {
-        if self.role == Role::Controlling && self.path.nominating.is_none() {
-            self.path.why = Some("this side's mapping has changed");
-            self.nominate(now, id);
+        let path = self.session.list.get(id).and_then(|pair| self.session.streams.path(pair.component));
+        if self.role == Role::Controlling && path.is_some_and(|path| path.nominating.is_none()) {
+            self.nominate(now, id, "this side's mapping has changed");
         }
     }
 
-    fn best_candidate_for_nomination(&self) -> Option<(PairId, PathKind)> {
-        let best = self.session.list.best_valid().filter(|best| self.path.selected != Some(*best))?;
+    fn best_candidate_for_nomination(&self, component: ComponentId) -> Option<(PairId, PathKind)> {
+        let best = self.session.list.best_valid(component).filter(|best| !self.is_selected(*best))?;
         Some((best, self.session.list.get(best)?.path))
     }
 
-    fn selected_pair_kind(&self) -> Option<PathKind> {
-        self.session.list.get(self.path.selected?).map(|pair| pair.path)
+    fn selected_pair_kind(&self, component: ComponentId) -> Option<PathKind> {
+        let selected = self.session.streams.path(component)?.selected?;
+        self.session.list.get(selected).map(|pair| pair.path)
+    }
+
+    /// Whether a pair is the selected one of its component.
+    pub(super) fn is_selected(&self, id: PairId) -> bool {
+        let path = self.session.list.get(id).and_then(|pair| self.session.streams.path(pair.component));
+        path.is_some_and(|path| path.selected == Some(id))
     }
 
     /// Why a relayed pair should be nominated now, if it should.
-    fn reason_to_relay(&mut self, now: Instant) -> Option<&'static str> {
-        let since = *self.path.relayed_since.get_or_insert(now);
+    fn reason_to_relay(&mut self, now: Instant, component: ComponentId) -> Option<&'static str> {
+        let path = self.session.streams.path_mut(component)?;
+        let since = *path.relayed_since.get_or_insert(now);
         let until = since + self.config.timings.relay_patience;
         if now >= until {
             return Some("no direct path worked in time");
         }
-        if !self.direct_is_possible() {
+        if !self.direct_is_possible(component) {
             return Some("no direct path is left that could work");
         }
-        self.timers.set(Timer::RelayPatience, until);
+        self.timers.set(Timer::RelayPatience(component), until);
         None
     }
 
-    /// Whether some direct pair may still come to work.
-    fn direct_is_possible(&self) -> bool {
-        let still_to_come = self.config.policy == super::Policy::All
-            && !(self.session.end_of_candidates && self.gathering.complete);
-        still_to_come || self.session.list.iter().any(|(_, pair)| self.may_work_directly(pair))
+    /// Whether some direct pair of a component may still come to work.
+    fn direct_is_possible(&self, component: ComponentId) -> bool {
+        let end_of_candidates =
+            self.session.streams.of(component).is_some_and(|stream| stream.end_of_candidates);
+        let still_to_come =
+            self.config.policy == super::Policy::All && !(end_of_candidates && self.gathering.complete);
+        let mut pairs = self.session.list.iter().filter(|(_, pair)| pair.component == component);
+        still_to_come || pairs.any(|(_, pair)| self.may_work_directly(pair))
     }
 
     fn may_work_directly(&self, pair: &Pair) -> bool {
@@ -113,9 +134,10 @@ impl Agent {
     }
 
     pub(super) fn nomination_succeeded(&mut self, now: Instant, id: PairId) {
-        self.path.nominating = None;
-        if let Some(pair) = self.session.list.get_mut(id) {
-            pair.nominate = false;
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        pair.nominate = false;
+        if let Some(path) = self.session.streams.path_mut(pair.component) {
+            path.nominating = None;
         }
         self.select(now, id);
     }
@@ -123,55 +145,63 @@ impl Agent {
     /// As the controlled agent, follows the peer's nomination. Of several, as peers of RFC 5245 make them, the pair of the
     /// highest priority counts, unless the selected one has stopped answering.
     pub(super) fn accept_nomination(&mut self, now: Instant, id: PairId) {
-        let priority = |id| self.session.list.get(id).map_or(0, |pair: &Pair| pair.priority);
-        let better = match self.path.selected {
-            Some(selected) => self.state == State::Disconnected || priority(id) >= priority(selected),
+        let Some(pair) = self.session.list.get_mut(id) else { return };
+        pair.nominated_by_peer = false;
+        let (priority, component) = (pair.priority, pair.component);
+        let Some(component) = self.session.streams.component_mut(component) else { return };
+        let better = match component.path.selected.and_then(|selected| self.session.list.get(selected)) {
+            Some(selected) => component.state == State::Disconnected || priority >= selected.priority,
             None => true,
         };
-        if let Some(pair) = self.session.list.get_mut(id) {
-            pair.nominated_by_peer = false;
-        }
-        if better && self.path.selected != Some(id) {
-            self.path.why = Some("the peer nominated it");
+        if better && component.path.selected != Some(id) {
+            component.path.why = Some("the peer nominated it");
             self.select(now, id);
         }
     }
 
     pub(super) fn select(&mut self, now: Instant, id: PairId) {
-        self.path.selected = Some(id);
-        self.path.current = Some(id);
-        self.path.relayed_since = None;
         let Some(pair) = self.session.list.get(id) else { return };
-        let (route, to, path) = (pair.route, pair.to, pair.path);
-        self.session.list.ordinary = match path {
-            PathKind::Direct => Ordinary::Stopped,
-            PathKind::Relayed => Ordinary::DirectOnly,
-        };
+        let (component, route, to, kind) = (pair.component, pair.route, pair.to, pair.path);
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        known.path.selected = Some(id);
+        known.path.current = Some(id);
+        known.path.relayed_since = None;
+        known.ordinary = Ordinary::beside(kind);
         if let Route::Relay(relay) = route {
             self.bind_channel(now, relay, to);
         }
-        self.begin_consent(now);
-        self.set_state(State::Completed);
-        if let Some(selected) = self.selected() {
+        self.begin_consent(now, component);
+        self.set_component_state(component, State::Completed);
+        if let Some(selected) = self.selected_on(component) {
             self.out.events.push_back(Event::Selected(selected));
         }
     }
 
     /// The selected pair's remote candidate has turned out to be another kind: the application is told.
-    pub(super) fn refresh_selected(&mut self) {
-        if let Some(selected) = self.selected() {
+    pub(super) fn refresh_selected(&mut self, component: ComponentId) {
+        if let Some(selected) = self.selected_on(component) {
             self.out.events.push_back(Event::Selected(selected));
         }
     }
 
-    /// The pair that was nominated, if one was.
+    /// The pair of the first component that was nominated, if one was.
     pub fn selected(&self) -> Option<SelectedPair> {
-        self.describe(self.path.selected?)
+        self.selected_on(ComponentId::ONE)
     }
 
-    /// The pair that data is sent over: the selected one, or until there is one the best that works.
+    /// The pair of a component that was nominated, if one was.
+    pub fn selected_on(&self, component: ComponentId) -> Option<SelectedPair> {
+        self.describe(self.session.streams.path(component)?.selected?)
+    }
+
+    /// The pair that the first component's data is sent over: the selected one, or until there is one the best that works.
     pub fn current(&self) -> Option<SelectedPair> {
-        self.describe(self.path.current?)
+        self.current_on(ComponentId::ONE)
+    }
+
+    /// The pair that a component's data is sent over.
+    pub fn current_on(&self, component: ComponentId) -> Option<SelectedPair> {
+        self.describe(self.session.streams.path(component)?.current?)
     }
 
     fn describe(&self, id: PairId) -> Option<SelectedPair> {
@@ -182,7 +212,7 @@ impl Agent {
             Route::Socket(_) => None,
         };
         Some(SelectedPair {
-            component: ComponentId::ONE,
+            component: pair.component,
             local: local.candidate.clone(),
             remote: self.session.get(pair.remote)?.candidate.clone(),
             path: pair.path,
@@ -190,11 +220,12 @@ impl Agent {
         })
     }
 
-    /// Chooses where data goes.
-    pub(super) fn pick_current(&mut self) {
-        let works = |id: &PairId| self.session.list.get(*id).is_some_and(Pair::is_valid);
-        let selected = self.path.selected;
-        self.path.current = selected.filter(works).or_else(|| self.session.list.best_valid()).or(selected);
+    /// Chooses where a component's data goes.
+    pub(super) fn pick_current(&mut self, component: ComponentId) {
+        let Session { streams, list, .. } = &mut self.session;
+        let Some(path) = streams.path_mut(component) else { return };
+        let works = |id: &PairId| list.get(*id).is_some_and(Pair::is_valid);
+        path.current = path.selected.filter(works).or_else(|| list.best_valid(component)).or(path.selected);
     }
 
     /// The pairs' priorities follow the roles (RFC 8445, section 7.3.1.1).
@@ -203,10 +234,11 @@ impl Agent {
         if new_tie_breaker {
             self.tie_breaker = rand::Rng::random(&mut self.rng);
         }
-        if let Some(id) = self.path.nominating.take()
-            && let Some(pair) = self.session.list.get_mut(id)
-        {
-            pair.nominate = false;
+        for component in self.session.streams.ids() {
+            let nominating = self.session.streams.path_mut(component).and_then(|path| path.nominating.take());
+            if let Some(pair) = nominating.and_then(|id| self.session.list.get_mut(id)) {
+                pair.nominate = false;
+            }
         }
         self.reprioritise();
         self.evaluate_nomination(now);

@@ -12,7 +12,7 @@ use super::config::Role;
 use super::event::{PathKind, Route};
 use super::local::LocalId;
 use super::remote::RemoteId;
-use crate::candidate::CandidateKind;
+use crate::candidate::{CandidateKind, ComponentId};
 
 /// A pair's name, in the order in which pairs were formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,6 +138,7 @@ pub(super) struct Group {
     pub(super) ipv4: bool,
     pub(super) local: CandidateKind,
     pub(super) remote: CandidateKind,
+    pub(super) component: ComponentId,
 }
 
 /// A check that is under way.
@@ -176,6 +177,7 @@ pub struct PairStats {
 
 #[derive(Debug)]
 pub(super) struct Pair {
+    pub(super) component: ComponentId,
     pub(super) local: LocalId,
     pub(super) remote: RemoteId,
     pub(super) route: Route,

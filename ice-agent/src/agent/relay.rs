@@ -7,11 +7,11 @@ use rand::Rng;
 use thirl_common::net::{Transport, canonical};
 
 use super::config::TurnServer;
-use super::event::{Action, RelayId, Route, SocketId, StreamId, Via};
+use super::event::{Action, RelayId, Route, StreamId, Via};
 use super::gather::ServerOutcome;
 use super::local::{Found, LocalId};
 use super::{Agent, Timer};
-use crate::candidate::CandidateKind;
+use crate::candidate::{CandidateKind, ComponentId};
 use crate::turn::{TurnClient, TurnClientConfig, TurnEvent};
 
 /// The local preference of allocations over a stream: below those over UDP, since a stream delays what it repeats.
@@ -31,6 +31,8 @@ enum Progress {
 /// One allocation, wanted or had.
 #[derive(Debug)]
 pub(super) struct Relay {
+    /// Whose packets it carries.
+    component: ComponentId,
     pub(super) server: TurnServer,
     index: usize,
     pub(super) carrier: Via,
@@ -39,13 +41,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn over_socket(server: &TurnServer, index: usize, socket: SocketId) -> Relay {
-        Relay::new(server, index, Via::Socket(socket))
-    }
-
-    fn new(server: &TurnServer, index: usize, carrier: Via) -> Relay {
+    pub(super) fn new(component: ComponentId, server: &TurnServer, index: usize, carrier: Via) -> Relay {
         let server = TurnServer { address: canonical(server.address), ..server.clone() };
-        Relay { server, index, carrier, progress: Progress::Pending, client: None }
+        Relay { component, server, index, carrier, progress: Progress::Pending, client: None }
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -60,22 +58,27 @@ impl Agent {
         id
     }
 
-    /// Asks for a stream to each TURN server that is reached by one.
+    /// Asks for a stream to each TURN server that is reached by one, for each component.
     pub(super) fn connect_relays(&mut self) {
         for (index, server) in self.config.turn.clone().into_iter().enumerate() {
-            if !server.transport.is_reliable() {
-                continue;
+            if server.transport.is_reliable() {
+                for component in self.session.streams.ids() {
+                    self.connect_relay(component, index, &server);
+                }
             }
-            let stream = StreamId(u32::try_from(self.gathering.relay_by_stream.len()).unwrap_or(u32::MAX));
-            let relay = self.add_relay(Relay::new(&server, index, Via::Stream(stream)));
-            self.gathering.relay_by_stream.insert(stream, relay);
-            self.out.actions.push_back(Action::Connect {
-                stream,
-                server: canonical(server.address),
-                transport: server.transport,
-                local: None,
-            });
         }
+    }
+
+    fn connect_relay(&mut self, component: ComponentId, index: usize, server: &TurnServer) {
+        let stream = StreamId(u32::try_from(self.gathering.relay_by_stream.len()).unwrap_or(u32::MAX));
+        let relay = self.add_relay(Relay::new(component, server, index, Via::Stream(stream)));
+        self.gathering.relay_by_stream.insert(stream, relay);
+        self.out.actions.push_back(Action::Connect {
+            stream,
+            server: canonical(server.address),
+            transport: server.transport,
+            local: None,
+        });
     }
 
     /// Sends the Allocate request of a relay over UDP.
@@ -231,7 +234,8 @@ impl Agent {
 
     fn relay_allocated(&mut self, now: Instant, id: RelayId, relayed: SocketAddr, mapped: SocketAddr) {
         let Some(relay) = self.gathering.relays.get(&id) else { return };
-        let (server, carrier, index) = (relay.server.clone(), relay.carrier, relay.index);
+        let (component, server, carrier, index) =
+            (relay.component, relay.server.clone(), relay.carrier, relay.index);
         let later = u16::try_from(index).unwrap_or(u16::MAX);
         let local_preference = match carrier {
             Via::Socket(socket) => {
@@ -244,6 +248,7 @@ impl Agent {
         self.hasten_gathering(now);
         self.note_turn_outcome(&server, carrier, Ok(canonical(relayed)));
         let found = Found {
+            component,
             kind: CandidateKind::Relayed,
             address: relayed,
             route: Route::Relay(id),

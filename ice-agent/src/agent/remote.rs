@@ -11,6 +11,7 @@ use super::check_list::CheckList;
 use super::config::{Credentials, CredentialsError};
 use super::event::{Route, State};
 use super::pair::PairOrigin;
+use super::stream::Streams;
 use super::{Agent, Timer};
 use crate::candidate::{Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId};
 
@@ -60,10 +61,9 @@ pub(super) struct EarlyCheck {
 pub(super) struct Session {
     pub(super) local: Credentials,
     pub(super) local_key: IntegrityKey,
-    pub(super) remote: Option<RemoteCredentials>,
+    pub(super) streams: Streams,
     pub(super) candidates: Vec<RemoteCandidate>,
     pub(super) skipped: Vec<String>,
-    pub(super) end_of_candidates: bool,
     /// Whether the peer's mapping depends on the destination, if it told.
     pub(super) hint: Option<bool>,
     pub(super) early: VecDeque<EarlyCheck>,
@@ -76,14 +76,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(local: Credentials) -> Session {
+    pub(super) fn new(local: Credentials, streams: &[u16]) -> Session {
         Session {
             local_key: IntegrityKey::new(local.pwd.as_bytes()),
             local,
-            remote: None,
+            streams: Streams::new(streams),
             candidates: Vec::new(),
             skipped: Vec::new(),
-            end_of_candidates: false,
             hint: None,
             early: VecDeque::new(),
             list: CheckList::default(),
@@ -96,8 +95,10 @@ impl Session {
         self.candidates.get(id.0)
     }
 
-    pub(super) fn find(&self, address: SocketAddr) -> Option<RemoteId> {
-        self.candidates.iter().position(|known| known.address == address).map(RemoteId)
+    pub(super) fn find(&self, component: ComponentId, address: SocketAddr) -> Option<RemoteId> {
+        let same =
+            |known: &RemoteCandidate| known.address == address && known.candidate.component == component;
+        self.candidates.iter().position(same).map(RemoteId)
     }
 
     /// Keeps a check for later; one for each way it can have come.
@@ -129,32 +130,58 @@ impl Session {
 }
 
 impl Agent {
-    /// The peer's username fragment and password. Checks start when a pair can be formed.
+    /// The peer's username fragment and password, for all data streams. Checks start when a pair can be formed.
     pub fn set_remote_credentials(
         &mut self,
         now: Instant,
         remote: Credentials,
     ) -> Result<(), CredentialsError> {
-        remote.check()?;
-        if let Some(known) = &self.session.remote {
-            return if known.credentials == remote { Ok(()) } else { Err(CredentialsError::Changed) };
+        let streams = self.session.streams.indices();
+        for (remote, &stream) in std::iter::repeat_n(remote, streams.len()).zip(&streams) {
+            self.set_remote_credentials_of(now, stream, remote)?;
         }
+        Ok(())
+    }
+
+    /// The peer's username fragment and password for one data stream, as peers have them that describe each by itself
+    /// (RFC 8839, section 5.4). A stream that this agent has not is passed over.
+    pub fn set_remote_credentials_of(
+        &mut self,
+        now: Instant,
+        stream: u8,
+        remote: Credentials,
+    ) -> Result<(), CredentialsError> {
+        remote.check()?;
         let username = format!("{}:{}", remote.ufrag, self.session.local.ufrag);
         let key = IntegrityKey::new(remote.pwd.as_bytes());
-        let ufrag = remote.ufrag.clone();
-        self.session.remote = Some(RemoteCredentials { credentials: remote, key, username });
+        let Some(known) = self.session.streams.get_mut(stream) else { return Ok(()) };
+        if let Some(known) = &known.remote {
+            return if known.credentials == remote { Ok(()) } else { Err(CredentialsError::Changed) };
+        }
+        known.remote = Some(RemoteCredentials { credentials: remote, key, username });
+        for component in known.components_mut().filter(|component| component.state == State::New) {
+            component.state = State::Checking;
+        }
         self.timers.set(Timer::Patience, now + self.config.timings.patience);
-        if self.state == State::New {
-            self.set_state(State::Checking);
-        }
-        for check in std::mem::take(&mut self.session.early) {
-            if check.ufrag == ufrag {
-                self.follow_check(now, check.route, check.from, check.priority, check.use_candidate);
-            }
-        }
+        self.refresh_state();
+        self.follow_early_checks(now);
         self.pump(now);
         self.consider_failure(now);
         Ok(())
+    }
+
+    /// Follows the checks that waited for credentials which have come.
+    fn follow_early_checks(&mut self, now: Instant) {
+        for check in std::mem::take(&mut self.session.early) {
+            let component = self.local.component(check.route);
+            match component.and_then(|component| self.session.streams.remote(component)) {
+                None => self.session.keep_early(check),
+                Some(remote) if remote.credentials.ufrag == check.ufrag => {
+                    self.follow_check(now, check.route, check.from, check.priority, check.use_candidate);
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     /// A candidate of the peer's, at any time. What this agent cannot use is passed over and stands in the report.
@@ -164,7 +191,9 @@ impl Agent {
             (_, CandidateTransport::Tcp(_) | CandidateTransport::Other(_)) => {
                 Some("its transport is not spoken here")
             }
-            _ if candidate.component != ComponentId::ONE => Some("there is no such component"),
+            _ if self.session.streams.component(candidate.component).is_none() => {
+                Some("there is no such component")
+            }
             (CandidateAddress::Ip(address), _) if address.port() == 0 || address.ip().is_unspecified() => {
                 Some("nothing can be there")
             }
@@ -179,9 +208,18 @@ impl Agent {
         self.pump(now);
     }
 
-    /// The peer will tell no more candidates.
+    /// The peer will tell no more candidates, of no data stream.
     pub fn set_remote_end_of_candidates(&mut self, now: Instant) {
-        self.session.end_of_candidates = true;
+        for stream in self.session.streams.indices() {
+            self.set_remote_end_of_candidates_of(now, stream);
+        }
+    }
+
+    /// The peer will tell no more candidates of one data stream.
+    pub fn set_remote_end_of_candidates_of(&mut self, now: Instant, stream: u8) {
+        if let Some(stream) = self.session.streams.get_mut(stream) {
+            stream.end_of_candidates = true;
+        }
         self.evaluate_nomination(now);
         self.pump(now);
     }
@@ -195,21 +233,23 @@ impl Agent {
     }
 
     fn learn_remote(&mut self, now: Instant, address: SocketAddr, candidate: Candidate) {
-        match self.session.find(address) {
+        match self.session.find(candidate.component, address) {
             // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
             // their priority changes (RFC 8838, section 11.4).
             Some(id) if self.session.candidates[id.0].candidate.kind == CandidateKind::PeerReflexive => {
+                let component = candidate.component;
                 self.session.candidates[id.0].candidate = candidate;
                 self.reprioritise();
-                self.refresh_selected();
+                self.refresh_selected(component);
                 self.evaluate_nomination(now);
             }
             // The same address a second time is redundant.
             Some(_) => {}
             None => {
+                let component = candidate.component;
                 self.session.candidates.push(RemoteCandidate { candidate, address });
                 let remote = RemoteId(self.session.candidates.len() - 1);
-                for route in self.routes() {
+                for route in self.routes(component) {
                     self.form_pair(now, route, remote, PairOrigin::Candidates);
                 }
             }
@@ -223,7 +263,8 @@ impl Agent {
         from: SocketAddr,
         priority: u32,
     ) -> Option<RemoteId> {
-        if let Some(id) = self.session.find(from) {
+        let component = self.local.component(route)?;
+        if let Some(id) = self.session.find(component, from) {
             return Some(id);
         }
         if self.session.asymmetric.get(&(route, from.ip())).is_some_and(|count| *count >= MAX_ASYMMETRIC) {
@@ -233,7 +274,7 @@ impl Agent {
         let candidate = Candidate {
             // "an arbitrary value, different from the foundations of all other remote candidates".
             foundation: format!("prflx{}", slot.0),
-            component: ComponentId::ONE,
+            component,
             transport: CandidateTransport::Udp,
             priority,
             address: CandidateAddress::Ip(from),

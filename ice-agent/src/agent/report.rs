@@ -22,7 +22,7 @@ pub struct Report {
     pub failure: Option<String>,
     /// Why there is no direct path, in so many reasons, if there is none.
     pub why_not_direct: Vec<String>,
-    /// Why the selected pair was nominated.
+    /// Why the selected pair was nominated; of several components the first that has one.
     pub why_selected: Option<String>,
     /// This side's candidates.
     pub local_candidates: Vec<CandidateReport>,
@@ -81,6 +81,10 @@ pub struct ServerReport {
 /// A pair and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PairReport {
+    /// Which data stream; the first is 0.
+    pub stream: u8,
+    /// Which component of it.
+    pub component: u16,
     /// This side, as the peer sees it.
     pub local: CandidateReport,
     /// The peer's side.
@@ -108,9 +112,9 @@ impl Agent {
         Report {
             state: self.state,
             role: self.role,
-            failure: self.failure.clone(),
+            failure: self.failure(),
             why_not_direct: self.why_not_direct(),
-            why_selected: self.path.selected.and(self.path.why).map(str::to_owned),
+            why_selected: self.why_selected(),
             local_candidates: self
                 .local
                 .candidates
@@ -135,15 +139,28 @@ impl Agent {
         }
     }
 
+    /// Why the agent failed, with all its streams.
+    fn failure(&self) -> Option<String> {
+        let failures = self.session.streams.iter().map(|stream| stream.failure.clone());
+        failures.collect::<Option<Vec<_>>>().and_then(|failures| failures.into_iter().next())
+    }
+
+    fn why_selected(&self) -> Option<String> {
+        let paths = self.session.streams.components().map(|(_, component)| &component.path);
+        paths.filter(|path| path.selected.is_some()).find_map(|path| path.why).map(str::to_owned)
+    }
+
     fn pair_report(&self, id: PairId, pair: &Pair) -> Option<PairReport> {
         let local = self.local.get(pair.mapped.unwrap_or(pair.local))?;
         let remote = self.session.get(pair.remote)?;
         Some(PairReport {
+            stream: pair.component.stream(),
+            component: pair.component.get(),
             local: candidate_report(&local.candidate, local.server),
             remote: candidate_report(&remote.candidate, None),
             path: pair.path,
             state: pair.state,
-            selected: self.path.selected == Some(id),
+            selected: self.is_selected(id),
             failure: pair.failure.clone(),
             rtt_us: pair.rtt.map(micros),
             stats: pair.stats,
@@ -164,8 +181,13 @@ impl Agent {
 
     fn why_not_direct(&self) -> Vec<String> {
         let direct = |pair: &Pair| pair.path == PathKind::Direct;
-        let current = self.path.current.or(self.path.selected).and_then(|id| self.session.list.get(id));
-        if current.is_some_and(direct) || self.state == State::New {
+        let is_direct = |component: &super::stream::Component| {
+            let path = &component.path;
+            path.current.or(path.selected).and_then(|id| self.session.list.get(id)).is_some_and(direct)
+        };
+        if self.session.streams.components().all(|(_, component)| is_direct(component))
+            || self.state == State::New
+        {
             return Vec::new();
         }
         let mut why = Vec::new();

@@ -10,22 +10,42 @@ use std::net::SocketAddr;
 
 pub use syntax::CandidateSyntaxError;
 
-/// A component of a data stream: 1 to 256; 1 is the only one of a data stream without RTCP (RFC 8445, section 13).
+/// A component of a data stream (RFC 8445, section 4). Its number is from 1 to 256; a data stream without RTCP has number 1 only
+/// (section 13). Where a session has several data streams it also says which: in the lines of RFC 8839 that follows from
+/// where they stand, so that a candidate which was read belongs to the first stream until it is put elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ComponentId(u16);
+pub struct ComponentId {
+    stream: u8,
+    /// The number less one.
+    index: u8,
+}
 
 impl ComponentId {
-    /// The first, and for most streams the only component.
-    pub const ONE: ComponentId = ComponentId(1);
+    /// The first component of the first data stream: for most sessions the only one.
+    pub const ONE: ComponentId = ComponentId { stream: 0, index: 0 };
 
-    /// The component with this number, if it is from 1 to 256.
+    /// The component of the first data stream with this number, if it is from 1 to 256.
     pub const fn new(number: u16) -> Option<ComponentId> {
-        if number >= 1 && number <= 256 { Some(ComponentId(number)) } else { None }
+        match number.wrapping_sub(1).to_be_bytes() {
+            [0, index] => Some(ComponentId { stream: 0, index }),
+            _ => None,
+        }
     }
 
-    /// The number.
+    /// The component of the same number in another data stream; the first is 0.
+    #[must_use]
+    pub const fn in_stream(self, stream: u8) -> ComponentId {
+        ComponentId { stream, ..self }
+    }
+
+    /// Its number in its data stream.
     pub const fn get(self) -> u16 {
-        self.0
+        self.index as u16 + 1
+    }
+
+    /// Which data stream it is in; the first is 0.
+    pub const fn stream(self) -> u8 {
+        self.stream
     }
 }
 
@@ -139,7 +159,7 @@ impl fmt::Display for CandidateAddress {
 pub struct Candidate {
     /// Equal for candidates of the same kind, base address, server and transport: 1 to 32 characters.
     pub foundation: String,
-    /// Which component of the data stream.
+    /// Which component of which data stream.
     pub component: ComponentId,
     /// What carries the packets.
     pub transport: CandidateTransport,
@@ -158,7 +178,7 @@ pub struct Candidate {
 /// The priority of a candidate (RFC 8445, section 5.1.2.1).
 pub const fn priority(kind: CandidateKind, local_preference: u16, component: ComponentId) -> u32 {
     // Types are in front of their own casts because u32::from is not const.
-    (kind.type_preference() as u32) << 24 | (local_preference as u32) << 8 | (256 - component.0 as u32)
+    (kind.type_preference() as u32) << 24 | (local_preference as u32) << 8 | (256 - component.get() as u32)
 }
 
 /// The priority of a pair: `controlling` is the priority of the controlling agent's candidate (RFC 8445, section

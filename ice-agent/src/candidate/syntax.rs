@@ -56,7 +56,7 @@ impl fmt::Display for Candidate {
             CandidateTransport::Tcp(_) => "tcp",
             CandidateTransport::Other(name) => name,
         };
-        let (foundation, component, priority) = (&self.foundation, self.component.0, self.priority);
+        let (foundation, component, priority) = (&self.foundation, self.component.get(), self.priority);
         write!(f, "candidate:{foundation} {component} {transport} {priority} ")?;
         write_address(f, &self.address, "")?;
         write!(f, " typ {}", self.kind)?;

@@ -120,7 +120,7 @@ impl Shared {
             Event::LocalCandidate(_) => progress.candidates += 1,
             Event::GatheringComplete => progress.gathered = true,
             // A failure is told with its report.
-            Event::StateChanged(State::Failed) => {}
+            Event::StateChanged(State::Failed) | Event::StreamFailed { .. } => {}
             Event::StateChanged(state) => progress.state = *state,
             Event::Selected(selected) => progress.selected = Some(selected.clone()),
             Event::Failed(report) => {

@@ -11,7 +11,7 @@ use thirl_ice_agent::agent::{
     Action, Agent, AgentConfig, Event, PathKind, Report, SelectedPair, SocketId, State, StreamId, TurnServer,
     Via,
 };
-use thirl_ice_agent::candidate::Candidate;
+use thirl_ice_agent::candidate::{Candidate, ComponentId};
 
 use super::nat::NatSpec;
 use super::network::{HostId, Link, Network, Packet};
@@ -72,10 +72,14 @@ pub struct Peer {
     connecting: Vec<(Instant, StreamId)>,
     /// What it has received, with the way that it came.
     pub received: Vec<(Vec<u8>, PathKind)>,
+    /// For which component each of these was.
+    pub received_for: Vec<ComponentId>,
     /// The states that it went through, with the time since the start.
     pub states: Vec<(Duration, State)>,
     /// The pairs that were selected, with the time since the start.
     pub selections: Vec<(Duration, SelectedPair)>,
+    /// The data streams that failed while others went on.
+    pub failed_streams: Vec<u8>,
     /// The report that came with its failure.
     pub failure: Option<Report>,
     dead: Vec<Candidate>,
@@ -178,14 +182,19 @@ impl Pair {
 
     /// Sends a datagram each way and says whether both arrive.
     pub fn data_flows(&mut self) -> bool {
+        self.data_flows_on(ComponentId::ONE)
+    }
+
+    /// Sends a datagram of a component each way and says whether both arrive, for that component.
+    pub fn data_flows_on(&mut self, component: ComponentId) -> bool {
         let now = self.network.now();
-        let (to_a, to_b) = (self.a.received.len(), self.b.received.len());
-        if self.a.agent.send(now, b"from a").is_err() || self.b.agent.send(now, b"from b").is_err() {
+        let (a, b) = (&mut self.a.agent, &mut self.b.agent);
+        if a.send_on(now, component, b"from a").is_err() || b.send_on(now, component, b"from b").is_err() {
             return false;
         }
-        self.run_until(Duration::from_secs(2), |pair| {
-            pair.a.received.len() > to_a && pair.b.received.len() > to_b
-        })
+        let (to_a, to_b) = (self.a.received.len(), self.b.received.len());
+        let arrived = |peer: &Peer, before: usize| peer.received_for[before..].contains(&component);
+        self.run_until(Duration::from_secs(2), |pair| arrived(&pair.a, to_a) && arrived(&pair.b, to_b))
     }
 
     /// The kinds of the selected paths.
@@ -249,6 +258,7 @@ impl Pair {
         };
         if let Some(received) = received {
             peer.received.push((received.data.to_vec(), received.path));
+            peer.received_for.push(received.component);
         }
     }
 
@@ -272,6 +282,7 @@ impl Pair {
                     }
                     Event::StateChanged(state) => peer.states.push((elapsed, state)),
                     Event::Selected(selected) => peer.selections.push((elapsed, selected)),
+                    Event::StreamFailed { stream, .. } => peer.failed_streams.push(stream),
                     Event::Failed(report) => peer.failure = Some(*report),
                     _ => {}
                 }
@@ -310,12 +321,15 @@ impl Peer {
             });
         }
         let seed = network.rng().random();
+        let components = components(&spec.config.streams);
         let mut agent = Agent::new(spec.config, seed);
         let first = spec.addresses[0];
         let mut sockets = BTreeMap::new();
-        for address in spec.addresses {
-            let local = SocketAddr::new(address, 40_000);
-            sockets.insert(agent.add_local_socket(network.now(), local, 255), local);
+        for (component, port) in components.into_iter().zip(40_000..) {
+            for address in &spec.addresses {
+                let local = SocketAddr::new(*address, port);
+                sockets.insert(agent.add_local_socket_for(network.now(), component, local, 255), local);
+            }
         }
         let by_address = sockets.iter().map(|(id, local)| (*local, *id)).collect();
         Peer {
@@ -329,11 +343,21 @@ impl Peer {
             streams: BTreeMap::new(),
             connecting: Vec::new(),
             received: Vec::new(),
+            received_for: Vec::new(),
             states: Vec::new(),
             selections: Vec::new(),
+            failed_streams: Vec::new(),
             failure: None,
             dead: spec.dead,
             mail: Vec::new(),
         }
     }
+}
+
+/// All components of these data streams.
+fn components(streams: &[u16]) -> Vec<ComponentId> {
+    let of_stream = |(stream, count): (u8, &u16)| {
+        (1..=*count).filter_map(move |number| Some(ComponentId::new(number)?.in_stream(stream)))
+    };
+    (0..=u8::MAX).zip(streams).flat_map(of_stream).collect()
 }
