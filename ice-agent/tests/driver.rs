@@ -28,7 +28,7 @@ async fn two_descriptions_make_a_path() {
     assert_eq!((a_path.kind(), a_path.remote()), (PathKind::Direct, b_path.local()));
     for n in 0..100u8 {
         a_path.send(&[n; 1200]).await.unwrap();
-        assert_eq!(b_path.recv_datagram().await.unwrap(), [n; 1200]);
+        assert_eq!(b_path.recv_datagram().await.unwrap(), [n; 1200][..]);
         b_path.send(&[n]).await.unwrap();
         let mut buffer = [0; 4];
         assert_eq!(a_path.recv(&mut buffer).await.unwrap(), 1);
@@ -55,7 +55,7 @@ async fn candidates_may_trickle_in() {
     a.set_remote_end_of_candidates();
     let path = a.connect_early().await.unwrap();
     path.send(b"early").await.unwrap();
-    assert_eq!(b.connect().await.unwrap().recv_datagram().await.unwrap(), b"early");
+    assert_eq!(b.connect().await.unwrap().recv_datagram().await.unwrap(), "early");
     assert!(a.add_remote_candidate("nonsense").is_err());
     let mut states = Vec::new();
     while states.last() != Some(&State::Completed) {
@@ -92,7 +92,7 @@ async fn sockets_follow_the_addresses() {
     agent.set_remote(&peer.description()).unwrap();
     let (ours, theirs) = tokio::try_join!(agent.connect(), peer.connect()).unwrap();
     theirs.send(b"here").await.unwrap();
-    assert_eq!(ours.recv_datagram().await.unwrap(), b"here");
+    assert_eq!(ours.recv_datagram().await.unwrap(), "here");
     assert_eq!(theirs.remote().ip().to_string(), "127.0.0.2");
 }
 

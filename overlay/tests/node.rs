@@ -61,7 +61,7 @@ async fn a_dial_ends_in_a_path_and_closing_it_is_told() {
     let connection = timeout(LIMIT, alice.dial(bob_id)).await.unwrap().unwrap();
     assert_eq!((connection.peer(), connection.describe().path), (bob_id, PathKind::Direct));
     connection.path().send(b"hello").await.unwrap();
-    assert_eq!(timeout(LIMIT, connection.path().recv_datagram()).await.unwrap().unwrap(), b"hello");
+    assert_eq!(timeout(LIMIT, connection.path().recv_datagram()).await.unwrap().unwrap(), "hello");
     timeout(LIMIT, connection.close()).await.unwrap();
     assert_eq!(timeout(LIMIT, answered).await.unwrap().unwrap(), alice_id);
 }
@@ -98,7 +98,7 @@ async fn a_node_takes_several_connections_at_once() {
         dials.spawn(async move {
             let connection = timeout(LIMIT, dialler.dial(bob_id)).await.unwrap().unwrap();
             connection.path().send(&[seed]).await.unwrap();
-            assert_eq!(timeout(LIMIT, connection.path().recv_datagram()).await.unwrap().unwrap(), [seed]);
+            assert_eq!(timeout(LIMIT, connection.path().recv_datagram()).await.unwrap().unwrap(), [seed][..]);
         });
     }
     assert_eq!(dials.join_all().await.len(), 5);

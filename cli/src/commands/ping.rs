@@ -104,7 +104,7 @@ async fn ping(connection: &Connection, seq: u64) -> Result<f64, thirl_ice_agent:
     connection.path().send(&seq.to_be_bytes()).await?;
     loop {
         // An echo of an earlier ping, which was given up, is none of this one.
-        if connection.path().recv_datagram().await? == seq.to_be_bytes() {
+        if connection.path().recv_datagram().await? == seq.to_be_bytes()[..] {
             return Ok(begun.elapsed().as_secs_f64() * 1000.0);
         }
     }

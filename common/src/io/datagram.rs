@@ -144,13 +144,18 @@ pub(super) fn can_send_trains() -> bool {
 
 /// The address this host would send to `dest` from: routing decides, nothing is sent.
 pub fn local_address_towards(dest: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match dest {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    Ok(connected(dest)?.local_addr()?.ip())
+}
+
+/// The largest IP packet that is known to pass to `dest` in one piece: bytes. It is what the interface takes, or what
+/// routers have said to this host (RFC 1191, RFC 8201).
+pub fn path_mtu(dest: SocketAddr) -> io::Result<usize> {
+    let socket = connected(dest)?;
+    let (level, name) = match dest {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
     };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(dest)?;
-    Ok(socket.local_addr()?.ip())
+    usize::try_from(sys::option(socket.as_fd(), level, name)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// The addresses, IPv4 and IPv6, that this host sends to the internet from; `None` for a family without a route there.
@@ -159,6 +164,17 @@ pub fn internet_facing_ips() -> [Option<IpAddr>; 2] {
     let outside: [SocketAddr; 2] =
         [(Ipv4Addr::new(9, 9, 9, 9), 9).into(), (Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe), 9).into()];
     outside.map(|dest| local_address_towards(dest).ok().filter(|ip| !ip.is_unspecified()))
+}
+
+/// A socket that knows its way there; nothing is sent.
+fn connected(dest: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match dest {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(dest)?;
+    Ok(socket)
 }
 
 /// Asks for a kernel buffer past the system's limit, which root may, or else up to it.

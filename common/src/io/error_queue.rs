@@ -26,6 +26,8 @@ pub enum Fragmentation {
     Allowed,
     /// By anybody. Over IPv6 this host cuts what is larger than the path is known to take, no smaller than it has to.
     AsNeeded,
+    /// By this host, where it knows that the path takes less: what sockets do by default.
+    BySender,
 }
 
 /// Keeps the errors that `socket`'s datagrams meet with, for [`take_error`]. A pending error also makes the next sending
@@ -75,7 +77,14 @@ pub fn set_fragmentation(socket: BorrowedFd<'_>, ipv4: bool, fragmentation: Frag
         (false, Fragmentation::Allowed) => {
             sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, IPV6_MIN_MTU)
         }
+        (true, Fragmentation::BySender) => {
+            sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT)
+        }
         (false, Fragmentation::AsNeeded) => {
+            sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)
+        }
+        (false, Fragmentation::BySender) => {
+            sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
             sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)
         }
     }

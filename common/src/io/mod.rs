@@ -34,7 +34,7 @@
 //! ```
 //!
 //! Beside that stands what measures a path: [`take_error`] reads the ICMP errors that a socket's datagrams met with, and
-//! [`set_fragmentation`] says whether they may be cut.
+//! [`set_fragmentation`] says whether they may be cut, [`path_mtu`] what passes uncut as far as this host knows.
 //!
 //! # Ways to ask the kernel
 //! [`ShardIo`] owns the sockets, and leaves arena, queue (`batch.rs`) and system calls to a back end (`backend.rs`):
@@ -78,7 +78,7 @@ mod uring;
 
 pub use backend::{Technique, UnknownTechnique};
 pub use batch::{HEADROOM, Received, Route};
-pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards};
+pub use datagram::{BindOptions, DatagramSocket, internet_facing_ips, local_address_towards, path_mtu};
 pub use error_queue::{Fragmentation, report_errors, set_fragmentation, take_error};
 pub use memory::return_memory;
 pub use poller::{Event, Interest, Poller, TOKEN_LIMIT, Waker};

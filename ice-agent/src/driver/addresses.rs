@@ -4,17 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::UdpSocket;
-
 use super::interfaces::{LocalAddress, MAX_ADDRESSES};
 use super::now;
 use super::shared::{Core, Shared};
+use super::socket::Socket;
 use super::watch::HostAddresses;
 
 /// Addresses come and go: with those that are only kept for what began on them, no more sockets than this.
 const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
-/// Room for what arrives while the task is busy: bytes, if the system lets us have them.
-const SOCKET_BUFFER: usize = 1 << 20;
 
 impl Shared {
     /// This host's addresses are others now.
@@ -56,13 +53,7 @@ impl Core {
         if bound || self.sockets.len() >= MAX_SOCKETS {
             return Ok(());
         }
-        let socket = std::net::UdpSocket::bind(wanted.address)?;
-        socket.set_nonblocking(true)?;
-        let system = socket2::SockRef::from(&socket);
-        // A smaller buffer works as well.
-        system.set_recv_buffer_size(SOCKET_BUFFER).ok();
-        system.set_send_buffer_size(SOCKET_BUFFER).ok();
-        let socket = UdpSocket::from_std(socket)?;
+        let socket = Socket::bind(wanted.address)?;
         let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
         self.sockets.insert(id, Arc::new(socket));
         Ok(())

@@ -25,13 +25,14 @@
 //! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`, `watch`, `addresses`: on which
 //!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
-//! 3. [`Path`] carries datagrams.
-//! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `stream`: TURN over TCP. `queue`: datagrams
-//!    that wait.
+//! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
+//! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
+//!    TURN over TCP. `queue`: datagrams that wait.
 
 mod addresses;
 mod builder;
 mod clock;
+mod datagrams;
 mod description;
 mod handle;
 mod interfaces;
@@ -39,15 +40,18 @@ mod path;
 mod queue;
 mod resolve;
 mod shared;
+mod socket;
 mod stream;
 mod task;
+mod train;
 mod watch;
 
 pub use builder::{Builder, StartError};
 pub(crate) use clock::{now, sleep_until};
+pub use datagrams::Datagrams;
 pub use description::Description;
 pub use handle::{ConnectError, IceAgent, LocalCandidates};
 pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
-pub use path::{Path, PathClosed};
+pub use path::{Path, PathClosed, TrySendError};
 pub use resolve::resolve;

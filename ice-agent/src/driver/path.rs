@@ -1,15 +1,28 @@
 //! A connected datagram path.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use thirl_common::io::path_mtu;
 use tokio::sync::broadcast;
 
+use super::datagrams::Datagrams;
 use super::now;
-use super::shared::{Blocked, Lifeline, Shared};
+use super::shared::{Lifeline, Shared};
+use super::train::Blocked;
 use crate::agent::{Event, PathKind, Report, SelectedPair, SendError, State};
-use crate::candidate::CandidateAddress;
+use crate::candidate::{CandidateAddress, CandidateKind};
+
+/// So many datagrams are handed to the agent at a time; others may have their turn in between.
+pub(super) const MAX_BATCH: usize = 64;
+/// A UDP header (RFC 768): bytes.
+const UDP_HEADER: usize = 8;
+/// A ChannelData header (RFC 8656, section 12.4): bytes.
+const CHANNEL_HEADER: usize = 4;
 
 /// The path is gone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +42,18 @@ pub enum PathClosed {
     TooLarge,
 }
 
+/// A datagram was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySendError {
+    /// The socket has no room now: see [`Path::writable`].
+    #[error("the socket has no room for the datagram now")]
+    Full,
+    /// It never will be.
+    #[error(transparent)]
+    Closed(#[from] PathClosed),
+}
+
 /// Datagrams to and from the peer, over whichever pair is selected at the time. As with UDP, they may be lost, doubled or
 /// reordered; those that nobody fetches are dropped, the oldest first.
 #[derive(Clone, Debug)]
@@ -44,21 +69,44 @@ impl Path {
 
     /// Sends a datagram. Waits while the socket has no room.
     pub async fn send(&self, data: &[u8]) -> Result<(), PathClosed> {
-        let blocked = {
-            let mut core = self.shared.lock();
-            match core.agent.send(now(), data) {
-                Ok(()) => self.shared.flush(&mut core),
-                Err(SendError::TooLarge) => return Err(PathClosed::TooLarge),
-                // A path that looks for another pair loses what it is given meanwhile.
-                Err(SendError::NotConnected) if is_alive(core.agent.state()) => None,
-                Err(SendError::NotConnected) => return Err(closed(core.agent.state(), &core.agent.report())),
+        self.send_batch(&[data]).await
+    }
+
+    /// Sends datagrams. Those of one length that follow each other leave at one system call, where the system can do that
+    /// (GSO). Waits while the socket has no room.
+    pub async fn send_batch(&self, datagrams: &[impl AsRef<[u8]>]) -> Result<(), PathClosed> {
+        for batch in datagrams.chunks(MAX_BATCH) {
+            for blocked in self.hand_over(batch.iter().map(AsRef::as_ref))? {
+                // What fails after that is lost, as any datagram may be.
+                blocked.send().await.ok();
             }
-        };
-        if let Some(Blocked { socket, transmit }) = blocked {
-            // What fails after that is lost, as any datagram may be.
-            socket.send_to(&transmit.payload, transmit.to).await.ok();
         }
         Ok(())
+    }
+
+    /// Sends a datagram if the socket has room for it.
+    pub fn try_send(&self, data: &[u8]) -> Result<(), TrySendError> {
+        self.try_send_batch(&[data])
+    }
+
+    /// Sends datagrams, as many as the socket has room for: if that are not all, the error is [`TrySendError::Full`].
+    pub fn try_send_batch(&self, datagrams: &[impl AsRef<[u8]>]) -> Result<(), TrySendError> {
+        for batch in datagrams.chunks(MAX_BATCH) {
+            if let Some(blocked) = self.hand_over(batch.iter().map(AsRef::as_ref))?.pop() {
+                self.shared.lock().full = Some(blocked.socket);
+                return Err(TrySendError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the socket has room again that had none at the last [`Path::try_send`].
+    pub async fn writable(&self) {
+        let full = self.shared.lock().full.take();
+        if let Some(socket) = full {
+            // One that fails has room for anything.
+            socket.writable().await.ok();
+        }
     }
 
     /// Receives a datagram into a buffer and returns its length; what does not fit is lost.
@@ -70,14 +118,47 @@ impl Path {
     }
 
     /// Receives a datagram of any length.
-    pub async fn recv_datagram(&self) -> Result<Vec<u8>, PathClosed> {
-        match self.shared.incoming.pop().await {
-            Some(datagram) => Ok(datagram),
-            None => {
-                let core = self.shared.lock();
-                Err(closed(core.agent.state(), &core.agent.report()))
-            }
+    pub async fn recv_datagram(&self) -> Result<Bytes, PathClosed> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Waits for a datagram and appends as many as there are, at most `max` and at least one; returns how many.
+    pub async fn recv_batch(&self, into: &mut Vec<Bytes>, max: usize) -> Result<usize, PathClosed> {
+        match poll_fn(|cx| self.shared.incoming.poll_fill(cx, into, max.max(1))).await {
+            0 => Err(self.why_closed()),
+            count => Ok(count),
         }
+    }
+
+    /// A datagram that has arrived already; `None` if there is none now.
+    pub fn try_recv(&self) -> Result<Option<Bytes>, PathClosed> {
+        match self.shared.incoming.try_pop() {
+            Poll::Ready(Some(datagram)) => Ok(Some(datagram)),
+            Poll::Ready(None) => Err(self.why_closed()),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// As [`Path::recv_datagram`], for who polls.
+    pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, PathClosed>> {
+        self.shared.incoming.poll_pop(cx).map(|datagram| datagram.ok_or_else(|| self.why_closed()))
+    }
+
+    /// The path as a stream of what is received and a sink for what is sent.
+    pub fn datagrams(&self) -> Datagrams {
+        Datagrams::new(self.clone())
+    }
+
+    /// The largest datagram that gets through in one piece, as far as this host knows: bytes. It knows what its own
+    /// interfaces take, and what routers have said (RFC 1191, RFC 8201); what lies beyond a relay it does not know. Larger
+    /// ones are cut into fragments, which not every network lets through.
+    pub fn mtu(&self) -> Option<usize> {
+        let pair = self.pair()?;
+        let relayed = pair.local.kind == CandidateKind::Relayed;
+        let to = pair.relay.filter(|_| relayed).or_else(|| pair.remote.address.ip())?;
+        let ip_header = if to.is_ipv4() { 20 } else { 40 };
+        let headers = ip_header + UDP_HEADER + if relayed { CHANNEL_HEADER } else { 0 };
+        path_mtu(to).ok()?.min(usize::from(u16::MAX)).checked_sub(headers)
     }
 
     /// The pair that data is sent over now.
@@ -112,13 +193,42 @@ impl Path {
         self.shared.events()
     }
 
+    /// Gives the agent datagrams to send, and returns those for which there was no room.
+    pub(super) fn hand_over<'a>(
+        &self,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Blocked>, PathClosed> {
+        let now = now();
+        let mut core = self.shared.lock();
+        for data in datagrams {
+            match core.agent.send(now, data) {
+                Ok(()) => {}
+                Err(SendError::TooLarge) => return Err(PathClosed::TooLarge),
+                // A path that looks for another pair loses what it is given meanwhile.
+                Err(SendError::NotConnected) if is_alive(core.agent.state()) => {}
+                Err(SendError::NotConnected) => return Err(closed(core.agent.state(), &core.agent.report())),
+            }
+        }
+        Ok(self.shared.flush(&mut core))
+    }
+
+    fn why_closed(&self) -> PathClosed {
+        let core = self.shared.lock();
+        closed(core.agent.state(), &core.agent.report())
+    }
+
     /// Waits until the path is gone, and says why.
     pub async fn closed(&self) -> PathClosed {
         let mut progress = self.shared.progress();
         let gone = progress.wait_for(|progress| !is_alive(progress.state)).await.is_ok();
         debug_assert!(gone, "the sender lives as long as this path");
-        let core = self.shared.lock();
-        closed(core.agent.state(), &core.agent.report())
+        self.why_closed()
+    }
+
+    /// Closes the agent and all its paths, whoever else holds them.
+    pub async fn close(&self) {
+        self.shared.close();
+        self.closed().await;
     }
 
     /// Datagrams that were dropped because nobody fetched them.

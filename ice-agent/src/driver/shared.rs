@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::net::UdpSocket;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use super::now;
 use super::queue::Queue;
+use super::socket::Socket;
 use super::stream::{self, StreamEvent};
-use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, StreamId, Transmit, Via};
+use super::train::{Blocked, Train};
+use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, StreamId, Via};
 
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 256;
@@ -19,7 +20,9 @@ const EVENTS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) agent: Agent,
-    pub(super) sockets: BTreeMap<SocketId, Arc<UdpSocket>>,
+    pub(super) sockets: BTreeMap<SocketId, Arc<Socket>>,
+    /// The socket that had no room for data, for who wants to wait until it has.
+    pub(super) full: Option<Arc<Socket>>,
     streams: BTreeMap<StreamId, Arc<Queue>>,
     stream_events: mpsc::Sender<(StreamId, StreamEvent)>,
 }
@@ -46,12 +49,6 @@ pub(super) struct Shared {
     closing: Mutex<bool>,
 }
 
-/// A datagram that has to wait until its socket can take it.
-pub(super) struct Blocked {
-    pub(super) socket: Arc<UdpSocket>,
-    pub(super) transmit: Transmit,
-}
-
 /// The task ends when the last handle is gone.
 #[derive(Debug)]
 pub(super) struct Lifeline(pub(super) Arc<Shared>);
@@ -70,6 +67,7 @@ impl Shared {
             core: Mutex::new(Core {
                 agent,
                 sockets: BTreeMap::new(),
+                full: None,
                 streams: BTreeMap::new(),
                 stream_events,
             }),
@@ -98,13 +96,20 @@ impl Shared {
         result
     }
 
-    /// Sends what the agent has to send, does what it asks, and tells what happened. A datagram for which a socket has no
-    /// room is handed back; of several the last.
-    pub(super) fn flush(&self, core: &mut Core) -> Option<Blocked> {
-        let mut blocked = None;
+    /// Sends what the agent has to send, does what it asks, and tells what happened. Hands back the datagrams for which
+    /// their sockets have no room.
+    pub(super) fn flush(&self, core: &mut Core) -> Vec<Blocked> {
+        let mut blocked = Vec::new();
         loop {
             if let Some(transmit) = core.agent.poll_transmit() {
-                blocked = transmit_one(core, transmit).or(blocked);
+                let mut train = Train::new(transmit);
+                let max_train = core.max_train(train.via);
+                while let Some(transmit) = core.agent.poll_transmit() {
+                    if let Some(other) = train.append(transmit, max_train) {
+                        blocked.extend(send(core, std::mem::replace(&mut train, Train::new(other))));
+                    }
+                }
+                blocked.extend(send(core, train));
             } else if let Some(action) = core.agent.poll_action() {
                 act(core, &action);
             } else if let Some(event) = core.agent.poll_event() {
@@ -153,22 +158,32 @@ impl Shared {
     }
 }
 
-fn transmit_one(core: &mut Core, transmit: Transmit) -> Option<Blocked> {
-    match transmit.via {
+impl Core {
+    /// So many datagrams may leave at one call.
+    fn max_train(&self, via: Via) -> usize {
+        match via {
+            Via::Stream(_) => 1,
+            Via::Socket(id) => self.sockets.get(&id).map_or(1, |socket| socket.max_train()),
+        }
+    }
+}
+
+fn send(core: &mut Core, train: Train) -> Option<Blocked> {
+    match train.via {
         Via::Stream(stream) => {
             if let Some(queue) = core.streams.get(&stream) {
-                queue.push_to_stream(transmit.payload);
+                queue.push_to_stream(train.bytes);
             }
             None
         }
         Via::Socket(id) => {
             let socket = core.sockets.get(&id)?;
-            match socket.try_send_to(&transmit.payload, transmit.to) {
+            match socket.try_send(train.to, &train.bytes, train.segment) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Some(Blocked { socket: Arc::clone(socket), transmit })
+                    Some(Blocked { socket: Arc::clone(socket), train })
                 }
                 Err(error) if leads_nowhere(&error) => {
-                    core.agent.transmit_failed(now(), transmit.via, transmit.to);
+                    core.agent.transmit_failed(now(), train.via, train.to);
                     None
                 }
                 _ => None,

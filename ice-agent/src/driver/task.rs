@@ -8,18 +8,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::ReadBuf;
-use tokio::net::UdpSocket;
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::shared::Shared;
+use super::socket::Socket;
 use super::stream::StreamEvent;
 use super::watch::HostAddresses;
 use super::{now, sleep_until};
 use crate::agent::{SocketId, State, StreamId};
 
-/// The largest UDP payload, and some.
-const MAX_DATAGRAM: usize = 65_536;
 /// A socket that fails so often in a row is given up.
 const MAX_ERRORS: u32 = 64;
 /// Without a deadline the task waits for packets alone.
@@ -28,7 +26,7 @@ const FOREVER: Duration = Duration::from_secs(86_400);
 /// A socket as the task sees it.
 struct Receiver {
     id: SocketId,
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     errors: u32,
 }
 
@@ -41,14 +39,14 @@ pub(super) async fn run(
     mut changes: Option<Changes>,
 ) {
     let mut receivers = Vec::new();
-    let mut buffer = vec![0; MAX_DATAGRAM];
     let mut turn = 0;
     while let Some(deadline) = look_after(&shared, &mut receivers) {
         tokio::select! {
-            (index, result) = poll_fn(|cx| receive(&mut receivers, &mut turn, &mut buffer, cx)) => match result {
-                Ok((len, from)) => take(&shared, receivers[index].id, from, &buffer[..len]),
-                Err(_) => note_error(&shared, &mut receivers, index),
-            },
+            (index, result) = poll_fn(|cx| receive(&shared, &mut receivers, &mut turn, cx)) => {
+                if result.is_err() {
+                    note_error(&shared, &mut receivers, index);
+                }
+            }
             Some((stream, event)) = streams.recv() => take_stream(&shared, stream, event),
             addresses = changed(&mut changes) => shared.set_addresses(&addresses),
             () = shared.wake.notified() => {}
@@ -74,7 +72,7 @@ fn look_after(shared: &Shared, receivers: &mut Vec<Receiver>) -> Option<Instant>
 }
 
 /// Sockets come and go; their names are never used again.
-fn follow_sockets(sockets: &BTreeMap<SocketId, Arc<UdpSocket>>, receivers: &mut Vec<Receiver>) {
+fn follow_sockets(sockets: &BTreeMap<SocketId, Arc<Socket>>, receivers: &mut Vec<Receiver>) {
     receivers.retain(|receiver| sockets.contains_key(&receiver.id));
     if receivers.len() < sockets.len() {
         for (id, socket) in sockets {
@@ -95,36 +93,43 @@ async fn changed(changes: &mut Option<Changes>) -> Arc<HostAddresses> {
     std::future::pending().await
 }
 
-/// Takes a datagram of the first socket that has one, beginning with another each time.
+/// Takes what the first socket has that has something, beginning with another each time.
 fn receive(
+    shared: &Shared,
     receivers: &mut [Receiver],
     turn: &mut usize,
-    buffer: &mut [u8],
     cx: &mut Context<'_>,
-) -> Poll<(usize, io::Result<(usize, SocketAddr)>)> {
+) -> Poll<(usize, io::Result<()>)> {
     let count = receivers.len();
     for offset in 0..count {
         let index = (*turn + offset) % count;
-        let mut read = ReadBuf::new(buffer);
-        if let Poll::Ready(result) = receivers[index].socket.poll_recv_from(cx, &mut read) {
+        let receiver = &mut receivers[index];
+        let id = receiver.id;
+        if let Poll::Ready(result) = receiver.socket.poll_recv(cx, |datagrams| take(shared, id, datagrams)) {
             *turn = index + 1;
-            let len = read.filled().len();
             if result.is_ok() {
-                receivers[index].errors = 0;
+                receiver.errors = 0;
             }
-            return Poll::Ready((index, result.map(|from| (len, from))));
+            return Poll::Ready((index, result));
         }
     }
     Poll::Pending
 }
 
-fn take(shared: &Shared, socket: SocketId, from: SocketAddr, datagram: &[u8]) {
-    let received = {
+/// Gives the agent datagrams, sends its answers, and hands on what the peer sent.
+fn take(shared: &Shared, socket: SocketId, datagrams: &mut dyn Iterator<Item = (SocketAddr, &[u8])>) {
+    let now = now();
+    let mut data = Vec::new();
+    {
         let mut core = shared.lock();
-        let received = core.agent.handle_datagram(now(), socket, from, datagram);
-        received.map(|received| received.data.to_vec())
-    };
-    if let Some(data) = received {
+        for (from, datagram) in datagrams {
+            let received = core.agent.handle_datagram(now, socket, from, datagram);
+            data.extend(received.map(|received| Bytes::copy_from_slice(received.data)));
+        }
+        // What a socket has no room for is lost: checks are repeated.
+        drop(shared.flush(&mut core));
+    }
+    if !data.is_empty() {
         shared.incoming.push(data);
     }
 }
@@ -136,9 +141,7 @@ fn take_stream(shared: &Shared, stream: StreamId, event: StreamEvent) {
         StreamEvent::Closed => core.agent.stream_closed(now(), stream),
         StreamEvent::Frame(frame) => {
             let received = core.agent.handle_stream_frame(now(), stream, &frame);
-            if let Some(data) = received.map(|received| received.data.to_vec()) {
-                shared.incoming.push(data);
-            }
+            shared.incoming.push(received.map(|received| Bytes::copy_from_slice(received.data)));
         }
     }
 }
