@@ -392,6 +392,7 @@ impl Agent {
             component: pair.component,
             kind: CandidateKind::PeerReflexive,
             address: mapped,
+            told: None,
             route,
             local_preference: base.local_preference,
             related: Some(base.address),

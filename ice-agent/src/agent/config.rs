@@ -9,6 +9,8 @@ use rand::rngs::StdRng;
 use serde::Serialize;
 use thirl_common::net::Transport;
 
+use super::external::{CandidateFilter, ExternalAddress};
+
 /// Who nominates (RFC 8445, section 6.1.1). If both sides claim the same role, the agents settle it between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,13 +31,15 @@ impl Role {
     }
 }
 
-/// Which candidates may be used.
+/// Which kinds of candidates may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// All of them.
     #[default]
     All,
+    /// None of this host's own addresses are told, and only those that face the internet are used.
+    NoHost,
     /// Relayed ones only, so that the peer does not learn this host's addresses.
     Relay,
 }
@@ -183,8 +187,12 @@ pub struct AgentConfig {
     pub stun: Vec<SocketAddr>,
     /// TURN servers; each is a STUN server as well.
     pub turn: Vec<TurnServer>,
-    /// Which candidates may be used.
+    /// Which kinds of candidates may be used.
     pub policy: Policy,
+    /// Which of them, if not all.
+    pub filter: CandidateFilter,
+    /// How this host's addresses are known outside, if it stands behind a 1:1 NAT.
+    pub external_addresses: Vec<ExternalAddress>,
     /// How fast, and how patient.
     pub timings: Timings,
 }
@@ -199,6 +207,8 @@ impl AgentConfig {
             stun: Vec::new(),
             turn: Vec::new(),
             policy: Policy::All,
+            filter: CandidateFilter::default(),
+            external_addresses: Vec::new(),
             timings: Timings::default(),
         }
     }

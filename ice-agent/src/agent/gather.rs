@@ -89,12 +89,14 @@ impl Agent {
             component,
             kind: CandidateKind::Host,
             address: local,
+            told: self.told_in_place_of(local),
             route: Route::Socket(id),
             local_preference,
             related: None,
             server: None,
         };
         self.add_local_candidate(now, &host);
+        self.add_external_addresses(now, id);
         self.queue_allocations(id, component, local);
         for server in self.config.stun.clone() {
             let covered = self.gathering.relay_by_server.contains_key(&(id, server));
@@ -225,9 +227,10 @@ impl Agent {
             component: socket.component,
             kind: CandidateKind::ServerReflexive,
             address: mapped,
+            told: None,
             route: Route::Socket(id),
             local_preference: socket.local_preference,
-            related: Some(socket.local),
+            related: Some(self.told_base(id)),
             server: Some(server),
         };
         self.add_local_candidate(now, &found);

@@ -62,6 +62,8 @@ pub(super) struct Found {
     pub(super) component: ComponentId,
     pub(super) kind: CandidateKind,
     pub(super) address: SocketAddr,
+    /// What the peer is told in place of the address.
+    pub(super) told: Option<CandidateAddress>,
     pub(super) route: Route,
     pub(super) local_preference: u16,
     pub(super) related: Option<SocketAddr>,
@@ -80,6 +82,8 @@ struct FoundationKey {
 pub(super) struct LocalSide {
     pub(super) sockets: BTreeMap<SocketId, Socket>,
     pub(super) candidates: Vec<LocalCandidate>,
+    /// Names that the peer is told in place of host addresses.
+    pub(super) names: BTreeMap<IpAddr, String>,
     foundations: Vec<FoundationKey>,
 }
 
@@ -128,8 +132,16 @@ impl LocalSide {
         self.base(route).and_then(|id| self.get(id)).map(|local| local.candidate.component)
     }
 
+    /// Whether pairs may be made on this route: the peer is told of something there.
+    pub(super) fn is_open(&self, route: Route) -> bool {
+        self.candidates.iter().any(|local| local.route == route && local.signalled && !local.lost)
+    }
+
     pub(super) fn find(&self, route: Route, address: SocketAddr) -> Option<LocalId> {
-        let same = |local: &LocalCandidate| local.route == route && local.address == address && !local.lost;
+        let at = |local: &LocalCandidate| {
+            local.address == address || local.candidate.address == CandidateAddress::Ip(address)
+        };
+        let same = |local: &LocalCandidate| local.route == route && at(local) && !local.lost;
         self.candidates.iter().position(same).map(LocalId)
     }
 
@@ -146,7 +158,7 @@ impl LocalSide {
             component: found.component,
             transport: CandidateTransport::Udp,
             priority: priority(found.kind, found.local_preference, found.component),
-            address: CandidateAddress::Ip(address),
+            address: found.told.clone().unwrap_or(CandidateAddress::Ip(address)),
             kind: found.kind,
             related: found.related.map(|related| CandidateAddress::Ip(canonical(related))),
             extensions: Vec::new(),

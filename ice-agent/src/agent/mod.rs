@@ -3,7 +3,8 @@
 //! In the order in which a session goes:
 //!
 //! 1. `config`, `event`: what it is told, and what comes out.
-//! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers.
+//! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers. `external`: what else is
+//!    known of addresses outside, and which are told.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `checks`, `inbound`, `message`: checks out, checks in, and their bytes.
@@ -15,6 +16,7 @@ mod checks;
 mod config;
 mod consent;
 mod event;
+mod external;
 mod gather;
 mod inbound;
 mod local;
@@ -43,6 +45,7 @@ pub use config::{AgentConfig, Credentials, CredentialsError, Policy, Role, Timin
 pub use event::{
     Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,
 };
+pub use external::{CandidateFilter, ExternalAddress};
 pub use pair::{PairState, PairStats};
 pub use report::{CandidateReport, PairReport, Report, ServerReport};
 
@@ -383,14 +386,24 @@ impl Agent {
             return None;
         }
         let id = self.local.add(found)?;
+        let was_open = self.local.is_open(found.route);
+        let accepted = self.local.get(id).is_some_and(|local| self.accepts(&local.candidate));
+        let local = self.local.candidates.get_mut(id.0)?;
         // Peer-reflexive candidates are not told: the peer has seen them itself (RFC 8445, section 7.2.5.3.1).
-        if found.kind != CandidateKind::PeerReflexive
-            && let Some(local) = self.local.candidates.get_mut(id.0)
-        {
-            local.signalled = true;
-            self.out.events.push_back(Event::LocalCandidate(local.candidate.clone()));
+        match found.kind {
+            CandidateKind::PeerReflexive => {}
+            _ if accepted => {
+                local.signalled = true;
+                self.out.events.push_back(Event::LocalCandidate(local.candidate.clone()));
+            }
+            // Others may stand on it.
+            CandidateKind::Host => {}
+            _ => {
+                local.lost = true;
+                return None;
+            }
         }
-        if matches!(found.kind, CandidateKind::Host | CandidateKind::Relayed) {
+        if !was_open && self.local.is_open(found.route) {
             self.form_pairs_on(now, found.route);
         }
         Some(id)
@@ -400,7 +413,8 @@ impl Agent {
     fn routes(&self, component: ComponentId) -> Vec<Route> {
         let bases = (0..self.local.candidates.len()).map(LocalId).filter_map(|id| {
             let local = self.local.get(id).filter(|local| local.candidate.component == component)?;
-            (self.local.base(local.route) == Some(id)).then_some(local.route)
+            (self.local.base(local.route) == Some(id) && self.local.is_open(local.route))
+                .then_some(local.route)
         });
         bases.collect()
     }

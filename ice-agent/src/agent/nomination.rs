@@ -13,7 +13,7 @@ use super::event::{Event, PathKind, Route, SelectedPair, State};
 use super::pair::{Likelihood, Pair, PairId, PairState};
 use super::remote::Session;
 use super::{Agent, Timer};
-use crate::candidate::ComponentId;
+use crate::candidate::{Candidate, CandidateAddress, ComponentId};
 
 /// A direct pair whose check was sent so often without an answer is not waited for.
 const HOPELESS_AFTER: u32 = 3;
@@ -213,7 +213,14 @@ impl Agent {
         };
         Some(SelectedPair {
             component: pair.component,
-            local: local.candidate.clone(),
+            local: Candidate {
+                address: match &local.candidate.address {
+                    // This side knows what the name stands for.
+                    CandidateAddress::Unresolved { .. } => CandidateAddress::Ip(local.address),
+                    told => told.clone(),
+                },
+                ..local.candidate.clone()
+            },
             remote: self.session.get(pair.remote)?.candidate.clone(),
             path: pair.path,
             relay,

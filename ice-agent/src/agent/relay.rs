@@ -251,6 +251,7 @@ impl Agent {
             component,
             kind: CandidateKind::Relayed,
             address: relayed,
+            told: None,
             route: Route::Relay(id),
             local_preference,
             related: Some(mapped),

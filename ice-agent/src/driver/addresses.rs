@@ -9,6 +9,7 @@ use super::now;
 use super::shared::{Core, Shared};
 use super::socket::Socket;
 use super::watch::HostAddresses;
+use crate::agent::SocketId;
 
 /// Addresses come and go: with those that are only kept for what began on them, no more sockets than this.
 const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
@@ -23,6 +24,7 @@ impl Shared {
             self.flush(&mut core);
         }
         self.wake.notify_one();
+        self.addresses_changed.notify_one();
     }
 }
 
@@ -38,13 +40,17 @@ impl Core {
                 last_error = error;
             }
         }
-        let locals = self.sockets.iter().filter_map(|(id, socket)| Some((*id, socket.local_addr().ok()?)));
-        let gone: Vec<_> = locals.filter(|(_, local)| !addresses.present.contains(&local.ip())).collect();
-        for (id, _) in gone {
+        let gone = |local: SocketAddr| !addresses.present.contains(&local.ip());
+        for (id, _) in self.locals().into_iter().filter(|(_, local)| gone(*local)) {
             self.sockets.remove(&id);
             self.agent.local_socket_lost(now(), id);
         }
         if self.sockets.is_empty() { Err(last_error) } else { Ok(()) }
+    }
+
+    /// The sockets and where they are bound.
+    pub(super) fn locals(&self) -> Vec<(SocketId, SocketAddr)> {
+        self.sockets.iter().filter_map(|(id, socket)| Some((*id, socket.local_addr().ok()?))).collect()
     }
 
     fn bind(&mut self, wanted: &LocalAddress) -> io::Result<()> {

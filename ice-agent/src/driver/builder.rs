@@ -1,7 +1,7 @@
 //! What an agent is told before it starts.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::TryRngCore;
@@ -11,11 +11,15 @@ use tokio::sync::mpsc;
 
 use super::handle::IceAgent;
 use super::interfaces::LocalAddress;
+use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
-use super::watch::{self, HostAddresses};
-use super::{now, task};
-use crate::agent::{Agent, AgentConfig, Credentials, Policy, Role, Timings, TurnServer};
+use super::watch::{self, Host, HostAddresses};
+use super::{mappings, now, task};
+use crate::agent::{
+    Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, Policy, Role, Timings, TurnServer,
+};
+use crate::candidate::Candidate;
 
 /// Frames of all streams that wait for the task; the streams wait when it is full.
 const STREAM_EVENTS: usize = 64;
@@ -45,9 +49,11 @@ pub enum StartError {
 ///
 /// 1. the role: [`controlling`](Builder::controlling) or [`controlled`](Builder::controlled), by default the latter;
 /// 2. servers: [`stun`](Builder::stun), [`turn`](Builder::turn), any number of each;
-/// 3. if wanted, [`policy`](Builder::policy), [`timings`](Builder::timings), [`addresses`](Builder::addresses),
-///    [`credentials`](Builder::credentials);
-/// 4. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
+/// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
+///    [`networks`](Builder::networks) or [`addresses`](Builder::addresses), [`external_address`](Builder::external_address),
+///    [`port_mapping`](Builder::port_mapping);
+/// 4. if wanted, [`timings`](Builder::timings), [`credentials`](Builder::credentials);
+/// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
 #[derive(Debug)]
 pub struct Builder {
@@ -55,12 +61,15 @@ pub struct Builder {
     stun: Vec<ServerUri>,
     turn: Vec<(ServerUri, String, String)>,
     addresses: Option<Vec<LocalAddress>>,
+    networks: Networks,
+    port_mapping: bool,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         let config = AgentConfig::new(Role::Controlled);
-        Builder { config, stun: Vec::new(), turn: Vec::new(), addresses: None }
+        let networks = Networks::default();
+        Builder { config, stun: Vec::new(), turn: Vec::new(), addresses: None, networks, port_mapping: true }
     }
 }
 
@@ -98,10 +107,25 @@ impl Builder {
         self
     }
 
-    /// Which candidates may be used.
+    /// Which kinds of candidates may be used.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.config.policy = policy;
+        self.networks.default_route_only = policy == Policy::NoHost;
+        self
+    }
+
+    /// Which candidates may be used: those of this side for which `accepts` says so, such as those of IPv6 only.
+    #[must_use]
+    pub fn filter(mut self, accepts: impl Fn(&Candidate) -> bool + Send + Sync + 'static) -> Self {
+        self.config.filter = CandidateFilter::new(accepts);
+        self
+    }
+
+    /// Which networks may be used: those of interfaces, by name, and addresses for which `accepts` says so.
+    #[must_use]
+    pub fn networks(mut self, accepts: impl Fn(&str, IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.networks.filter = Some(Arc::new(accepts));
         self
     }
 
@@ -118,6 +142,21 @@ impl Builder {
     #[must_use]
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = LocalAddress>) -> Self {
         self.addresses = Some(addresses.into_iter().collect());
+        self
+    }
+
+    /// How one of this host's addresses is known outside, if it stands behind a 1:1 NAT. Any number of rules may be given.
+    #[must_use]
+    pub fn external_address(mut self, rule: ExternalAddress) -> Self {
+        self.config.external_addresses.push(rule);
+        self
+    }
+
+    /// Whether this host's router is asked for a way in, by PCP, NAT-PMP or UPnP: it is, unless this says no. Gathering does
+    /// not wait for it, and what it maps is removed when the agent closes ([`IceAgent::close`] waits for that).
+    #[must_use]
+    pub fn port_mapping(mut self, wanted: bool) -> Self {
+        self.port_mapping = wanted;
         self
     }
 
@@ -140,12 +179,14 @@ impl Builder {
     pub async fn start(self) -> Result<IceAgent, StartError> {
         self.check()?;
         let (config, notes) = self.resolved().await;
+        let policy = config.policy;
         let (addresses, changes) = match self.addresses {
             Some(addresses) => (HostAddresses::given(addresses), None),
             // First the changes, so that none is missed.
             None => {
                 let changes = watch::changes().map_err(StartError::Addresses)?;
-                (HostAddresses::list().map_err(StartError::Addresses)?, Some(changes))
+                let host = Host::list().map_err(StartError::Addresses)?;
+                (host.addresses(&self.networks), Some((changes, self.networks)))
             }
         };
         let mut seed = [0; 32];
@@ -157,6 +198,9 @@ impl Builder {
         shared.lock().follow(&addresses).map_err(StartError::Bind)?;
         shared.with_agent(|agent| agent.gather(now()));
         tokio::spawn(task::run(Arc::clone(&shared), streams, changes));
+        if self.port_mapping && policy != Policy::Relay {
+            shared.runs_beside(tokio::spawn(mappings::run(Arc::clone(&shared))));
+        }
         Ok(IceAgent::new(shared))
     }
 

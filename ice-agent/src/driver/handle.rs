@@ -143,6 +143,7 @@ impl IceAgent {
     pub async fn close(&self) {
         self.shared.close();
         self.wait(|progress| progress.state == State::Closed).await;
+        self.shared.ended().await;
     }
 
     async fn path_when(&self, ready: impl FnMut(&Progress) -> bool) -> Result<Path, ConnectError> {

@@ -37,11 +37,11 @@ pub struct LocalAddress {
 }
 
 /// An address as the system lists it.
-#[derive(Clone, Debug)]
-struct Listed {
-    interface: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) interface: String,
     index: u32,
-    ip: IpAddr,
+    pub(super) ip: IpAddr,
     prefix: u8,
     /// Not for new sessions.
     unusable: bool,
@@ -54,19 +54,13 @@ pub fn local_addresses() -> io::Result<Vec<LocalAddress>> {
     Ok(choose(list()?).iter().map(local_address).collect())
 }
 
-/// The same addresses, and all that are up, worth a socket or not.
-pub(super) fn chosen_and_present() -> io::Result<(Vec<LocalAddress>, Vec<IpAddr>)> {
-    let listed = list()?;
-    let present = listed.iter().map(|address| address.ip).collect();
-    Ok((choose(listed).iter().map(local_address).collect(), present))
-}
-
 /// The same addresses with their networks, for [`Facts`](crate::nat::Facts).
 pub fn host_networks() -> io::Result<Vec<HostNetwork>> {
     Ok(choose(list()?).iter().map(|listed| HostNetwork { ip: listed.ip, prefix: listed.prefix }).collect())
 }
 
-fn list() -> io::Result<Vec<Listed>> {
+/// All addresses of interfaces that are up, worth a socket or not.
+pub(super) fn list() -> io::Result<Vec<Listed>> {
     let flags: BTreeMap<_, _> =
         host_ipv6().unwrap_or_default().into_iter().map(|host| (IpAddr::from(host.ip), host)).collect();
     let up = |interface: &if_addrs::Interface| {
@@ -90,7 +84,8 @@ fn list() -> io::Result<Vec<Listed>> {
     Ok(listed.collect())
 }
 
-fn choose(mut listed: Vec<Listed>) -> Vec<Listed> {
+/// Those that are worth a socket, the best first.
+pub(super) fn choose(mut listed: Vec<Listed>) -> Vec<Listed> {
     listed.retain(|address| !address.ip.is_unspecified() && !address.unusable);
     // Each scope only if there is no wider one.
     for scope in [Scope::Wide, Scope::LinkLocal, Scope::Loopback] {
@@ -144,7 +139,7 @@ fn preference(address: &Listed) -> u8 {
     preference + u8::from(address.temporary)
 }
 
-fn local_address(listed: &Listed) -> LocalAddress {
+pub(super) fn local_address(listed: &Listed) -> LocalAddress {
     let address = match listed.ip {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, 0, 0, listed.index).into(),
         ip => SocketAddr::new(ip, 0),

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::now;
 use super::queue::Queue;
@@ -42,11 +43,15 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     /// Tells the task to look after the agent.
     pub(super) wake: Notify,
+    /// Tells who asks routers for mappings that this host's addresses may be others.
+    pub(super) addresses_changed: Notify,
     /// What the peer sent.
     pub(super) incoming: Queue,
     progress: watch::Sender<Progress>,
     events: broadcast::Sender<Event>,
     closing: Mutex<bool>,
+    /// A task that ends some time after the agent is closed.
+    beside: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The task ends when the last handle is gone.
@@ -72,10 +77,12 @@ impl Shared {
                 stream_events,
             }),
             wake: Notify::new(),
+            addresses_changed: Notify::new(),
             incoming: Queue::default(),
             progress: watch::Sender::new(progress),
             events: broadcast::Sender::new(EVENTS),
             closing: Mutex::new(false),
+            beside: Mutex::new(None),
         }
     }
 
@@ -151,6 +158,20 @@ impl Shared {
     pub(super) fn close(&self) {
         *self.closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.wake.notify_one();
+    }
+
+    /// A task of which [`Shared::ended`] waits for the end.
+    pub(super) fn runs_beside(&self, task: JoinHandle<()>) {
+        *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Waits until nothing runs any more, once the agent is closed.
+    pub(super) async fn ended(&self) {
+        let task = self.beside.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // One that panicked has ended too.
+            task.await.ok();
+        }
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+use super::networks::Networks;
 use super::shared::Shared;
 use super::socket::Socket;
 use super::stream::StreamEvent;
-use super::watch::HostAddresses;
+use super::watch::{Host, HostAddresses};
 use super::{now, sleep_until};
 use crate::agent::{SocketId, State, StreamId};
 
@@ -30,8 +31,8 @@ struct Receiver {
     errors: u32,
 }
 
-/// This host's addresses, whenever they change.
-type Changes = watch::Receiver<Arc<HostAddresses>>;
+/// What the system lists, whenever it changes, and which of it is wanted.
+type Changes = (watch::Receiver<Arc<Host>>, Networks);
 
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -84,11 +85,11 @@ fn follow_sockets(sockets: &BTreeMap<SocketId, Arc<Socket>>, receivers: &mut Vec
 }
 
 /// The next change; never, if nobody tells.
-async fn changed(changes: &mut Option<Changes>) -> Arc<HostAddresses> {
-    if let Some(receiver) = changes
+async fn changed(changes: &mut Option<Changes>) -> HostAddresses {
+    if let Some((receiver, networks)) = changes
         && receiver.changed().await.is_ok()
     {
-        return Arc::clone(&receiver.borrow_and_update());
+        return receiver.borrow_and_update().addresses(networks);
     }
     std::future::pending().await
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::interfaces::{self, LocalAddress};
+use super::interfaces::{Listed, LocalAddress, list};
+use super::networks::Networks;
 use crate::port_mapping::driver::default_gateway;
 
 /// How often a change is looked for where nobody tells of it.
@@ -19,35 +20,48 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Changes come in bursts: the first is told at once, others not sooner than after this.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The addresses of this host at some time.
+/// What the system lists at some time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    listed: Vec<Listed>,
+    /// Where packets to other networks go, of IPv4 and IPv6: another router may mean another NAT.
+    gateways: [Option<SocketAddr>; 2],
+}
+
+/// The addresses that an agent may use at some time.
+#[derive(Clone, Debug, Default)]
 pub(super) struct HostAddresses {
     /// Those worth a socket, the best first.
     pub(super) chosen: Vec<LocalAddress>,
     /// All that are up. A deprecated one still carries what began on it (RFC 4862, section 5.5.4).
     pub(super) present: Vec<IpAddr>,
-    /// Where packets to other networks go, of IPv4 and IPv6: another router may mean another NAT.
-    gateways: [Option<SocketAddr>; 2],
+}
+
+impl Host {
+    /// As it is now.
+    pub(super) fn list() -> io::Result<Host> {
+        Ok(Host { listed: list()?, gateways: [true, false].map(default_gateway) })
+    }
+
+    /// For an agent that uses these networks.
+    pub(super) fn addresses(&self, networks: &Networks) -> HostAddresses {
+        let chosen = networks.choose(&self.listed);
+        HostAddresses { chosen, present: self.listed.iter().map(|listed| listed.ip).collect() }
+    }
 }
 
 impl HostAddresses {
-    /// As they are now.
-    pub(super) fn list() -> io::Result<HostAddresses> {
-        let (chosen, present) = interfaces::chosen_and_present()?;
-        Ok(HostAddresses { chosen, present, gateways: [true, false].map(default_gateway) })
-    }
-
     /// Those, and no others.
     pub(super) fn given(addresses: impl IntoIterator<Item = LocalAddress>) -> HostAddresses {
         let chosen: Vec<_> = addresses.into_iter().collect();
         let present = chosen.iter().map(|local| local.address.ip()).collect();
-        HostAddresses { chosen, present, gateways: [None; 2] }
+        HostAddresses { chosen, present }
     }
 }
 
 /// Changes from now on; also told when the machine has slept.
-pub(super) fn changes() -> io::Result<watch::Receiver<Arc<HostAddresses>>> {
-    static WATCHED: Mutex<Option<watch::Receiver<Arc<HostAddresses>>>> = Mutex::new(None);
+pub(super) fn changes() -> io::Result<watch::Receiver<Arc<Host>>> {
+    static WATCHED: Mutex<Option<watch::Receiver<Arc<Host>>>> = Mutex::new(None);
     let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(receiver) = watched.as_ref().filter(|receiver| receiver.has_changed().is_ok()) {
         let mut receiver = receiver.clone();
@@ -56,17 +70,17 @@ pub(super) fn changes() -> io::Result<watch::Receiver<Arc<HostAddresses>>> {
     }
     // Before anything is listed: what changes meanwhile is told.
     let alarm = Alarm::new();
-    let (sender, receiver) = watch::channel(Arc::new(HostAddresses::list()?));
+    let (sender, receiver) = watch::channel(Arc::new(Host::list()?));
     std::thread::Builder::new().name("thirl-addresses".to_owned()).spawn(move || run(&alarm, &sender))?;
     *watched = Some(receiver.clone());
     Ok(receiver)
 }
 
-fn run(alarm: &Alarm, told: &watch::Sender<Arc<HostAddresses>>) {
+fn run(alarm: &Alarm, told: &watch::Sender<Arc<Host>>) {
     loop {
         let slept = alarm.wait();
         // A list that cannot be had now is had after the next change.
-        if let Ok(listed) = HostAddresses::list() {
+        if let Ok(listed) = Host::list() {
             told.send_if_modified(|known| {
                 let changed = slept || **known != listed;
                 if changed {
