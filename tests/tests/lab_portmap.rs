@@ -208,3 +208,40 @@ fn pcp_opens_an_ipv6_firewall() {
     assert!(mapper.is_reachable());
     mapper.remove();
 }
+
+/// The next line of JSON that has this key.
+fn said(program: &mut Program, key: &str) -> Value {
+    loop {
+        let line = program.wait_for_json(LIMIT).unwrap();
+        if line.get(key).is_some() {
+            return line;
+        }
+    }
+}
+
+/// Without a relay there is no other way between the two, and no server tells of this one.
+#[test]
+fn an_agent_behind_a_symmetric_nat_is_reached_through_its_router() {
+    requires!(miniupnpd_is_here());
+    let sites = Lab::builder().site(Site::A, Nat::symmetric()).site(Site::B, Nat::symmetric());
+    let mut lab = sites.build().unwrap();
+    lab.set_public_address(Node::NatA, EXTERNAL).unwrap();
+    lab.start_igd(Site::A, Igd::new()).unwrap();
+    let agent = |node, role: &str| {
+        let mut command = lab.command(node, env!("CARGO_BIN_EXE_lab-peer"));
+        command.arg(role);
+        Program::spawn(command).unwrap().named(role)
+    };
+    let (mut a, mut b) = (agent(Node::A, "controlling"), agent(Node::B, "controlled"));
+    let (from_a, from_b) = (said(&mut a, "description"), said(&mut b, "description"));
+    a.write_line(&from_b.to_string()).unwrap();
+    b.write_line(&from_a.to_string()).unwrap();
+    // The router may have answered before there was anything to wait for.
+    if !from_a.to_string().contains(&EXTERNAL.to_string()) {
+        let mapped = said(&mut a, "candidate");
+        assert!(mapped["candidate"].as_str().unwrap().contains(&format!(" {EXTERNAL} ")), "{mapped}");
+        b.write_line(&mapped.to_string()).unwrap();
+    }
+    let selected = said(&mut a, "selected");
+    assert_eq!(selected["kind"], "direct", "{selected}");
+}
