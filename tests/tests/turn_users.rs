@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -217,14 +218,55 @@ fn a_service_is_asked_for_users_once() {
     assert_eq!(*question, json!({ "realm": "thirl", "username": "alice", "algorithm": "md5" }));
 }
 
-#[test]
-fn realms_of_the_file() {
-    let path = std::env::temp_dir().join(format!("thirl-realms-{}.toml", std::process::id()));
-    let toml = "realm = \"own.example\"\nuser = [\"alice:own\"]\n\
-                [realms.\"video.example\"]\norigin = [\"https://video.example\"]\nuser = [\"alice:video\"]\n";
+/// A relay with a realm besides its own, which has these lines.
+fn with_realm(of_realm: &str) -> Relay {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("thirl-realms-{}-{number}.toml", std::process::id()));
+    let toml = format!(
+        "realm = \"own.example\"\nuser = [\"alice:own\"]\n\
+         [realms.\"video.example\"]\norigin = [\"https://video.example\"]\n{of_realm}\n"
+    );
     std::fs::write(&path, toml).unwrap();
     let relay = Relay::start(&["--config", path.to_str().unwrap()]);
     std::fs::remove_file(&path).unwrap();
+    relay
+}
+
+#[test]
+fn a_realm_has_quotas_and_tokens_of_its_own() {
+    let shared = [9; 32];
+    let relay = with_realm(&format!(
+        "user = [\"alice:video\"]\nserver-name = \"turn\"\noauth-key = [\"north:{}\"]\ntotal-quota = 2\n",
+        BASE64.encode(&shared)
+    ));
+    #[expect(clippy::disallowed_methods, reason = "the relay has the same clock")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let content = AccessTokenContent { mac_key: vec![5; 20], timestamp: now, lifetime: 300 };
+    let token = TokenKey::new(&shared).unwrap().seal(&content, "turn", [1; 12]).unwrap();
+    let mut client = Client::of(&relay);
+    let told = client.allocate(None, |_| {});
+    assert_eq!(told.token_server, None, "in the server's own realm there are no tokens");
+    let origin = "https://video.example";
+    let told = client.allocate(None, |writer| _ = writer.attribute(&Origin(origin)).unwrap());
+    assert_eq!(told.token_server.as_deref(), Some("turn"));
+    let mut ask = |realm: &str| {
+        let said = client.allocate(Some(&IntegrityKey::new(&[5; 20])), |writer| {
+            writer.attribute(&Username("north")).unwrap().attribute(&Realm(realm)).unwrap();
+            writer.attribute(&Nonce(told.nonce.as_deref().unwrap())).unwrap();
+            writer.attribute(&AccessToken(&token)).unwrap();
+        });
+        said.code
+    };
+    assert_eq!((ask("own.example"), ask("video.example")), (401, 0));
+    let alice = |password, origin| Client::of(&relay).allocate_as("alice", password, origin).0;
+    assert_eq!((alice("video", Some(origin)), alice("video", Some(origin))), (0, 486));
+    assert_eq!(alice("own", None), 0, "the others have room");
+}
+
+#[test]
+fn realms_of_the_file() {
+    let relay = with_realm("user = [\"alice:video\"]");
     for (password, origin, code, realm) in [
         ("own", None, 0, "own.example"),
         ("video", None, 401, "own.example"),

@@ -57,7 +57,7 @@ pub use peer_policy::{DENIED_BY_DEFAULT, OwnAddresses, PeerPolicy, Reach};
 pub use peer_rule::{PeerRule, PeerRuleError};
 pub use permission::PERMISSION_LIFETIME;
 pub use port_set::{ALL_PORTS, PortSet};
-pub use realm::RealmConfig;
+pub use realm::{RealmConfig, RealmLimits};
 pub use redirect::{Alternate, RedirectWhen, Redirects};
 pub use refusal::Refusal;
 pub use reservation::RESERVATION_LIFETIME;
@@ -306,9 +306,9 @@ impl Engine {
         if config.stranger_limit != before.stranger_limit {
             self.limiter = limiter(config.stranger_limit, &mut self.rng);
         }
-        if config.bandwidth != before.bandwidth {
+        if !config.has_the_bandwidths_of(&before) {
             for allocation in self.allocations.iter_mut() {
-                allocation.meters = self.shared.meters(&allocation.owner.seat, &config.bandwidth, now);
+                allocation.meters = self.shared.meters(&allocation.owner.seat, config, now);
             }
         }
     }

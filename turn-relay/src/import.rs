@@ -58,7 +58,8 @@ enum Fate {
 
 use Fate::{Becomes, Flag, Left as Leave, Nothing, NothingIf, Same, SameBut0};
 
-const DATABASE: &str = "databases are not read: give users by `user`, have a service asked by `auth-url`, or share a `static-auth-secret`";
+const DATABASE: &str = "databases are not read: give users by `user`, have a service asked by `auth-url`, or share a `static-auth-secret`; \
+                        realms, their origins and their quotas by `[realms]`";
 const NAMED: &str = "addresses are chosen by `listening-ip` and `relay-ip`, not by device";
 
 /// Every option of coturn up to 4.17 and what becomes of it.

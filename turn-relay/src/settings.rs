@@ -4,12 +4,13 @@
 //! be; [`Settings::config`] is what the server starts with.
 
 mod credentials;
+mod limits;
 mod realms;
 mod redirects;
 mod sources;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -67,33 +68,12 @@ pub const KEYS: &[Key] = &[
         "Peers to deny, besides loopback, private and reserved ones, written alike; may be repeated",
     )
     .example("[\"198.51.100.0/24\", \"203.0.113.1-203.0.113.9\"]"),
-    Key::single("user-quota", "COUNT", "Allocations of one user at most. Default: no limit of its own")
-        .example("12"),
-    Key::single(
-        "ip-quota",
-        "COUNT",
-        "Allocations of one client address at most, or of one IPv6 /64. Default: no limit of its own",
-    )
-    .example("100"),
-    Key::single("total-quota", "COUNT", "Allocations at most. Default: 100000").example("10000"),
-    Key::single(
-        "max-bps",
-        "BYTES",
-        "Bytes per second of one allocation at most, each way. Default: no limit",
-    )
-    .example("250000"),
-    Key::single(
-        "user-max-bps",
-        "BYTES",
-        "Bytes per second of all of a user's allocations at most, each way. Default: no limit",
-    )
-    .example("1000000"),
-    Key::single(
-        "bps-capacity",
-        "BYTES",
-        "Bytes per second of all allocations at most, each way. Default: no limit",
-    )
-    .example("125000000"),
+    limits::USER_QUOTA,
+    limits::IP_QUOTA,
+    limits::TOTAL_QUOTA,
+    limits::MAX_BPS,
+    limits::USER_MAX_BPS,
+    limits::BPS_CAPACITY,
     Key::single("no-tcp-relay", "BOOLEAN", "Relay no TCP (RFC 6062) to clients over TCP and TLS. Default: false"),
     Key::single(
         "max-peer-connections",
@@ -224,16 +204,15 @@ impl Settings {
         let realm = credentials::realm(values)?;
         let features = credentials::features(values)?;
         let credentials = credentials::credentials(values, &realm, features)?;
-        let quota = parse::number(1, 10_000_000);
         let listening_ips = values.all(stun::LISTENING_IP.name, parse::ip)?;
         let listening_port =
             values.one(stun::LISTENING_PORT.name, parse::listening_port)?.unwrap_or(stun::DEFAULT_PORT);
-        let realms = realms::realms(values, &realm, features, &listening_ips)?;
         let sources = Sources::read(values)?;
+        let server =
+            realms::Server { realm: &realm, features, listening_ips: &listening_ips, sources: &sources };
+        let realms = realms::realms(values, &server)?;
         if features.username_anonymity {
-            let others = realms.iter().map(|realm| &realm.credentials);
-            let all: Vec<_> = [&credentials].into_iter().chain(others).collect();
-            credentials::check_anonymity(values, &all, &sources)?;
+            credentials::check_anonymity(values, &credentials, &realms, &sources)?;
         }
         let external_ips = values.all(stun::EXTERNAL_IP.name, parse::external_ip)?;
         Ok(Settings {
@@ -253,14 +232,10 @@ impl Settings {
             features,
             allowed_peers: values.all("allowed-peer-ip", peer_rule)?,
             denied_peers: values.all("denied-peer-ip", peer_rule)?,
-            user_quota: values.one("user-quota", &quota)?.map(count),
-            address_quota: values.one("ip-quota", &quota)?.map(count),
-            total_quota: values.one("total-quota", &quota)?.map_or(100_000, count),
-            bandwidth: Bandwidth {
-                allocation: values.one("max-bps", bytes_per_second)?,
-                user: values.one("user-max-bps", bytes_per_second)?,
-                total: values.one("bps-capacity", bytes_per_second)?,
-            },
+            user_quota: limits::quota(values, &limits::USER_QUOTA)?,
+            address_quota: limits::quota(values, &limits::IP_QUOTA)?,
+            total_quota: limits::quota(values, &limits::TOTAL_QUOTA)?.unwrap_or(100_000),
+            bandwidth: limits::bandwidth(values)?,
             tcp_relay: !values.one("no-tcp-relay", parse::boolean)?.unwrap_or(false),
             max_peer_connections: values
                 .one("max-peer-connections", parse::number(1, 1024))?
@@ -326,8 +301,8 @@ impl Settings {
             engine: EngineConfig {
                 realm: self.realm.clone(),
                 realms: self.realms.iter().map(|realm| realm.config(&stores)).collect(),
-                credentials: stores.realm(&self.credentials, true),
-                token_server: stores.token_server(),
+                credentials: stores.realm(&self.credentials, self.sources.tokens.as_ref()),
+                token_server: sources::name_for_tokens(self.sources.tokens.as_ref()),
                 features: SecurityFeatures {
                     // Nobody can tell from a hash when REST credentials expire.
                     username_anonymity: self.features.username_anonymity && self.credentials.rest.is_empty(),
@@ -354,16 +329,6 @@ impl Settings {
 /// Numbers are bounded where they are parsed.
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// coturn's 0 is no limit; here that is to leave the key out, lest a limit be lost by a slip.
-fn bytes_per_second(text: &str) -> Result<NonZeroU64, Problem> {
-    text.parse().map_err(|_| {
-        Problem::new(
-            format!("{text:?} is no number of bytes per second"),
-            "give a whole number from 1, in bytes: 125000 is 1 Mbit/s; leave the key out for no limit",
-        )
-    })
 }
 
 fn peer_rule(text: &str) -> Result<PeerRule, Problem> {

@@ -16,6 +16,7 @@ use super::authenticate::{Authenticated, Maker};
 use super::icmp::IcmpWindow;
 use super::mobility::Mobility;
 use super::output::{Action, BindError, Event, PortWish, RelayId};
+use super::realm::realm_of;
 use super::refusal::Refusal;
 use super::request::{Request, Success};
 use super::reservation::RESERVATION_LIFETIME;
@@ -170,7 +171,7 @@ impl Engine {
             channels: Default::default(),
             tcp: wish.tcp.then(Box::default),
             traffic: Default::default(),
-            meters: self.shared.meters(&seat, &self.config.bandwidth, request.now),
+            meters: self.shared.meters(&seat, &self.config, request.now),
             owner: Box::new(Owner {
                 maker: Arc::new(Maker {
                     username: user.username,
@@ -257,8 +258,13 @@ impl Engine {
     }
 
     fn admit(&self, request: &Request<'_>, account: &str) -> Result<Seat, Refusal> {
-        let EngineConfig { user_quota, address_quota, total_quota, .. } = *self.config;
-        let quotas = Quotas { account: user_quota, address: address_quota, total: total_quota };
+        let limits = self.config.limits_of(realm_of(account));
+        let quotas = Quotas {
+            account: limits.user_quota,
+            realm: limits.total_quota,
+            address: self.config.address_quota,
+            total: self.config.total_quota,
+        };
         Ok(self.shared.admit(account, request.five_tuple.client.ip(), &quotas)?)
     }
 

@@ -17,7 +17,7 @@ use thirl_common::wire::{IntegrityKey, Message, Nonce, PasswordAlgorithm, Passwo
 use super::Engine;
 use super::mobility;
 use super::output::Action;
-use super::realm::Served;
+use super::realm::{self, Served};
 use super::refusal::Refusal;
 use super::request::{Request, Signing};
 
@@ -177,10 +177,7 @@ impl Engine {
                 };
                 let account = account.map_or_else(|| username.clone(), Arc::from);
                 Ok(Sender::Known(Authenticated {
-                    // No username holds a line's end, so that no two realms' users are one.
-                    account: served
-                        .other
-                        .map_or(account.clone(), |realm| format!("{account}\n{realm}").into()),
+                    account: realm::account(account, served.other.map(|realm| &**realm)),
                     realm: served.other.cloned(),
                     username,
                     signing: Signing { key, algorithm },

@@ -7,6 +7,7 @@ use thirl_common::auth::CredentialStore;
 use thirl_common::net::ServerAddr;
 use thirl_common::wire::{Message, Origin, Realm};
 
+use super::bandwidth::Bandwidth;
 use super::config::EngineConfig;
 
 /// A realm besides [`EngineConfig::realm`], with credentials of its own.
@@ -16,7 +17,7 @@ use super::config::EngineConfig;
 /// asked for, and those have to hold.
 #[derive(Clone)]
 pub struct RealmConfig {
-    /// REALM, of at most 127 characters (RFC 8489, section 14.9).
+    /// REALM, of at most 127 characters (RFC 8489, section 14.9), none of them a line's end.
     pub name: Arc<str>,
     /// Web origins such as `https://example.org`. Empty: every client that arrives at `listening`.
     pub origins: Vec<String>,
@@ -24,6 +25,22 @@ pub struct RealmConfig {
     pub listening: Vec<IpAddr>,
     /// Whom it serves.
     pub credentials: Arc<dyn CredentialStore + Send + Sync>,
+    /// As [`EngineConfig::token_server`], for this realm.
+    pub token_server: Option<String>,
+    /// How much its users may have.
+    pub limits: RealmLimits,
+}
+
+/// What the users of a realm may have. What is `None` is not limited but as for all users of the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RealmLimits {
+    /// Allocations of one user at most, in place of [`EngineConfig::user_quota`].
+    pub user_quota: Option<usize>,
+    /// Allocations of all its users at most, within [`EngineConfig::total_quota`].
+    pub total_quota: Option<usize>,
+    /// For one allocation and for one user in place of [`EngineConfig::bandwidth`]; `total` is for all users of the realm,
+    /// within that of the server.
+    pub bandwidth: Bandwidth,
 }
 
 /// The realm of a request.
@@ -55,9 +72,12 @@ impl EngineConfig {
             None => of_origin().or_else(of_listener),
         };
         match other {
-            Some(RealmConfig { name, credentials, .. }) => {
-                Served { name, other: Some(name), credentials: &**credentials, token_server: None }
-            }
+            Some(RealmConfig { name, credentials, token_server, .. }) => Served {
+                name,
+                other: Some(name),
+                credentials: &**credentials,
+                token_server: token_server.as_deref(),
+            },
             None => Served {
                 name: &self.realm,
                 other: None,
@@ -66,6 +86,46 @@ impl EngineConfig {
             },
         }
     }
+}
+
+impl EngineConfig {
+    /// Whether nobody's bandwidth is another than with `other`.
+    pub(super) fn has_the_bandwidths_of(&self, other: &EngineConfig) -> bool {
+        let of_realm = |realm: &RealmConfig| (realm.name.clone(), realm.limits.bandwidth);
+        self.bandwidth == other.bandwidth
+            && self.realms.iter().map(of_realm).eq(other.realms.iter().map(of_realm))
+    }
+
+    /// What holds for the users of a realm; `None`: the server's own.
+    pub(super) fn limits_of(&self, realm: Option<&str>) -> RealmLimits {
+        let other = realm.and_then(|name| self.realms.iter().find(|realm| *realm.name == *name));
+        let RealmLimits { user_quota, total_quota, bandwidth } =
+            other.map(|realm| realm.limits).unwrap_or_default();
+        RealmLimits {
+            user_quota: user_quota.or(self.user_quota),
+            total_quota,
+            bandwidth: Bandwidth {
+                allocation: bandwidth.allocation.or(self.bandwidth.allocation),
+                user: bandwidth.user.or(self.bandwidth.user),
+                total: bandwidth.total,
+            },
+        }
+    }
+}
+
+/// Whom quotas count: a user of a realm, no two of whom have the same name. A username holds no line's end; in what another
+/// store takes for one, a line's end does not count.
+pub(super) fn account(user: Arc<str>, realm: Option<&str>) -> Arc<str> {
+    match realm {
+        Some(realm) => format!("{user}\n{realm}").into(),
+        None if user.contains('\n') => user.replace('\n', " ").into(),
+        None => user,
+    }
+}
+
+/// The realm of an account, unless it is the server's own.
+pub(super) fn realm_of(account: &str) -> Option<&str> {
+    account.rsplit_once('\n').map(|(_, realm)| realm)
 }
 
 impl RealmConfig {

@@ -93,6 +93,9 @@ pub enum Refusal {
     /// The client's address has as many allocations as it may have.
     #[error("the client's address has reached ip-quota")]
     AddressQuotaReached,
+    /// The users of the realm have as many allocations as they may have together.
+    #[error("the realm has reached its total-quota")]
+    RealmQuotaReached,
     /// The server has as many allocations as it may have.
     #[error("the server has reached total-quota")]
     TotalQuotaReached,
@@ -137,7 +140,9 @@ impl Refusal {
             Refusal::PeerDenied(_) | Refusal::OtherTransport => ErrorCode::FORBIDDEN,
             Refusal::ConnectionExists(_) => ErrorCode::CONNECTION_ALREADY_EXISTS,
             Refusal::NotConnected(_) => ErrorCode::CONNECTION_TIMEOUT_OR_FAILURE,
-            Refusal::UserQuotaReached | Refusal::AddressQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
+            Refusal::UserQuotaReached | Refusal::AddressQuotaReached | Refusal::RealmQuotaReached => {
+                ErrorCode::ALLOCATION_QUOTA_REACHED
+            }
             Refusal::TotalQuotaReached
             | Refusal::AllocationFull
             | Refusal::Draining
@@ -162,6 +167,7 @@ impl From<QuotaReached> for Refusal {
         match reached {
             QuotaReached::User => Refusal::UserQuotaReached,
             QuotaReached::Address => Refusal::AddressQuotaReached,
+            QuotaReached::Realm => Refusal::RealmQuotaReached,
             QuotaReached::Total => Refusal::TotalQuotaReached,
         }
     }

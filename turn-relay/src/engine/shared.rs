@@ -1,8 +1,10 @@
 //! What the engines of one server share: quotas, limits, reserved ports, and whether it drains. Touched when allocations come and go, never by
 //! data, which meets only the meters that it is counted against.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +14,10 @@ use std::time::Instant;
 use thirl_common::net::source_prefix;
 use thirl_common::wire::AddressFamily;
 
-use super::bandwidth::{Bandwidth, Meter, Meters};
+use super::bandwidth::{Meter, Meters};
+use super::config::EngineConfig;
 use super::mobility::Tickets;
+use super::realm::realm_of;
 
 /// Shared by all engines of a server; its clones are the same.
 ///
@@ -29,13 +33,16 @@ pub struct Shared {
 struct State {
     seats: usize,
     by_account: HashMap<Arc<str>, Account, foldhash::fast::RandomState>,
+    /// All accounts of a realm besides the server's own.
+    by_realm: HashMap<Box<str>, Account, foldhash::fast::RandomState>,
     /// Seats by [`source_prefix`], if there is a quota for it.
     by_address: HashMap<IpAddr, usize, foldhash::fast::RandomState>,
     total: Option<Arc<Meter>>,
     reservations: HashMap<u64, Reservation, foldhash::fast::RandomState>,
 }
 
-/// What is kept of a user who has a seat.
+/// What is kept of a user, or of all users of a realm, who have seats.
+#[derive(Default)]
 struct Account {
     held: usize,
     meter: Option<Arc<Meter>>,
@@ -52,6 +59,8 @@ pub(super) struct Seat {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quotas {
     pub(super) account: Option<usize>,
+    /// Of the account's realm.
+    pub(super) realm: Option<usize>,
     pub(super) address: Option<usize>,
     pub(super) total: usize,
 }
@@ -60,6 +69,7 @@ pub(super) struct Quotas {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QuotaReached {
     User,
+    Realm,
     Address,
     Total,
 }
@@ -92,7 +102,9 @@ impl Shared {
     pub(super) fn admit(&self, account: &str, client: IpAddr, quotas: &Quotas) -> Result<Seat, QuotaReached> {
         let address = quotas.address.map(|_| source_prefix(client));
         let mut state = self.lock();
-        let State { seats, by_account, by_address, .. } = &mut *state;
+        let State { seats, by_account, by_realm, by_address, .. } = &mut *state;
+        let realm = realm_of(account);
+        let of_realm = realm.and_then(|realm| by_realm.get(realm)).map_or(0, |realm| realm.held);
         let held = |address: &IpAddr| by_address.get(address).copied().unwrap_or(0);
         let known = by_account.get_key_value(account);
         if *seats >= quotas.total {
@@ -105,9 +117,18 @@ impl Shared {
         {
             return Err(QuotaReached::Address);
         }
+        if quotas.realm.is_some_and(|quota| of_realm >= quota) {
+            return Err(QuotaReached::Realm);
+        }
+        if let Some(realm) = realm {
+            match by_realm.get_mut(realm) {
+                Some(known) => known.held += 1,
+                None => drop(by_realm.insert(realm.into(), Account { held: 1, meter: None })),
+            }
+        }
         let account = known.map_or_else(|| Arc::from(account), |(account, _)| account.clone());
         *seats += 1;
-        by_account.entry(account.clone()).or_insert(Account { held: 0, meter: None }).held += 1;
+        by_account.entry(account.clone()).or_default().held += 1;
         if let Some(address) = address {
             *by_address.entry(address).or_insert(0) += 1;
         }
@@ -115,17 +136,20 @@ impl Shared {
     }
 
     /// What the data of an allocation with this seat is counted against.
-    pub(super) fn meters(&self, seat: &Seat, limits: &Bandwidth, now: Instant) -> Option<Meters> {
-        let meter = |limit: Option<NonZeroU64>| limit.map(|limit| Meter::new(limit, now));
-        let own = meter(limits.allocation);
-        if limits.user.is_none() && limits.total.is_none() {
+    pub(super) fn meters(&self, seat: &Seat, config: &EngineConfig, now: Instant) -> Option<Meters> {
+        let realm = realm_of(&seat.account);
+        let limits = config.limits_of(realm).bandwidth;
+        let own = limits.allocation.map(|limit| Meter::new(limit, now));
+        let in_all = config.bandwidth.total;
+        if [limits.user, limits.total, in_all].iter().all(Option::is_none) {
             return Meters::new([own]);
         }
         let mut state = self.lock();
-        let State { by_account, total, .. } = &mut *state;
-        let account = by_account.get_mut(&seat.account);
-        let user = account.and_then(|account| shared_meter(&mut account.meter, limits.user, now));
-        Meters::new([own, user, shared_meter(total, limits.total, now)])
+        let State { by_account, by_realm, total, .. } = &mut *state;
+        let meter = |of: Option<&mut Account>, limit| shared_meter(&mut of?.meter, limit, now);
+        let user = meter(by_account.get_mut(&seat.account), limits.user);
+        let realm = meter(realm.and_then(|realm| by_realm.get_mut(realm)), limits.total);
+        Meters::new([own, user, realm, shared_meter(total, in_all, now)])
     }
 
     pub(super) fn reserve(&self, token: u64, reservation: Reservation) {
@@ -149,6 +173,21 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No panic leaves the state half-changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One seat less of whom this is kept, and nothing of who has none.
+fn give_back<K, Q, V>(
+    map: &mut HashMap<K, V, foldhash::fast::RandomState>,
+    key: &Q,
+    held: impl FnOnce(&mut V) -> &mut usize,
+) where
+    K: Borrow<Q> + Eq + Hash,
+    Q: Eq + Hash + ?Sized,
+{
+    match map.get_mut(key).map(held) {
+        Some(held) if *held > 1 => *held -= 1,
+        _ => drop(map.remove(key)),
     }
 }
 
@@ -177,18 +216,12 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.seats -= 1;
-        match state.by_account.get_mut(&self.account) {
-            Some(account) if account.held > 1 => account.held -= 1,
-            _ => {
-                state.by_account.remove(&self.account);
-            }
+        give_back(&mut state.by_account, &*self.account, |account| &mut account.held);
+        if let Some(realm) = realm_of(&self.account) {
+            give_back(&mut state.by_realm, realm, |realm| &mut realm.held);
         }
-        let Some(address) = &self.address else { return };
-        match state.by_address.get_mut(address) {
-            Some(held) if *held > 1 => *held -= 1,
-            _ => {
-                state.by_address.remove(address);
-            }
+        if let Some(address) = &self.address {
+            give_back(&mut state.by_address, address, |held| held);
         }
     }
 }
@@ -207,6 +240,7 @@ impl fmt::Debug for Shared {
 
 #[cfg(test)]
 mod tests {
+    use super::super::realm::account;
     use super::*;
     use std::net::Ipv4Addr;
 
@@ -215,7 +249,7 @@ mod tests {
     #[test]
     fn seats_are_counted_by_user_and_in_all() {
         let shared = Shared::default();
-        let quotas = Quotas { account: Some(2), address: None, total: 3 };
+        let quotas = Quotas { account: Some(2), realm: None, address: None, total: 3 };
         let admit = |user| shared.admit(user, CLIENT, &quotas);
         let (alice, _alice) = (admit("alice").unwrap(), admit("alice").unwrap());
         assert_eq!(admit("alice").unwrap_err(), QuotaReached::User);
@@ -234,7 +268,7 @@ mod tests {
     #[test]
     fn seats_are_counted_by_address_whoever_the_user_is() {
         let shared = Shared::default();
-        let quotas = Quotas { account: None, address: Some(2), total: 9 };
+        let quotas = Quotas { account: None, realm: None, address: Some(2), total: 9 };
         let admit = |user, ip: &str| shared.admit(user, ip.parse().unwrap(), &quotas);
         let first = admit("alice", "2001:db8::1").unwrap();
         let second = admit("bob", "2001:db8::ffff:0:1").unwrap();
@@ -252,9 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn seats_are_counted_by_realm_besides() {
+        let shared = Shared::default();
+        let quotas = Quotas { account: None, realm: Some(2), address: None, total: 9 };
+        let admit = |user: &str, realm| shared.admit(&account(user.into(), realm), CLIENT, &quotas);
+        let seats = [("alice", Some("video")), ("bob", Some("video")), ("alice", None), ("bob", None)]
+            .map(|(user, realm)| admit(user, realm).unwrap());
+        assert_eq!(admit("carol", Some("video")).unwrap_err(), QuotaReached::Realm);
+        let elsewhere = admit("carol", Some("chat")).unwrap();
+        let odd = admit("x\nvideo", None).unwrap();
+        assert_eq!(shared.lock().by_realm["video"].held, 2, "no name makes a user another realm's");
+        drop((seats, elsewhere, odd));
+        assert!(shared.lock().by_realm.is_empty() && shared.lock().by_account.is_empty());
+    }
+
+    #[test]
     fn a_reservation_is_taken_once_and_holds_a_seat() {
         let shared = Shared::default();
-        let one = Quotas { account: None, address: None, total: 1 };
+        let one = Quotas { account: None, realm: None, address: None, total: 1 };
         let seat = shared.admit("alice", CLIENT, &one).unwrap();
         shared.reserve(7, Reservation { seat, family: AddressFamily::Ipv4 });
         assert_eq!(shared.admit("alice", CLIENT, &one).unwrap_err(), QuotaReached::Total);

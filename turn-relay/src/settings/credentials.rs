@@ -3,7 +3,7 @@
 use thirl_common::auth::{Credentials, KeyAlgorithm, RestSecrets, SecurityFeatures, UserSecret};
 use thirl_common::config::{ConfigError, Key, Problem, Values, parse};
 
-use super::Sources;
+use super::{RealmSettings, Sources};
 
 pub(super) const REALM: Key = Key::single(
     "realm",
@@ -46,7 +46,10 @@ pub(super) fn realm(values: &Values) -> Result<String, ConfigError> {
 pub(super) fn parse_realm(text: &str) -> Result<String, Problem> {
     // "fewer than 128 characters" (RFC 8489, section 14.9).
     match text.chars().count() {
-        1..=127 => Ok(text.to_owned()),
+        1..=127 if !text.contains(char::is_control) => Ok(text.to_owned()),
+        1..=127 => {
+            Err(Problem::new("the realm has a control character in it", "give letters, digits and signs"))
+        }
         _ => Err(Problem::new(
             "the realm is empty or too long",
             "give 1 to 127 characters, the fewer the better",
@@ -91,12 +94,15 @@ pub(super) fn credentials(
 /// when REST credentials expire.
 pub(super) fn check_anonymity(
     values: &Values,
-    realms: &[&Credentials],
+    own: &Credentials,
+    realms: &[RealmSettings],
     sources: &Sources,
 ) -> Result<(), ConfigError> {
+    let all = || [own].into_iter().chain(realms.iter().map(|realm| &realm.credentials));
     // With an access token comes the name of who made it (RFC 7635, section 4.1), not its hash.
-    let secrets = sources.tokens.is_some() || realms.iter().any(|credentials| !credentials.rest.is_empty());
-    let users = sources.service.is_some() || realms.iter().any(|credentials| !credentials.users.is_empty());
+    let tokens = sources.tokens.is_some() || realms.iter().any(|realm| realm.tokens.is_some());
+    let secrets = tokens || all().any(|credentials| !credentials.rest.is_empty());
+    let users = sources.service.is_some() || all().any(|credentials| !credentials.users.is_empty());
     if users && !secrets {
         return Ok(());
     }

@@ -51,7 +51,9 @@ pub(super) const AUTH_CACHE: Key = Key::single(
 /// Those who know users besides the settings.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Authorization servers.
+    /// What authorization servers call this server.
+    pub name: Option<String>,
+    /// Authorization servers whose clients are in the server's own realm.
     pub tokens: Option<AccessTokens>,
     /// A service.
     pub service: Option<UserServiceConfig>,
@@ -59,7 +61,8 @@ pub struct Sources {
 
 impl Sources {
     pub(super) fn read(values: &Values) -> Result<Sources, ConfigError> {
-        Ok(Sources { tokens: tokens(values)?, service: service(values)? })
+        let name = values.one(SERVER_NAME.name, server_name)?;
+        Ok(Sources { tokens: tokens(values, name.clone())?, service: service(values)?, name })
     }
 
     /// Whether there is none.
@@ -67,51 +70,52 @@ impl Sources {
         self.tokens.is_none() && self.service.is_none()
     }
 
-    /// The stores besides those of the settings, the quick ones first.
+    /// Those of a realm, which may have a name of its own there.
+    pub(super) fn of_realm(&self, values: &Values) -> Result<Option<AccessTokens>, ConfigError> {
+        let name = values.one(SERVER_NAME.name, server_name)?;
+        tokens(values, name.or_else(|| self.name.clone()))
+    }
+
+    /// The stores that all realms share.
     pub(super) fn stores(&self) -> Stores {
-        Stores {
-            tokens: self.tokens.clone().map(Arc::new),
-            service: self.service.clone().map(UserService::new).map(Arc::new),
-        }
+        Stores { service: self.service.clone().map(UserService::new).map(Arc::new) }
     }
 }
 
 /// The stores of a server, which its realms share.
 pub(super) struct Stores {
-    tokens: Option<Arc<AccessTokens>>,
     service: Option<Arc<UserService>>,
 }
 
 impl Stores {
-    /// A realm's users: its own, then those of the service; and tokens, which are for the server's own realm.
+    /// A realm's users: its own, those with tokens for it, then those of the service.
     pub(super) fn realm(
         &self,
         credentials: &Credentials,
-        is_own: bool,
+        tokens: Option<&AccessTokens>,
     ) -> Arc<dyn CredentialStore + Send + Sync> {
         let own = Arc::new(credentials.clone());
-        if self.tokens.is_none() && self.service.is_none() {
+        if tokens.is_none() && self.service.is_none() {
             return own;
         }
         let mut chain = Chain::default();
         chain.push(own);
-        if let Some(tokens) = self.tokens.clone().filter(|_| is_own) {
-            chain.push(tokens);
+        if let Some(tokens) = tokens {
+            chain.push(Arc::new(tokens.clone()));
         }
         if let Some(service) = self.service.clone() {
             chain.push(service);
         }
         Arc::new(chain)
     }
-
-    /// For THIRD-PARTY-AUTHORIZATION.
-    pub(super) fn token_server(&self) -> Option<String> {
-        self.tokens.as_ref().map(|tokens| tokens.server_name().to_owned())
-    }
 }
 
-fn tokens(values: &Values) -> Result<Option<AccessTokens>, ConfigError> {
-    let name = values.one(SERVER_NAME.name, server_name)?;
+/// For THIRD-PARTY-AUTHORIZATION.
+pub(super) fn name_for_tokens(tokens: Option<&AccessTokens>) -> Option<String> {
+    tokens.map(|tokens| tokens.server_name().to_owned())
+}
+
+fn tokens(values: &Values, name: Option<String>) -> Result<Option<AccessTokens>, ConfigError> {
     let keys = values.all(OAUTH_KEY.name, oauth_key)?;
     if keys.is_empty() {
         return Ok(None);

@@ -1,5 +1,6 @@
 //! Which realm a client is told, and whose credentials hold where.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use thirl_common::auth::{Credentials, LongTermKey};
@@ -18,6 +19,8 @@ fn realm(name: &str, origins: &[&str], listening: &[&str]) -> RealmConfig {
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
         listening: listening.iter().map(|ip| ip.parse().unwrap()).collect(),
         credentials: Arc::new(credentials),
+        token_server: None,
+        limits: RealmLimits::default(),
     }
 }
 
@@ -153,4 +156,61 @@ fn quotas_count_each_realms_users_by_themselves() {
     {
         assert_eq!(ask(&mut server, at(10, port), Method::ALLOCATE, (realm, realm), None).0, code, "{port}");
     }
+}
+
+#[test]
+fn a_realm_has_quotas_of_its_own() {
+    let mut server = server();
+    let mut config = (*server.engine.config).clone();
+    config.user_quota = Some(1);
+    config.realms[0].limits =
+        RealmLimits { user_quota: Some(3), total_quota: Some(2), ..RealmLimits::default() };
+    server.engine.reconfigure(server.now, config.into());
+    for (port, realm, code) in [
+        (1, "video", 0),
+        (2, "video", 0),
+        (3, "video", 486),
+        (4, "chat", 0),
+        (5, "chat", 486),
+        (6, "own", 0),
+        (7, "own", 486),
+    ] {
+        assert_eq!(ask(&mut server, at(10, port), Method::ALLOCATE, (realm, realm), None).0, code, "{port}");
+    }
+    let reasons = server.events.iter().filter_map(|event| match event {
+        Event::Refused { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    });
+    let [of_realm, of_user] = [Refusal::RealmQuotaReached, Refusal::UserQuotaReached];
+    assert_eq!(reasons.collect::<Vec<_>>(), [of_realm, of_user.clone(), of_user]);
+}
+
+/// Bytes per second of a realm hold for its users together, whatever each may have, and take nothing from others.
+#[test]
+fn a_realm_has_bandwidth_of_its_own() {
+    let mut server = server();
+    let from = [("video", 1), ("video", 2), ("own", 3)];
+    for (realm, port) in from {
+        assert_eq!(ask(&mut server, at(10, port), Method::ALLOCATE, (realm, realm), None).0, 0);
+    }
+    let mut passed = |limits: RealmLimits| {
+        let mut config = (*server.engine.config).clone();
+        config.bandwidth = Bandwidth { allocation: NonZeroU64::new(500), ..Bandwidth::default() };
+        config.realms[0].limits = limits;
+        server.engine.reconfigure(server.now, config.into());
+        from.map(|(_, port)| {
+            let (_, allocation) = server.engine.allocations.find(&at(10, port)).unwrap();
+            (0..100).filter(|_| allocation.admits(Direction::ToPeer, 100, server.now)).count()
+        })
+    };
+    let of_server = RealmLimits::default();
+    assert_eq!(passed(of_server), [5, 5, 5]);
+    let bandwidth = |allocation, total| Bandwidth {
+        allocation: NonZeroU64::new(allocation),
+        total: NonZeroU64::new(total),
+        user: None,
+    };
+    assert_eq!(passed(RealmLimits { bandwidth: bandwidth(1000, 0), ..of_server }), [10, 10, 5]);
+    assert_eq!(passed(RealmLimits { bandwidth: bandwidth(1000, 1200), ..of_server }), [10, 2, 5]);
+    assert_eq!(passed(of_server), [5, 5, 5], "what is set anew counts at once");
 }
