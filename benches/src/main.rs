@@ -1,15 +1,16 @@
 //! Thirl's benchmarks: our servers side by side with their counterparts on the same machine.
 //!
-//! `cargo xtask bench relay`, `stun` and `codec` run them. Reading order: `relay` (what is compared), `network` (what lies
+//! `cargo xtask bench relay`, `stun`, `codec` and `ice` run them. Reading order: `relay` (what is compared), `network` (what lies
 //! between), `load` (the clients and peers), `server` (the processes under load and what they cost), `forwarder` (one of
 //! them: what sockets alone cost), `plan` (how often and how long); `stun` (the same for Binding requests, with its own
-//! load); apart from these, `codec` (the wire beside other crates).
+//! load); apart from these, `codec` (the wire) and `ice` (the agent) beside other crates.
 //!
 //! The machine is noisy: the sides run in turn, the cost is CPU time and not wall time, and the median of the rounds'
 //! ratios is what counts. All traffic stays on loopback or in namespaces of the bench's own, and ends by itself.
 
 mod codec;
 mod forwarder;
+mod ice;
 mod load;
 mod network;
 mod plan;
@@ -40,6 +41,8 @@ enum Bench {
     Stun(stun::Options),
     /// Instructions, time and allocations of reading and writing messages, beside other crates.
     Codec(codec::Options),
+    /// How long connecting takes among candidates that lead nowhere, beside other agents.
+    Ice(ice::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Bench::Forward(options) => forwarder::run(&options),
         Bench::Stun(options) => stun::run(&options),
         Bench::Codec(options) => codec::run(&options),
+        Bench::Ice(options) => ice::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

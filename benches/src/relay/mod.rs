@@ -205,7 +205,7 @@ fn in_turn(
     Ok(())
 }
 
-fn print_json(figure: &impl Serialize) -> Result<(), BenchError> {
+pub(crate) fn print_json(figure: &impl Serialize) -> Result<(), BenchError> {
     println!("{}", serde_json::to_string(figure).map_err(std::io::Error::from).context("writing JSON")?);
     Ok(())
 }

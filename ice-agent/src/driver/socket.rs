@@ -57,7 +57,12 @@ impl Socket {
     pub(super) fn try_send(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<()> {
         let send = |contents: &[u8], segment_size| {
             let transmit = Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
-            self.io.try_io(Interest::WRITABLE, || self.system.try_send((&self.io).into(), &transmit))
+            let send = || self.system.try_send((&self.io).into(), &transmit);
+            match self.io.try_io(Interest::WRITABLE, send) {
+                // Of a socket that its reactor has not seen yet tokio says so too, and the first check would be lost.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => send(),
+                result => result,
+            }
         };
         if bytes.len() <= segment {
             return send(bytes, None);
