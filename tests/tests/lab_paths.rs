@@ -117,6 +117,29 @@ fn two_peers_in_one_lan_connect_directly() {
     assert!(outcome.pings[0]["remote"].as_str().unwrap().starts_with(&address), "{}", outcome.pings[0]);
 }
 
+/// Neither side learns an address of the other from what it is told: the names are all there is.
+#[test]
+fn two_peers_in_one_lan_connect_by_names() {
+    requires!(availability());
+    let lab = Lab::builder().site(Site::A, Network::behind(Nat::symmetric()).clients(2)).build().unwrap();
+    let mut agents = [(Node::A, "controlling"), (Node::A2, "controlled")].map(|(node, role)| {
+        let mut command = lab.command(node, env!("CARGO_BIN_EXE_lab-peer"));
+        command.args([role, "mdns"]);
+        Program::spawn(command).unwrap().named(role)
+    });
+    let descriptions = agents.each_mut().map(|agent| agent.wait_for_json(LIMIT).unwrap());
+    for description in &descriptions {
+        let told = description.to_string();
+        assert!(told.contains(".local ") && !told.contains("192.168."), "{told}");
+    }
+    for (agent, theirs) in agents.iter_mut().zip(descriptions.iter().rev()) {
+        agent.write_line(&theirs.to_string()).unwrap();
+    }
+    for agent in &mut agents {
+        agent.wait_for_line("selected", LIMIT).unwrap();
+    }
+}
+
 #[test]
 fn nat_tells_the_mappings_apart() {
     requires!(availability());

@@ -60,6 +60,10 @@ impl Core {
             return Ok(());
         }
         let socket = Socket::bind(wanted.address)?;
+        let ip = wanted.address.ip();
+        if let Some(published) = self.published.as_mut().filter(|_| !ip.is_loopback()) {
+            self.agent.name_address(ip, published.name(ip).map_err(io::Error::other)?);
+        }
         let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
         self.sockets.insert(id, Arc::new(socket));
         Ok(())

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::handle::IceAgent;
 use super::interfaces::LocalAddress;
+use super::mdns::Published;
 use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
@@ -51,7 +52,7 @@ pub enum StartError {
 /// 2. servers: [`stun`](Builder::stun), [`turn`](Builder::turn), any number of each;
 /// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
 ///    [`networks`](Builder::networks) or [`addresses`](Builder::addresses), [`external_address`](Builder::external_address),
-///    [`port_mapping`](Builder::port_mapping);
+///    [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns);
 /// 4. if wanted, [`timings`](Builder::timings), [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
@@ -63,13 +64,15 @@ pub struct Builder {
     addresses: Option<Vec<LocalAddress>>,
     networks: Networks,
     port_mapping: bool,
+    mdns: bool,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         let config = AgentConfig::new(Role::Controlled);
         let networks = Networks::default();
-        Builder { config, stun: Vec::new(), turn: Vec::new(), addresses: None, networks, port_mapping: true }
+        let (stun, turn) = (Vec::new(), Vec::new());
+        Builder { config, stun, turn, addresses: None, networks, port_mapping: true, mdns: false }
     }
 }
 
@@ -160,6 +163,14 @@ impl Builder {
         self
     }
 
+    /// Whether the peer is told names in place of this host's addresses, which only machines in the same network can resolve
+    /// (mDNS, draft-ietf-mmusic-mdns-ice-candidates), as browsers do for web pages that may not use the camera.
+    #[must_use]
+    pub fn mdns(mut self, wanted: bool) -> Self {
+        self.mdns = wanted;
+        self
+    }
+
     /// The username fragment and password, in place of random ones.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
@@ -195,6 +206,7 @@ impl Builder {
         notes.into_iter().for_each(|note| agent.note(note));
         let (stream_events, streams) = mpsc::channel(STREAM_EVENTS);
         let shared = Arc::new(Shared::new(agent, stream_events));
+        shared.lock().published = self.mdns.then(Published::default);
         shared.lock().follow(&addresses).map_err(StartError::Bind)?;
         shared.with_agent(|agent| agent.gather(now()));
         tokio::spawn(task::run(Arc::clone(&shared), streams, changes));

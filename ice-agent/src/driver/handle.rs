@@ -82,10 +82,10 @@ impl IceAgent {
         self.shared.with_agent(|agent| agent.set_remote_credentials(now(), credentials))
     }
 
-    /// A candidate of the peer's, at any time.
+    /// A candidate of the peer's, at any time. Names of mDNS (`.local`) are looked up first.
     pub fn add_remote_candidate(&self, line: &str) -> Result<(), CandidateSyntaxError> {
         let candidate = Candidate::parse(line)?;
-        self.shared.with_agent(|agent| agent.add_remote_candidate(now(), candidate));
+        self.shared.add_remote_candidate(candidate);
         Ok(())
     }
 

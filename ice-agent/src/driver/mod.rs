@@ -23,7 +23,8 @@
 //! ```
 //!
 //! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`, `networks`, `watch`, `addresses`: on which
-//!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included. `mappings`: ways in through routers.
+//!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included. `mappings`: ways in through routers. `mdns`:
+//!    names in place of addresses.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
 //! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
@@ -37,6 +38,7 @@ mod description;
 mod handle;
 mod interfaces;
 mod mappings;
+mod mdns;
 mod networks;
 mod path;
 mod queue;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::mdns::{MAX_LOOKUPS, Published};
 use super::now;
 use super::queue::Queue;
 use super::socket::Socket;
@@ -22,6 +24,8 @@ const EVENTS: usize = 256;
 pub(super) struct Core {
     pub(super) agent: Agent,
     pub(super) sockets: BTreeMap<SocketId, Arc<Socket>>,
+    /// The names that the peer is told in place of addresses, if it is.
+    pub(super) published: Option<Published>,
     /// The socket that had no room for data, for who wants to wait until it has.
     pub(super) full: Option<Arc<Socket>>,
     streams: BTreeMap<StreamId, Arc<Queue>>,
@@ -50,6 +54,10 @@ pub(super) struct Shared {
     progress: watch::Sender<Progress>,
     events: broadcast::Sender<Event>,
     closing: Mutex<bool>,
+    /// Where tasks for the agent run.
+    pub(super) runtime: Handle,
+    /// So many names of the peer's candidates may be looked up now.
+    pub(super) lookups: Arc<Semaphore>,
     /// A task that ends some time after the agent is closed.
     beside: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,6 +73,7 @@ impl Drop for Lifeline {
 }
 
 impl Shared {
+    /// Must be called within a tokio runtime.
     pub(super) fn new(agent: Agent, stream_events: mpsc::Sender<(StreamId, StreamEvent)>) -> Shared {
         let progress =
             Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
@@ -72,6 +81,7 @@ impl Shared {
             core: Mutex::new(Core {
                 agent,
                 sockets: BTreeMap::new(),
+                published: None,
                 full: None,
                 streams: BTreeMap::new(),
                 stream_events,
@@ -82,6 +92,8 @@ impl Shared {
             progress: watch::Sender::new(progress),
             events: broadcast::Sender::new(EVENTS),
             closing: Mutex::new(false),
+            runtime: Handle::current(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             beside: Mutex::new(None),
         }
     }

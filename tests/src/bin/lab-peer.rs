@@ -1,12 +1,13 @@
 //! An ICE agent with its driver, whose peer is another of this kind; the test carries what they tell each other.
 //!
-//! `lab-peer controlling|controlled [URI [USER PASSWORD]]` gathers with that server and prints `{"description": …}`, then
+//! `lab-peer controlling|controlled [mdns] [URI [USER PASSWORD]]` gathers with that server, tells names in place of addresses
+//! if so told, and prints `{"description": …}`, then
 //! `{"candidate": …}`, `{"state": …}` and `{"selected": …, "kind": …}` as they come. Orders on standard input, one a line:
 //!
 //! - `{"description": …}` and `{"candidate": …}`: the peer's; with a path it sends a datagram every 20 ms;
 //! - `"mark"`: what `"tell"` says is counted from now on;
 //! - `"tell"`: prints `{"received": …, "longest_gap_ms": …, "silent_ms": …}`;
-//! - `"silence"` and `"talk"`: stops sending, and goes on;
+//! - `"silence"` and `"talk"`: stops sending, and goes on, which is a mark too: the silence does not count;
 //! - `"report"`: prints `{"report": …}`, in words.
 
 use std::error::Error;
@@ -42,12 +43,16 @@ fn main() -> ExitCode {
 }
 
 fn builder(words: &[&str]) -> Result<Builder, Box<dyn Error>> {
-    let usage = || Box::from("usage: lab-peer controlling|controlled [URI [USER PASSWORD]]");
+    let usage = || Box::from("usage: lab-peer controlling|controlled [mdns] [URI [USER PASSWORD]]");
     let (role, servers) = words.split_first().ok_or_else(usage)?;
     let builder = match *role {
         "controlling" => IceAgent::builder().controlling(),
         "controlled" => IceAgent::builder().controlled(),
         _ => return Err(usage()),
+    };
+    let (builder, servers) = match servers.split_first() {
+        Some((&"mdns", servers)) => (builder.mdns(true), servers),
+        _ => (builder, servers),
     };
     match servers {
         [] => Ok(builder),
@@ -90,7 +95,10 @@ fn obey(agent: &IceAgent, traffic: &mut Traffic, order: &Value) -> Result<(), Bo
         Some("mark") => traffic.window = Window::new(traffic.window.last),
         Some("tell") => println!("{}", traffic.window.told()),
         Some("silence") => traffic.silent = true,
-        Some("talk") => traffic.silent = false,
+        Some("talk") => {
+            traffic.silent = false;
+            traffic.window = Window::new(now());
+        }
         Some("report") => println!("{}", json!({ "report": agent.report().to_string() })),
         Some(_) => return Err(format!("{order} is no order").into()),
         None => {
