@@ -117,6 +117,7 @@ const CASES: &[(&str, Datagram)] = &[
     ("1200 bytes of nothing", First(|| vec![0xFF; 1200])),
     ("1200 zeros", First(|| vec![0; 1200])),
     ("DTLS ClientHello without a cookie", Hello(include_bytes!("../interop/client_hello.bin"))),
+    ("DTLS 1.3 ClientHello without a cookie", Hello(include_bytes!("../interop/client_hello_1_3.bin"))),
 ];
 
 fn udp(writer: &mut MessageWriter<'_>) {

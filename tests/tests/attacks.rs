@@ -14,6 +14,7 @@ use thirl_tests::harness::{Deadline, Relay};
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const MIB: u64 = 1 << 20;
 const HELLO: &[u8] = include_bytes!("../interop/client_hello.bin");
+const HELLO_1_3: &[u8] = include_bytes!("../interop/client_hello_1_3.bin");
 
 /// What an attack found before it began.
 struct Watch {
@@ -148,8 +149,9 @@ fn hellos_of_dtls_without_a_cookie() {
     for i in 0..5_000_u32 {
         let [_, _, high, low] = i.to_be_bytes();
         let attacker = watch.relay.client([127, 78, high, low]).unwrap();
-        attacker.send(HELLO).unwrap();
-        assert!(attacker.receive().unwrap().len() <= HELLO.len(), "amplification");
+        let hello = if i % 2 == 0 { HELLO } else { HELLO_1_3 };
+        attacker.send(hello).unwrap();
+        assert!(attacker.receive().unwrap().len() <= hello.len(), "amplification");
     }
     watch.cost("5,000 sources with a ClientHello", 5_000, MIB, 0);
 }

@@ -1,18 +1,20 @@
-//! The cookie exchange (RFC 6347, section 4.2.1), without anything kept of the client.
+//! The cookie exchange (RFC 6347, section 4.2.1; RFC 9147, section 5.1), without anything kept of the client.
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
-use super::hello::ClientHello;
+use super::hello::{ClientHello, Version};
+use super::retry::{FACTS_LEN, HelloRetryRequest, Retry};
 use crate::net::FiveTuple;
 
 /// Length of a HelloVerifyRequest of ours in bytes, all headers included: less than that of any ClientHello, which has a
 /// random number of 32 bytes and more besides.
 const HELLO_VERIFY_REQUEST_LEN: usize = 13 + 12 + 3 + COOKIE_LEN;
 
-const COOKIE_LEN: usize = 32;
+/// `dimpl` takes cookies of this length in bytes, and of no other.
+pub(super) const COOKIE_LEN: usize = 32;
 
 /// A cookie is good for so long at the least and twice as long at the most: a client answers at once, and repeats itself
 /// for some seconds where packets are lost.
@@ -21,7 +23,8 @@ const WINDOW_SECONDS: u64 = 30;
 /// Length of an alert in bytes, before the handshake.
 const ALERT_LEN: usize = 13 + 2;
 
-/// Mints and checks cookies: HMAC-SHA256(key, time ‖ both addresses ‖ the client's random number).
+/// Mints and checks cookies: HMAC-SHA256(key, time ‖ both addresses ‖ the client's random number), and for DTLS 1.3
+/// HMAC-SHA256(key, time ‖ both addresses ‖ the whole first ClientHello) cut to 21 bytes ‖ the facts of [`Retry`].
 #[derive(Clone)]
 pub struct Cookies {
     keyed: Hmac<Sha256>,
@@ -38,6 +41,8 @@ impl std::fmt::Debug for Cookies {
 pub enum Answer {
     /// A HelloVerifyRequest, as a datagram.
     Verify([u8; HELLO_VERIFY_REQUEST_LEN]),
+    /// A HelloRetryRequest, which does the same in DTLS 1.3.
+    Retry(HelloRetryRequest),
     /// An alert, as a datagram: there can be no handshake.
     Refuse([u8; ALERT_LEN]),
     /// Its cookie is the one that was sent to this address: a handshake may begin.
@@ -51,10 +56,18 @@ impl Answer {
     /// `AlertDescription.protocol_version`, before it.
     const PROTOCOL_VERSION: Answer = Answer::Refuse(fatal_alert(70, 0));
 
+    /// To a client of DTLS 1.3 alone whose offer has nothing that would do.
+    const NOTHING_IN_COMMON: Answer = Answer::Refuse(fatal_alert(40, 0));
+
+    /// `AlertDescription.illegal_parameter` to a cookie of DTLS 1.3 that is wrong or has become old: the client begins anew,
+    /// since it cannot be asked a second time (RFC 9147, section 5.1).
+    const BAD_COOKIE: Answer = Answer::Refuse(fatal_alert(47, 1));
+
     /// What to send, if anything.
     pub fn datagram(&self) -> Option<&[u8]> {
         match self {
             Answer::Verify(datagram) => Some(datagram),
+            Answer::Retry(request) => Some(request.as_bytes()),
             Answer::Refuse(datagram) => Some(datagram),
             Answer::Verified => None,
         }
@@ -71,18 +84,55 @@ impl Cookies {
 
     /// Whether the client is where it says it is; if it has not shown it, what to send there.
     pub fn answer(&self, unix_seconds: u64, five_tuple: &FiveTuple, hello: &ClientHello<'_>) -> Answer {
-        if !hello.is_current {
-            return Answer::PROTOCOL_VERSION;
-        }
         let window = unix_seconds / WINDOW_SECONDS;
-        let cookie = self.cookie(window, five_tuple, &hello.random);
-        let previous = || self.cookie(window.saturating_sub(1), five_tuple, &hello.random);
-        let ours = !hello.cookie.is_empty()
-            && bool::from(cookie.ct_eq(hello.cookie) | previous().ct_eq(hello.cookie));
+        match hello.version() {
+            Some(Version::Dtls12) => self.verify(window, five_tuple, hello),
+            Some(Version::Dtls13) if hello.cookie().is_empty() => self.ask(window, five_tuple, hello),
+            Some(Version::Dtls13) => self.check(window, five_tuple, hello).unwrap_or(Answer::BAD_COOKIE),
+            None if hello.offers_1_3() => Answer::NOTHING_IN_COMMON,
+            None => Answer::PROTOCOL_VERSION,
+        }
+    }
+
+    /// DTLS 1.2, with or without a cookie.
+    fn verify(&self, window: u64, five_tuple: &FiveTuple, hello: &ClientHello<'_>) -> Answer {
+        let cookie = self.mac(window, five_tuple, &hello.random);
+        let previous = || self.mac(window.saturating_sub(1), five_tuple, &hello.random);
+        let ours = !hello.cookie().is_empty()
+            && bool::from(cookie.ct_eq(hello.cookie()) | previous().ct_eq(hello.cookie()));
         if ours { Answer::Verified } else { Answer::Verify(hello_verify_request(&cookie)) }
     }
 
-    fn cookie(&self, window: u64, five_tuple: &FiveTuple, random: &[u8; 32]) -> [u8; COOKIE_LEN] {
+    /// DTLS 1.3, without a cookie.
+    fn ask(&self, window: u64, five_tuple: &FiveTuple, hello: &ClientHello<'_>) -> Answer {
+        Retry::asked_by(hello).map_or(Answer::NOTHING_IN_COMMON, |retry| {
+            Answer::Retry(retry.request(&self.retry_cookie(window, five_tuple, hello, retry)))
+        })
+    }
+
+    /// DTLS 1.3, with one; `None` if it is not ours.
+    fn check(&self, window: u64, five_tuple: &FiveTuple, hello: &ClientHello<'_>) -> Option<Answer> {
+        let first = hello.before_the_cookie()?;
+        let first = ClientHello::parse(&first)?;
+        let retry = Retry::asked_by(&first)?;
+        let cookie = |window| self.retry_cookie(window, five_tuple, &first, retry);
+        let (cookie, previous) = (cookie(window), cookie(window.saturating_sub(1)));
+        bool::from(cookie.ct_eq(hello.cookie()) | previous.ct_eq(hello.cookie())).then_some(Answer::Verified)
+    }
+
+    fn retry_cookie(
+        &self,
+        window: u64,
+        five_tuple: &FiveTuple,
+        first: &ClientHello<'_>,
+        retry: Retry,
+    ) -> [u8; COOKIE_LEN] {
+        let mut cookie = self.mac(window, five_tuple, first.body());
+        cookie[COOKIE_LEN - FACTS_LEN..].copy_from_slice(&retry.facts());
+        cookie
+    }
+
+    fn mac(&self, window: u64, five_tuple: &FiveTuple, told: &[u8]) -> [u8; COOKIE_LEN] {
         let mut mac = self.keyed.clone();
         mac.update(&window.to_be_bytes());
         for addr in [five_tuple.client.0, five_tuple.server.0] {
@@ -92,7 +142,7 @@ impl Cookies {
             }
             mac.update(&addr.port().to_be_bytes());
         }
-        mac.update(random);
+        mac.update(told);
         mac.finalize().into_bytes().into()
     }
 }

@@ -1,4 +1,4 @@
-//! DTLS for servers (RFC 6347): who speaks to them proves its address before they remember anything of it.
+//! DTLS 1.2 and 1.3 for servers (RFC 6347, RFC 9147): who speaks to them proves its address before they remember anything of it.
 //!
 //! 1. [`ClientHello`]: a client's first message, as far as the cookie exchange needs it.
 //! 2. [`Cookies`]: whether the client gets mail at its address. Nothing is kept of one that has not shown it, and it is sent
@@ -9,10 +9,13 @@
 
 mod cookie;
 mod hello;
+mod order;
+mod retry;
 #[cfg(feature = "tls")]
 mod session;
 
 pub use cookie::{Answer, Cookies};
-pub use hello::ClientHello;
+pub use hello::{ClientHello, Version};
+pub use retry::HelloRetryRequest;
 #[cfg(feature = "tls")]
 pub use session::{Acceptor, MAX_DATA_LEN, Output, Session, SessionError};

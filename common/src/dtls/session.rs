@@ -4,7 +4,8 @@
 //! is. Ours are checked before: an [`Acceptor`] shows the new session the ClientHello that came before the cookie and throws
 //! away what it answers, which the client has had from [`Cookies`](super::Cookies), and then the ClientHello with the
 //! cookie. For these two the session's own cookie is made to be ours ([`CookieIsOurs`]), so the handshake goes on as if the
-//! session had seen all of it.
+//! session had seen all of it. In DTLS 1.3 what it answers is in the transcript, so it has to be what the client has had, to
+//! the byte.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,10 +13,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dimpl::crypto::{CryptoProvider, HmacProvider, aws_lc_rs};
-use dimpl::{Config, CryptoError, Dtls, DtlsCertificate, HashAlgorithm};
+use dimpl::crypto::{CryptoProvider, Dtls13CipherSuite, HmacProvider, aws_lc_rs};
+use dimpl::{Config, CryptoError, Dtls, DtlsCertificate, HashAlgorithm, NamedGroup};
 
-use super::hello::ClientHello;
+use super::hello::{ClientHello, Version};
+use super::retry::{CIPHER_SUITES, GROUPS, HelloRetryRequest, Retry};
 
 /// What one record carries at most, in bytes (RFC 6347, section 4.1.1).
 pub const MAX_DATA_LEN: usize = 1 << 14;
@@ -61,6 +63,9 @@ pub enum SessionError {
     /// The cookie came in a message that cannot have it.
     #[error("the ClientHello with the cookie is not the second message")]
     OutOfOrder,
+    /// A fault of ours or of the library. The session is lost and nothing else.
+    #[error("the DTLS library asks for a cookie otherwise than the client was asked")]
+    Astray,
 }
 
 /// What a session wants done, until [`Output::Wait`].
@@ -89,6 +94,8 @@ impl Acceptor {
             .with_crypto_provider(provider)
             .mtu(HANDSHAKE_MTU)
             .require_client_certificate(false)
+            .dtls13_cipher_suites(&CIPHER_SUITES.map(Dtls13CipherSuite::from_u16))
+            .kx_groups(&GROUPS.map(NamedGroup::from_u16))
             .handshake_timeout(HANDSHAKE_TIMEOUT)
             .build()
             .ok()?;
@@ -104,16 +111,23 @@ impl Acceptor {
         hello: &ClientHello<'_>,
         datagram: &[u8],
     ) -> Result<Session, SessionError> {
-        let Ok(cookie) = <[u8; 32]>::try_from(hello.cookie) else { return Err(SessionError::OutOfOrder) };
-        if hello.message_sequence != WITH_COOKIE {
+        let Ok(cookie) = <[u8; 32]>::try_from(hello.cookie()) else { return Err(SessionError::OutOfOrder) };
+        let Some(first) = hello.before_the_cookie().filter(|_| hello.message_sequence == WITH_COOKIE) else {
             return Err(SessionError::OutOfOrder);
-        }
-        let dtls = Dtls::new_12(self.config.clone(), self.certificate.clone(), now);
+        };
+        let (config, certificate) = (self.config.clone(), self.certificate.clone());
+        let (dtls, asked) = match hello.version() {
+            Some(Version::Dtls13) => {
+                let retry = ClientHello::parse(&first).and_then(|first| Retry::asked_by(&first));
+                let retry = retry.ok_or(SessionError::OutOfOrder)?;
+                (Dtls::new_13(config, certificate, now), Some(retry.request(&cookie)))
+            }
+            _ => (Dtls::new_12(config, certificate, now), None),
+        };
         let mut session = Session { dtls: Box::new(dtls) };
         COOKIE.set(Some(cookie));
-        let begun = session.handle_datagram(now, &hello.before_the_cookie()).and_then(|()| {
-            let mut sent = [0; HANDSHAKE_MTU];
-            while !matches!(session.poll_output(&mut sent)?, Output::Wait(_)) {}
+        let begun = session.handle_datagram(now, &first).and_then(|()| {
+            session.pass_over(asked.as_ref().map(HelloRetryRequest::as_bytes))?;
             session.handle_datagram(now, datagram)
         });
         COOKIE.set(None);
@@ -176,6 +190,20 @@ impl Session {
         })
     }
 
+    /// Throws away what asks the client for its cookie; `asked` is what it was asked with, if that matters.
+    fn pass_over(&mut self, asked: Option<&[u8]>) -> Result<(), SessionError> {
+        let mut buffer = [0; HANDSHAKE_MTU];
+        loop {
+            match (self.poll_output(&mut buffer)?, asked) {
+                (Output::Wait(_), _) => return Ok(()),
+                (Output::Transmit(request), Some(asked)) if request != asked => {
+                    return Err(SessionError::Astray);
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn call(&mut self, act: impl FnOnce(&mut Dtls) -> Result<(), dimpl::Error>) -> Result<(), SessionError> {
         guarded(|| act(&mut self.dtls))?.map_err(|error| SessionError::Failed(error.to_string()))
     }
@@ -222,6 +250,7 @@ mod tests {
     use super::*;
     use crate::net::{ClientAddr, FiveTuple, ServerAddr, Transport};
     use crate::tls::Identity;
+    use dimpl::ProtocolVersion;
 
     #[expect(clippy::disallowed_methods, reason = "any origin will do")]
     fn now() -> Instant {
@@ -236,13 +265,21 @@ mod tests {
         established: bool,
     }
 
+    /// What a client of `dimpl`'s offers: 1.2 alone, 1.3 alone, or both.
+    type Offer = fn(Arc<Config>, DtlsCertificate, Instant) -> Dtls;
+    const OFFERS: [(Offer, ProtocolVersion); 3] = [
+        (Dtls::new_12, ProtocolVersion::DTLS1_2),
+        (Dtls::new_13, ProtocolVersion::DTLS1_3),
+        (Dtls::new_auto, ProtocolVersion::DTLS1_3),
+    ];
+
     impl Client {
-        fn new(now: Instant) -> Client {
+        fn new(now: Instant, offer: Offer) -> Client {
             let key = rcgen::KeyPair::generate().unwrap();
             let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
             let certificate =
                 DtlsCertificate { certificate: certificate.der().to_vec(), private_key: key.serialize_der() };
-            let mut dtls = Dtls::new_12(Arc::new(Config::default()), certificate, now);
+            let mut dtls = offer(Arc::new(Config::default()), certificate, now);
             dtls.set_active(true);
             let mut client = Client { dtls, sent: Vec::new(), received: Vec::new(), established: false };
             client.dtls.handle_timeout(now).unwrap();
@@ -301,18 +338,17 @@ mod tests {
         }
     }
 
-    fn begin(now: Instant) -> (Client, Session) {
+    fn begin(now: Instant, offer: Offer) -> (Client, Session) {
         let (certificate, key) = crate::tls::testing::pem(&rcgen::PKCS_ECDSA_P256_SHA256, (2020, 2030));
         let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
         let cookies = Cookies::new(&[1; 32]);
-        let mut client = Client::new(now);
+        let mut client = Client::new(now, offer);
         let first = client.sent.remove(0);
-        let Answer::Verify(request) = cookies.answer(0, &five_tuple(), &ClientHello::parse(&first).unwrap())
-        else {
-            panic!("it has no cookie")
-        };
+        let answer = cookies.answer(0, &five_tuple(), &ClientHello::parse(&first).unwrap());
+        assert!(matches!(answer, Answer::Verify(_) | Answer::Retry(_)), "it has no cookie");
+        let request = answer.datagram().unwrap();
         assert!(request.len() < first.len(), "no amplification");
-        client.handle(&request);
+        client.handle(request);
         let second = client.sent.remove(0);
         let hello = ClientHello::parse(&second).unwrap();
         assert_eq!(cookies.answer(0, &five_tuple(), &hello), Answer::Verified);
@@ -322,10 +358,15 @@ mod tests {
 
     #[test]
     fn a_handshake_goes_on_where_the_cookie_exchange_ended() {
+        OFFERS.into_iter().for_each(|(offer, version)| goes_on(offer, version));
+    }
+
+    fn goes_on(offer: Offer, version: ProtocolVersion) {
         let now = now();
-        let (mut client, mut session) = begin(now);
+        let (mut client, mut session) = begin(now, offer);
         talk(now, &mut client, &mut session);
         assert!(client.established);
+        assert_eq!(client.dtls.protocol_version(), Some(version));
         client.dtls.send_application_data(b"ping").unwrap();
         client.poll();
         assert_eq!(talk(now, &mut client, &mut session).0, [b"ping"]);
@@ -341,8 +382,12 @@ mod tests {
 
     #[test]
     fn garbage_does_not_end_a_session() {
+        OFFERS.into_iter().for_each(|(offer, _)| outlives_garbage(offer));
+    }
+
+    fn outlives_garbage(offer: Offer) {
         let now = now();
-        let (mut client, mut session) = begin(now);
+        let (mut client, mut session) = begin(now, offer);
         talk(now, &mut client, &mut session);
         for len in 0..200u8 {
             let garbage: Vec<u8> = (0..len).map(|byte| 20 + byte.wrapping_mul(len) % 44).collect();
@@ -358,8 +403,12 @@ mod tests {
 
     #[test]
     fn a_handshake_is_repeated_and_then_given_up() {
+        OFFERS.into_iter().for_each(|(offer, _)| is_given_up(offer));
+    }
+
+    fn is_given_up(offer: Offer) {
         let begun = now();
-        let (_client, mut session) = begin(begun);
+        let (_client, mut session) = begin(begun, offer);
         let mut buffer = vec![0; 1 << 16];
         let mut at = begun;
         let mut flights = 0;

@@ -351,6 +351,23 @@ mod tests {
         record
     }
 
+    /// A ClientHello of DTLS 1.3 and 1.2, as wolfSSL sends it.
+    const HELLO_1_3: &[u8] = include_bytes!("../../../tests/interop/client_hello_1_3.bin");
+
+    /// The same with a cookie, as the first extension.
+    fn second_of(first: &[u8], cookie: &[u8]) -> Vec<u8> {
+        let extensions = 105;
+        let mut second = first.to_vec();
+        let cookie = [&[0, 44, 0, 34, 0, 32], cookie].concat();
+        second.splice(extensions..extensions, cookie);
+        (second[10], second[18]) = (1, 1);
+        for (field, start) in [(11, 13), (15, 25), (23, 25), (extensions - 2, extensions)] {
+            let len = u16::try_from(second.len() - start).unwrap();
+            second[field..field + 2].copy_from_slice(&len.to_be_bytes());
+        }
+        second
+    }
+
     #[expect(clippy::disallowed_methods, reason = "any origin will do")]
     fn clock() -> Clock {
         Clock { now: Instant::now(), unix_seconds: 1_800_000_000 }
@@ -423,6 +440,28 @@ mod tests {
         assert_eq!(bench.counts(), (0, 0, 0));
         assert!(turns < 50, "{turns} turns");
         assert!(bench.clock.now < clock.now + Duration::from_secs(11));
+    }
+
+    #[test]
+    fn nothing_is_kept_before_the_cookie_of_1_3() {
+        let io = ShardIo::new(IoOptions::default()).unwrap();
+        let mut bench = Bench { sessions: sessions("retry"), io, clock: clock() };
+        let mut cookies = Vec::new();
+        for client in 1..=1_000 {
+            let Some(Answer::Retry(request)) = bench.send(client, HELLO_1_3) else {
+                panic!("it has no cookie")
+            };
+            cookies.push(request.as_bytes()[request.as_bytes().len() - 32..].to_vec());
+        }
+        let [own, other, ..] = &cookies[..] else { panic!("there are more") };
+        assert!(matches!(bench.send(1, &second_of(HELLO_1_3, other)), Some(Answer::Refuse(_))));
+        assert_eq!(bench.counts(), (0, 0, 0));
+        for _ in 0..3 {
+            assert_eq!(bench.send(1, &second_of(HELLO_1_3, own)), None);
+            assert_eq!(bench.counts(), (1, 1, 1), "a repeated one is the same");
+        }
+        assert!(matches!(bench.send(1, HELLO_1_3), Some(Answer::Retry(_))));
+        assert_eq!(bench.counts(), (1, 1, 1), "one without a cookie changes nothing");
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! The STUN server over TLS on loopback, with clients of `rustls`, and what DTLS does before it knows a client.
+//! The STUN server over TLS on loopback, with clients of `rustls`, and over DTLS, with clients of `dimpl`.
 #![cfg(feature = "driver")]
 #![expect(clippy::unwrap_used, reason = "what a helper of a test cannot do, the test cannot")]
 
+mod dtls;
 mod passed;
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -237,45 +238,4 @@ fn without_a_certificate_tls_is_a_stream_of_nothing_known() {
     let running = on_disk.serve(|config| config.listen.secure = None);
     assert!(running.local_addrs().iter().all(|(transport, _)| !matches!(transport, Transport::Tls)));
     assert!(ask(&mut secure(addr_of(&running, Transport::Tcp), &on_disk.client()), 1).is_err());
-}
-
-/// A ClientHello of DTLS with one cipher suite and no extensions: there is none shorter.
-fn client_hello() -> Vec<u8> {
-    let mut hello = vec![22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 54];
-    hello.extend([1, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 42]);
-    hello.extend([0xFE, 0xFD]);
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 0, 2, 0xC0, 0x2B, 1, 0]);
-    hello
-}
-
-#[test]
-fn a_client_hello_without_a_cookie_draws_no_more_than_it_sent() {
-    let on_disk = OnDisk::new();
-    let running = on_disk.serve(|_| {});
-    let hello = client_hello();
-    for &(transport, server) in running.local_addrs() {
-        if transport.is_reliable() {
-            continue;
-        }
-        let local = if server.is_ipv4() { "127.0.0.1" } else { "::1" };
-        let socket = UdpSocket::bind((local, 0)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.connect(server).unwrap();
-        // What a session would answer, or what is no ClientHello, draws nothing: the answer is the one to the last.
-        let mut broken = hello.clone();
-        broken[20] = 99;
-        for datagram in [&[23; 60][..], &[20], &broken, &hello[..30], &[63; 1_400], &hello] {
-            socket.send(datagram).unwrap();
-        }
-        let mut answer = [0; 2_000];
-        let len = socket.recv(&mut answer).unwrap();
-        assert!(len <= hello.len(), "{len} bytes");
-        assert_eq!((answer[0], answer[13]), (22, 3), "a HelloVerifyRequest");
-        let first = answer[..len].to_vec();
-        // Nothing is kept of it, so the next draws the same.
-        socket.send(&hello).unwrap();
-        let len = socket.recv(&mut answer).unwrap();
-        assert_eq!(first.len(), len);
-    }
 }
