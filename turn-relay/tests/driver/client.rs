@@ -53,7 +53,10 @@ pub(crate) enum Wire {
     /// With this before each datagram.
     Proxied(UdpSocket, Vec<u8>),
     Tcp(TcpStream),
+    Tls(Box<Tls>),
 }
+
+pub(crate) type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 pub(crate) struct Client {
     pub(crate) wire: Wire,
@@ -95,11 +98,8 @@ impl Client {
             Wire::Proxied(socket, header) => {
                 socket.send(&[header, message].concat()).unwrap();
             }
-            Wire::Tcp(stream) => {
-                stream
-                    .write_all(&[message, &vec![0; padded(message.len()) - message.len()]].concat())
-                    .unwrap();
-            }
+            Wire::Tcp(stream) => stream.write_all(&padded_whole(message)).unwrap(),
+            Wire::Tls(stream) => stream.write_all(&padded_whole(message)).unwrap(),
         }
     }
 
@@ -107,13 +107,8 @@ impl Client {
         let mut buffer = vec![0; 70_000];
         let len = match &mut self.wire {
             Wire::Udp(socket) | Wire::Proxied(socket, _) => socket.recv(&mut buffer).unwrap(),
-            Wire::Tcp(stream) => {
-                stream.read_exact(&mut buffer[..4]).unwrap();
-                let header = if buffer[0] >= 0x40 { 4 } else { 20 };
-                let len = header + usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
-                stream.read_exact(&mut buffer[4..padded(len)]).unwrap();
-                len
-            }
+            Wire::Tcp(stream) => read_frame(stream, &mut buffer),
+            Wire::Tls(stream) => read_frame(stream, &mut buffer),
         };
         buffer.truncate(len);
         buffer
@@ -176,6 +171,19 @@ impl Client {
         writer.attribute(&XorPeerAddress(peer)).unwrap().attribute(&Data(data)).unwrap();
         self.send(writer.finish());
     }
+}
+
+fn padded_whole(message: &[u8]) -> Vec<u8> {
+    [message, &vec![0; padded(message.len()) - message.len()]].concat()
+}
+
+/// The length of the next frame, which is read with its padding.
+fn read_frame(stream: &mut impl Read, buffer: &mut [u8]) -> usize {
+    stream.read_exact(&mut buffer[..4]).unwrap();
+    let header = if buffer[0] >= 0x40 { 4 } else { 20 };
+    let len = header + usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
+    stream.read_exact(&mut buffer[4..padded(len)]).unwrap();
+    len
 }
 
 pub(crate) fn code(response: &[u8]) -> u16 {

@@ -4,6 +4,7 @@
 mod client;
 mod mobility;
 mod tcp;
+mod tcp_by_tls;
 mod undelivered;
 
 use std::cell::Cell;

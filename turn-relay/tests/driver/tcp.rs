@@ -13,7 +13,7 @@ use thirl_turn_relay::server::Running;
 use super::client::*;
 
 /// A client with a TCP allocation, and its relayed transport address.
-fn allocated(running: &Running, ipv4: bool) -> (Client, SocketAddr) {
+pub(crate) fn allocated(running: &Running, ipv4: bool) -> (Client, SocketAddr) {
     let mut client = Client::connect(running, Transport::Tcp, ipv4);
     let family = if ipv4 { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 };
     let response = client.request(Method::ALLOCATE, |writer| {
@@ -25,7 +25,7 @@ fn allocated(running: &Running, ipv4: bool) -> (Client, SocketAddr) {
     (client, relayed)
 }
 
-fn connect(client: &mut Client, peer: SocketAddr) -> Result<ConnectionId, u16> {
+pub(crate) fn connect(client: &mut Client, peer: SocketAddr) -> Result<ConnectionId, u16> {
     let response = client.request(Method::CONNECT, |writer| {
         writer.attribute(&XorPeerAddress(peer)).unwrap();
     });
@@ -56,7 +56,7 @@ fn pipe(running: &Running, client: &mut Client) -> (TcpStream, TcpStream) {
     (bound(running, connection, b""), peer)
 }
 
-fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
+pub(crate) fn read(stream: &mut impl Read, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).unwrap();
     bytes
