@@ -264,6 +264,106 @@ fn a_stream_without_an_answer_fails_and_the_others_go_on() {
     assert!(pair.run_until(Duration::from_secs(60), |pair| pair.a.failure.is_some()));
 }
 
+/// Sends a datagram each way every 20 ms, for so long, and says how many of them arrived.
+fn stream_for(pair: &mut Pair, time: Duration) -> (u32, u32) {
+    let (mut sent, before) = (0, pair.a.received.len() + pair.b.received.len());
+    let end = pair.elapsed() + time;
+    while pair.elapsed() < end {
+        let now = pair.network.now();
+        for peer in [&mut pair.a, &mut pair.b] {
+            sent += u32::from(peer.agent.send(now, b"media").is_ok());
+        }
+        pair.run_for(ms(20));
+    }
+    pair.run_for(ms(200));
+    (sent, u32::try_from(pair.a.received.len() + pair.b.received.len() - before).unwrap())
+}
+
+#[test]
+fn a_restart_loses_nothing() {
+    for nat in [NatSpec::new(EIM, APDF), NatSpec::new(APDM, APDF)] {
+        for (seed, sides) in [(30, &[Side::A][..]), (31, &[Side::B]), (32, &[Side::A, Side::B])] {
+            let mut pair = both_behind(seed, nat, nat, true);
+            pair.signalling = (ms(100), ms(300));
+            assert!(pair.connect(Duration::from_secs(10)));
+            pair.run_for(Duration::from_secs(2));
+            let allocations = pair.servers[0].allocations();
+            let before = (pair.a.agent.local_credentials().clone(), pair.b.agent.local_credentials().clone());
+            let selections = pair.a.selections.len();
+            sides.iter().for_each(|side| pair.restart(*side));
+            assert_eq!(pair.a.agent.report().restarts, u32::from(sides.contains(&Side::A)));
+            assert_eq!(stream_for(&mut pair, Duration::from_secs(5)), (500, 500), "{sides:?}");
+            let states = (pair.a.agent.state(), pair.b.agent.state());
+            assert_eq!(states, (State::Completed, State::Completed), "{}", pair.a.agent.report());
+            assert!(pair.a.selections.len() > selections, "a pair of the new session was selected");
+            let after = (pair.a.agent.local_credentials().clone(), pair.b.agent.local_credentials().clone());
+            assert!(before.0 != after.0 && before.1 != after.1, "both sides have new credentials");
+            assert_eq!(pair.servers[0].allocations(), allocations, "allocations stay");
+            let told = pair.a.remote_restarts + pair.b.remote_restarts;
+            assert_eq!(told, u32::from(sides.len() == 1), "who has restarted itself needs no event");
+            assert_eq!(stream_for(&mut pair, Duration::from_secs(60)), (6000, 6000), "{sides:?}");
+        }
+    }
+}
+
+#[test]
+fn a_restart_that_nobody_answers_leaves_the_path_alone() {
+    let mut pair = open_pair(33);
+    pair.start();
+    assert!(pair.connect(Duration::from_secs(5)));
+    pair.run_for(ms(500));
+    pair.a.agent.restart(pair.network.now());
+    pair.a.agent.restart(pair.network.now());
+    assert_eq!(stream_for(&mut pair, Duration::from_secs(100)), (10_000, 10_000));
+    assert_eq!(pair.a.agent.state(), State::Connected, "nothing is nominated in the new session");
+    assert!(pair.a.agent.current().is_some());
+    // The peer goes: consent to the old path ends, but the new session may still find one.
+    pair.network.set_down(pair.b.host, true);
+    pair.run_for(Duration::from_secs(40));
+    let now = pair.network.now();
+    assert!(pair.a.agent.send(now, b"x").is_err());
+    assert!(pair.a.failure.is_none());
+}
+
+#[test]
+fn restarts_race_with_everything() {
+    for seed in 0..60 {
+        let mut pair = open_pair(seed);
+        pair.signalling = (ms(0), ms(400));
+        pair.start();
+        // While gathering, while checking, while connected; by one side or both; once or twice.
+        pair.run_for(ms(seed * 37 % 600));
+        pair.restart(if seed % 2 == 0 { Side::A } else { Side::B });
+        if seed % 3 == 0 {
+            pair.run_for(ms(seed * 13 % 200));
+            pair.restart(if seed % 4 == 0 { Side::A } else { Side::B });
+        }
+        assert!(pair.connect(Duration::from_secs(5)), "{seed}: {}", pair.a.agent.report());
+        pair.run_for(Duration::from_secs(2));
+        assert!(pair.connect(Duration::from_secs(5)), "{seed}: {}", pair.a.agent.report());
+        assert!(pair.data_flows(), "{seed}");
+        pair.run_for(Duration::from_secs(90));
+        assert!(pair.data_flows(), "{seed}: {}", pair.a.agent.report());
+    }
+}
+
+#[test]
+fn a_failed_agent_can_be_restarted() {
+    let nat = NatSpec::new(APDM, APDF);
+    let mut pair = both_behind(34, nat, nat, true);
+    assert!(pair.connect(Duration::from_secs(5)));
+    let hosts = [pair.a.host, pair.b.host];
+    hosts.iter().for_each(|host| pair.network.set_down(*host, true));
+    assert!(
+        pair.run_until(Duration::from_secs(60), |pair| pair.a.failure.is_some() && pair.b.failure.is_some())
+    );
+    hosts.iter().for_each(|host| pair.network.set_down(*host, false));
+    pair.restart(Side::A);
+    assert!(pair.connect(Duration::from_secs(10)), "{}", pair.a.agent.report());
+    assert_eq!(pair.paths(), RELAYED);
+    assert!(pair.data_flows());
+}
+
 #[test]
 fn a_tenth_of_packets_lost_is_no_obstacle() {
     let mut times = Vec::new();

@@ -51,6 +51,21 @@ pub(super) struct CheckList {
 }
 
 impl CheckList {
+    /// An empty list whose pairs are named unlike those of the list before it.
+    pub(super) fn after(before: &CheckList) -> CheckList {
+        CheckList { next: before.next, ..CheckList::default() }
+    }
+
+    /// Stops all checks; says of which pairs.
+    pub(super) fn rest(&mut self) -> Vec<PairId> {
+        self.triggered.clear();
+        for pair in self.pairs.values_mut() {
+            pair.check = None;
+            pair.nominate = false;
+        }
+        self.pairs.keys().copied().collect()
+    }
+
     pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
         self.pairs.get(&id)
     }

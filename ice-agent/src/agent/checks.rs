@@ -215,8 +215,9 @@ impl Agent {
         nominate: bool,
     ) -> Option<(thirl_common::wire::TransactionId, Vec<u8>)> {
         let transaction = self.transaction_id();
-        let pair = self.session.list.get(id)?;
-        let remote = self.session.streams.remote(pair.component)?;
+        let session = self.session_with(id);
+        let pair = session.list.get(id)?;
+        let remote = session.streams.remote(pair.component)?;
         let local = self.local.get(pair.local)?;
         let check = message::Check {
             id: transaction,

@@ -69,9 +69,6 @@ pub enum CredentialsError {
     /// RFC 8839, section 5.4.
     #[error("a pwd has 22 to 256 letters, digits, '+' or '/'")]
     Pwd,
-    /// The session has others already.
-    #[error("the peer's credentials are known already, and these are others: that would be a restart")]
-    Changed,
 }
 
 /// "ice-char = ALPHA / DIGIT / "+" / "/"" (RFC 8839, section 5.1).

@@ -20,7 +20,7 @@ impl Agent {
 
     /// A valid answer came on a pair (RFC 7675, section 5.1).
     pub(super) fn refresh_consent(&mut self, now: Instant, component: ComponentId, id: PairId) {
-        if !self.is_selected(id) {
+        if !self.is_selected(id) || self.carrier(component) != Some(id) {
             return;
         }
         self.consented(now, component);
@@ -45,12 +45,13 @@ impl Agent {
     }
 
     pub(super) fn send_consent_check(&mut self, now: Instant, component: ComponentId) {
-        let Some(id) = self.session.streams.path(component).and_then(|path| path.selected) else { return };
+        let Some(id) = self.carrier(component).filter(|id| self.is_selected(*id)) else { return };
         self.schedule_consent(now, component);
         let Some((transaction, bytes)) = self.write_check(id, false) else { return };
         let asked = Asked { pair: id, sent: now, role: self.role, nominate: false };
-        self.session.list.note_asked(transaction, asked);
-        let Some(pair) = self.session.list.get_mut(id) else { return };
+        let list = &mut self.session_with_mut(id).list;
+        list.note_asked(transaction, asked);
+        let Some(pair) = list.get_mut(id) else { return };
         pair.stats.consent_requests_sent += 1;
         let (route, to) = (pair.route, pair.to);
         self.transmit_on(now, route, to, bytes);
@@ -81,6 +82,13 @@ impl Agent {
     /// Consent to the selected pair is gone. A pair that works takes its place if there is one, even without the
     /// controlling side's nomination: it may see nothing amiss.
     pub(super) fn handle_consent_expiry(&mut self, now: Instant, component: ComponentId) {
+        if let Some(path) = self.former.as_mut().and_then(|former| former.streams.path_mut(component))
+            && path.selected.take().is_some()
+        {
+            // The present session goes on looking for a path.
+            path.current = None;
+            return self.consider_failure(now);
+        }
         let best = self.session.list.best_valid(component);
         let Some(path) = self.session.streams.path_mut(component) else { return };
         match best.filter(|best| Some(*best) != path.selected) {

@@ -129,6 +129,9 @@ pub enum Event {
     StateChanged(State),
     /// A pair was nominated and selected, the first or another.
     Selected(SelectedPair),
+    /// The peer has restarted. It waits for an answer: [`Agent::local_credentials`](super::Agent::local_credentials), which
+    /// are new ones, and [`Agent::local_candidates`](super::Agent::local_candidates).
+    RemoteRestarted,
     /// One of several data streams has failed; the others go on.
     StreamFailed {
         /// Which; the first is 0.

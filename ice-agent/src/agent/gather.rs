@@ -73,12 +73,28 @@ impl Agent {
         self.gathering.begun = Some(now);
         self.timers.set(Timer::GatheringEnd, now + self.config.timings.gathering);
         self.timers.set(Timer::Keepalive, now + self.config.timings.keepalive);
-        for socket in self.local.sockets.keys().copied().collect::<Vec<_>>() {
+        let live = self.local.sockets.iter().filter(|(_, socket)| !socket.lost).map(|(id, _)| *id);
+        for socket in live.collect::<Vec<_>>() {
             self.gather_on(now, socket);
         }
         self.connect_relays();
         self.pump(now);
         self.check_gathering(now);
+    }
+
+    /// Gathers once more after a failure, which gave all allocations back.
+    pub(super) fn gather_anew(&mut self, now: Instant) {
+        let gathering = &mut self.gathering;
+        if gathering.begun.take().is_none() {
+            return;
+        }
+        gathering.complete = false;
+        gathering.relay_by_server.clear();
+        gathering.relays.values_mut().for_each(Relay::retire);
+        for local in &mut self.local.candidates {
+            local.lost |= matches!(local.route, Route::Relay(_));
+        }
+        self.gather(now);
     }
 
     /// The host candidate of a socket, and what servers can add to it.

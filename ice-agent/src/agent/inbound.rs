@@ -11,8 +11,8 @@ use thirl_common::wire::{
 
 use super::config::Role;
 use super::event::{Received, Route, SocketId};
-use super::pair::PairOrigin;
-use super::remote::{EarlyCheck, RemoteCredentials};
+use super::pair::{Pair, PairOrigin};
+use super::remote::{EarlyCheck, RemoteCredentials, Session};
 use super::{Agent, message};
 
 /// What a check asks for, once it has proved where it comes from.
@@ -62,9 +62,8 @@ impl Agent {
 
     /// Data is taken from a peer that has proved itself on this way, in a check or in an answer.
     fn take_data<'a>(&mut self, route: Route, from: SocketAddr, data: &'a [u8]) -> Option<Received<'a>> {
-        let pair = self.session.list.find(route, from).and_then(|id| self.session.list.get_mut(id));
-        match pair {
-            Some(pair) if pair.heard => {
+        match self.heard_from(route, from) {
+            Some(pair) => {
                 pair.stats.packets_received += 1;
                 Some(Received { component: pair.component, data, from, path: pair.path })
             }
@@ -73,6 +72,16 @@ impl Agent {
                 None
             }
         }
+    }
+
+    /// The pair on which a peer has proved itself that sends from there.
+    fn heard_from(&mut self, route: Route, from: SocketAddr) -> Option<&mut Pair> {
+        let heard = |session: &Session| {
+            let id = session.list.find(route, from)?;
+            session.list.get(id).filter(|pair| pair.heard).map(|_| id)
+        };
+        let id = heard(&self.session).or_else(|| self.former.as_deref().and_then(heard))?;
+        self.session_with_mut(id).list.get_mut(id)
     }
 
     /// Whether a STUN message was ours: a check with our ufrag, an answer to us, a keepalive. The application may speak
@@ -94,6 +103,7 @@ impl Agent {
                 }
                 gathered
                     || self.handle_check_response(now, route, from, message)
+                    || self.handle_former_response(now, route, from, message)
                     || self
                         .remote_on(route)
                         .is_some_and(|remote| message.verify_integrity(&remote.key).is_ok())
@@ -112,7 +122,7 @@ impl Agent {
         let Ok(Some(Username(username))) = message.get::<Username<'_>>() else { return false };
         let Some((ours, theirs)) = username.split_once(':') else { return false };
         if ours != self.session.local.ufrag {
-            return false;
+            return self.answer_former(now, route, from, message, ours);
         }
         match self.read_check(route, message, theirs) {
             Ok(_) if self.local.base(route).is_none() => self.counters.dropped_unknown_sender += 1,

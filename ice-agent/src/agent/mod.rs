@@ -9,7 +9,8 @@
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `checks`, `inbound`, `message`: checks out, checks in, and their bytes.
 //! 6. `nomination`, `consent`, `progress`: the pair that is selected, whether it still answers, and what comes of that.
-//! 7. `report`: what happened and why.
+//! 7. `restart`: the next session, and what is left of the one before.
+//! 8. `report`: what happened and why.
 
 mod check_list;
 mod checks;
@@ -27,6 +28,7 @@ mod progress;
 mod relay;
 mod remote;
 mod report;
+mod restart;
 mod stream;
 
 use std::collections::VecDeque;
@@ -71,6 +73,7 @@ enum Timer {
     Check(PairId),
     RelayPatience(ComponentId),
     Patience,
+    FormerEnd,
     Consent(ComponentId),
     Disconnected(ComponentId),
     ConsentExpiry(ComponentId),
@@ -112,7 +115,7 @@ struct Counters {
 ///
 /// With several components, each has sockets of its own: [`Agent::add_local_socket_for`], [`Agent::send_on`],
 /// [`Agent::selected_on`], [`Agent::component_state`] name it, and candidates, received data and selected pairs say theirs.
-/// The pace, the role and the credentials are the whole agent's.
+/// The pace, the role and the credentials are the whole agent's, and [`Agent::restart`] restarts all.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -160,6 +163,9 @@ pub struct Agent {
     local: LocalSide,
     gathering: Gathering,
     session: Session,
+    /// The session before the last restart, while it is of use.
+    former: Option<Box<Session>>,
+    restarts: u32,
     pace: Pace,
     timers: Deadlines<Timer>,
     counters: Counters,
@@ -189,6 +195,8 @@ impl Agent {
             local: LocalSide::default(),
             gathering: Gathering::default(),
             session: Session::new(credentials, &config.streams),
+            former: None,
+            restarts: 0,
             pace: Pace::default(),
             timers: Deadlines::default(),
             counters: Counters::default(),
@@ -298,9 +306,8 @@ impl Agent {
         if data.len() > MAX_DATAGRAM {
             return Err(SendError::TooLarge);
         }
-        let path = self.session.streams.path(component).filter(|_| self.is_running());
-        let current = path.and_then(|path| path.current);
-        let pair = current.and_then(|id| self.session.list.get_mut(id)).ok_or(SendError::NotConnected)?;
+        let current = self.carrier(component).filter(|_| self.is_running()).ok_or(SendError::NotConnected)?;
+        let pair = self.session_with_mut(current).list.get_mut(current).ok_or(SendError::NotConnected)?;
         pair.stats.packets_sent += 1;
         let (route, to) = (pair.route, pair.to);
         match route {
@@ -325,6 +332,7 @@ impl Agent {
                     self.session.patience_over = true;
                     self.consider_failure(now);
                 }
+                Timer::FormerEnd => self.former = None,
                 Timer::Consent(component) => self.send_consent_check(now, component),
                 Timer::Disconnected(component) => self.handle_disconnected(now, component),
                 Timer::ConsentExpiry(component) => self.handle_consent_expiry(now, component),
@@ -436,6 +444,7 @@ impl Agent {
             self.handle_disconnected(now, component);
             self.evaluate_component(now, component);
         }
+        self.former_route_lost(route);
         self.consider_failure(now);
     }
 

@@ -91,9 +91,10 @@ impl Agent {
         self.session.list.get(selected).map(|pair| pair.path)
     }
 
-    /// Whether a pair is the selected one of its component.
+    /// Whether a pair is the selected one of its component, in its session.
     pub(super) fn is_selected(&self, id: PairId) -> bool {
-        let path = self.session.list.get(id).and_then(|pair| self.session.streams.path(pair.component));
+        let session = self.session_with(id);
+        let path = session.list.get(id).and_then(|pair| session.streams.path(pair.component));
         path.is_some_and(|path| path.selected == Some(id))
     }
 
@@ -170,6 +171,7 @@ impl Agent {
         if let Route::Relay(relay) = route {
             self.bind_channel(now, relay, to);
         }
+        self.relieve_former(now, component);
         self.begin_consent(now, component);
         self.set_component_state(component, State::Completed);
         if let Some(selected) = self.selected_on(component) {
@@ -191,7 +193,8 @@ impl Agent {
 
     /// The pair of a component that was nominated, if one was.
     pub fn selected_on(&self, component: ComponentId) -> Option<SelectedPair> {
-        self.describe(self.session.streams.path(component)?.selected?)
+        let selected = |session: &Session| session.streams.path(component)?.selected;
+        self.describe(selected(&self.session).or_else(|| self.former.as_deref().and_then(selected))?)
     }
 
     /// The pair that the first component's data is sent over: the selected one, or until there is one the best that works.
@@ -201,11 +204,12 @@ impl Agent {
 
     /// The pair that a component's data is sent over.
     pub fn current_on(&self, component: ComponentId) -> Option<SelectedPair> {
-        self.describe(self.session.streams.path(component)?.current?)
+        self.describe(self.carrier(component)?)
     }
 
     fn describe(&self, id: PairId) -> Option<SelectedPair> {
-        let pair = self.session.list.get(id)?;
+        let session = self.session_with(id);
+        let pair = session.list.get(id)?;
         let local = self.local.get(pair.mapped.unwrap_or(pair.local))?;
         let relay = match pair.route {
             Route::Relay(relay) => self.gathering.relays.get(&relay).map(|relay| relay.server.address),
@@ -221,7 +225,7 @@ impl Agent {
                 },
                 ..local.candidate.clone()
             },
-            remote: self.session.get(pair.remote)?.candidate.clone(),
+            remote: session.get(pair.remote)?.candidate.clone(),
             path: pair.path,
             relay,
         })

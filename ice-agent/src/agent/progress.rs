@@ -63,7 +63,7 @@ impl Agent {
 
     fn reason_to_fail(&self, id: ComponentId) -> Option<&'static str> {
         let path = self.session.streams.path(id)?;
-        if path.current.is_some() || path.selected.is_some() {
+        if path.selected.is_some() || self.carrier(id).is_some() {
             return None;
         }
         // Patience is for what the peer may still send, which needs an address of ours to be sent to.

@@ -46,6 +46,12 @@ impl Relay {
         Relay { component, server, index, carrier, progress: Progress::Pending, client: None }
     }
 
+    /// There is no allocation any more.
+    pub(super) fn retire(&mut self) {
+        self.progress = Progress::Over;
+        self.client = None;
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         self.progress == Progress::Pending
     }

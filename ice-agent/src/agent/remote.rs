@@ -91,6 +91,17 @@ impl Session {
         }
     }
 
+    /// The session that a restart makes after this one. What the peer's NAT does is not forgotten.
+    pub(super) fn after(before: &Session, local: Credentials, streams: &[u16]) -> Session {
+        let fresh = Session::new(local, streams);
+        Session { hint: before.hint, list: CheckList::after(&before.list), ..fresh }
+    }
+
+    /// Whether each component has a selected pair.
+    pub(super) fn is_complete(&self) -> bool {
+        self.streams.components().all(|(_, component)| component.path.selected.is_some())
+    }
+
     pub(super) fn get(&self, id: RemoteId) -> Option<&RemoteCandidate> {
         self.candidates.get(id.0)
     }
@@ -130,7 +141,9 @@ impl Session {
 }
 
 impl Agent {
-    /// The peer's username fragment and password, for all data streams. Checks start when a pair can be formed.
+    /// The peer's username fragment and password, for all data streams. Checks start when a pair can be formed. If they are
+    /// others than before, the peer has restarted; [`Event::RemoteRestarted`](super::Event::RemoteRestarted) asks for an
+    /// answer.
     pub fn set_remote_credentials(
         &mut self,
         now: Instant,
@@ -152,12 +165,15 @@ impl Agent {
         remote: Credentials,
     ) -> Result<(), CredentialsError> {
         remote.check()?;
+        if self.state == State::Closed || self.knows_remote(stream, &remote) {
+            return Ok(());
+        }
+        if self.session.streams.get_mut(stream).is_some_and(|known| known.remote.is_some()) {
+            self.follow_restart(now);
+        }
         let username = format!("{}:{}", remote.ufrag, self.session.local.ufrag);
         let key = IntegrityKey::new(remote.pwd.as_bytes());
         let Some(known) = self.session.streams.get_mut(stream) else { return Ok(()) };
-        if let Some(known) = &known.remote {
-            return if known.credentials == remote { Ok(()) } else { Err(CredentialsError::Changed) };
-        }
         known.remote = Some(RemoteCredentials { credentials: remote, key, username });
         for component in known.components_mut().filter(|component| component.state == State::New) {
             component.state = State::Checking;
@@ -168,6 +184,14 @@ impl Agent {
         self.pump(now);
         self.consider_failure(now);
         Ok(())
+    }
+
+    /// Whether these are a stream's credentials already, or those that a restart has made obsolete.
+    fn knows_remote(&self, stream: u8, remote: &Credentials) -> bool {
+        let sessions = [Some(&self.session), self.former.as_deref()].into_iter().flatten();
+        let id = ComponentId::ONE.in_stream(stream);
+        let mut known = sessions.filter_map(|session| session.streams.remote(id));
+        known.any(|known| known.credentials == *remote)
     }
 
     /// Follows the checks that waited for credentials which have come.

@@ -16,6 +16,8 @@ use crate::candidate::{Candidate, CandidateKind};
 pub struct Report {
     /// How far it has come.
     pub state: State,
+    /// How often it was restarted, by either side. What follows is about the session since.
+    pub restarts: u32,
     /// Its role, after any conflict.
     pub role: Role,
     /// Why it failed, if it did.
@@ -111,6 +113,7 @@ impl Agent {
         pairs.sort_by_key(|(id, pair)| (std::cmp::Reverse(pair.priority), *id));
         Report {
             state: self.state,
+            restarts: self.restarts,
             role: self.role,
             failure: self.failure(),
             why_not_direct: self.why_not_direct(),

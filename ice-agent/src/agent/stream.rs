@@ -91,6 +91,12 @@ impl Streams {
         self.component_mut(id).map(|component| &mut component.path)
     }
 
+    pub(super) fn stop_nominating(&mut self) {
+        for component in self.0.iter_mut().flat_map(|stream| &mut stream.components) {
+            component.path.nominating = None;
+        }
+    }
+
     /// What the peer's side of a component signs with.
     pub(super) fn remote(&self, id: ComponentId) -> Option<&RemoteCredentials> {
         self.of(id)?.remote.as_ref()

@@ -8,7 +8,7 @@ use super::builder::Builder;
 use super::description::Description;
 use super::interfaces::LocalAddress;
 use super::now;
-use super::path::Path;
+use super::path::{Path, PathClosed};
 use super::shared::{Lifeline, Progress, Shared};
 use super::watch::HostAddresses;
 use crate::agent::{Credentials, CredentialsError, Event, Report, State};
@@ -51,6 +51,21 @@ impl IceAgent {
         let Credentials { ufrag, pwd } = core.agent.local_credentials().clone();
         let candidates = core.agent.local_candidates().map(ToString::to_string).collect();
         Description { ufrag, pwd, candidates }
+    }
+
+    /// Restarts ICE: the description is for the peer, which answers with its own as
+    /// [`set_remote`](IceAgent::set_remote) takes it. Paths stay as they are until the new session has selected a pair. A peer
+    /// that restarts is told by [`Event::RemoteRestarted`] after its description was set; it waits for this side's
+    /// [`description`](IceAgent::description).
+    pub fn restart(&self) -> Result<Description, PathClosed> {
+        let over = self.shared.with_agent(|agent| {
+            let over = is_over(agent.state());
+            if !over {
+                agent.restart(now());
+            }
+            over
+        });
+        if over { Err(super::path::closed_now(&self.shared)) } else { Ok(self.description()) }
     }
 
     /// Waits until gathering is complete.

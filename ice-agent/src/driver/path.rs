@@ -242,6 +242,12 @@ impl Path {
     }
 }
 
+/// Why there is no path any more.
+pub(super) fn closed_now(shared: &Shared) -> PathClosed {
+    let core = shared.lock();
+    closed(core.agent.state(), &core.agent.report())
+}
+
 fn is_alive(state: State) -> bool {
     !matches!(state, State::Failed | State::Closed)
 }

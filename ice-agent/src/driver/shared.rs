@@ -144,7 +144,7 @@ impl Shared {
             Event::LocalCandidate(_) => progress.candidates += 1,
             Event::GatheringComplete => progress.gathered = true,
             // A failure is told with its report.
-            Event::StateChanged(State::Failed) | Event::StreamFailed { .. } => {}
+            Event::StateChanged(State::Failed) | Event::StreamFailed { .. } | Event::RemoteRestarted => {}
             Event::StateChanged(state) => progress.state = *state,
             Event::Selected(selected) => progress.selected = Some(selected.clone()),
             Event::Failed(report) => {

@@ -8,8 +8,8 @@ use rand::Rng;
 use thirl_common::net::Transport;
 use thirl_common::wire::{FrameLen, frame_len};
 use thirl_ice_agent::agent::{
-    Action, Agent, AgentConfig, Event, PathKind, Report, SelectedPair, SocketId, State, StreamId, TurnServer,
-    Via,
+    Action, Agent, AgentConfig, Credentials, Event, PathKind, Report, SelectedPair, SocketId, State,
+    StreamId, TurnServer, Via,
 };
 use thirl_ice_agent::candidate::{Candidate, ComponentId};
 
@@ -53,6 +53,14 @@ pub struct PeerSpec {
     pub dead: Vec<Candidate>,
 }
 
+/// What one side tells the other.
+#[derive(Debug)]
+enum Mail {
+    Candidate(Candidate),
+    /// All at once, as in an offer or an answer.
+    Description(Credentials, Vec<Candidate>),
+}
+
 /// One side.
 #[derive(Debug)]
 pub struct Peer {
@@ -84,7 +92,9 @@ pub struct Peer {
     pub failure: Option<Report>,
     dead: Vec<Candidate>,
     /// What waits to be told to the other side, and when.
-    mail: Vec<(Instant, Candidate)>,
+    mail: Vec<(Instant, Mail)>,
+    /// How often the other side has restarted, as its agent noticed.
+    pub remote_restarts: u32,
 }
 
 /// Two agents in a network.
@@ -150,6 +160,16 @@ impl Pair {
         let (a, b) = (self.a.agent.local_credentials().clone(), self.b.agent.local_credentials().clone());
         self.a.agent.set_remote_credentials(now, b).expect("they are good");
         self.b.agent.set_remote_credentials(now, a).expect("they are good");
+    }
+
+    /// Restarts one side, which tells the other.
+    pub fn restart(&mut self, side: Side) {
+        let now = self.network.now();
+        let (least, most) = self.signalling;
+        let delay = self.network.rng().random_range(least..=most);
+        let peer = self.peer(side);
+        peer.agent.restart(now);
+        peer.tell_description(now + delay);
     }
 
     /// Runs until the condition holds. `false` if it does not within this time.
@@ -225,8 +245,8 @@ impl Pair {
         }
         for side in [Side::A, Side::B] {
             let due: Vec<_> = self.peer(side).mail.extract_if(.., |(at, _)| *at <= now).collect();
-            for (_, candidate) in due {
-                self.peer(side.other()).agent.add_remote_candidate(now, candidate);
+            for (_, mail) in due {
+                self.peer(side.other()).take_mail(now, mail);
             }
             let peer = self.peer(side);
             let connected: Vec<_> = peer.connecting.extract_if(.., |(at, _)| *at <= now).collect();
@@ -277,11 +297,16 @@ impl Pair {
                         let dead = std::mem::take(&mut peer.dead);
                         for candidate in dead.into_iter().chain([candidate]) {
                             let delay = self.network.rng().random_range(least..=most);
-                            peer.mail.push((now + delay, candidate));
+                            peer.mail.push((now + delay, Mail::Candidate(candidate)));
                         }
                     }
                     Event::StateChanged(state) => peer.states.push((elapsed, state)),
                     Event::Selected(selected) => peer.selections.push((elapsed, selected)),
+                    Event::RemoteRestarted => {
+                        peer.remote_restarts += 1;
+                        let delay = self.network.rng().random_range(least..=most);
+                        peer.tell_description(now + delay);
+                    }
                     Event::StreamFailed { stream, .. } => peer.failed_streams.push(stream),
                     Event::Failed(report) => peer.failure = Some(*report),
                     _ => {}
@@ -308,6 +333,25 @@ impl Pair {
 }
 
 impl Peer {
+    /// Tells the other side everything at once, after what it is being told already.
+    fn tell_description(&mut self, at: Instant) {
+        let candidates = self.agent.local_candidates().cloned().collect();
+        let description = Mail::Description(self.agent.local_credentials().clone(), candidates);
+        let last = self.mail.iter().map(|(at, _)| *at).max();
+        self.mail.push((last.map_or(at, |last| last.max(at)), description));
+    }
+
+    #[expect(clippy::expect_used, reason = "the agents made these credentials themselves")]
+    fn take_mail(&mut self, now: Instant, mail: Mail) {
+        match mail {
+            Mail::Candidate(candidate) => self.agent.add_remote_candidate(now, candidate),
+            Mail::Description(credentials, candidates) => {
+                self.agent.set_remote_credentials(now, credentials).expect("they are good");
+                candidates.into_iter().for_each(|candidate| self.agent.add_remote_candidate(now, candidate));
+            }
+        }
+    }
+
     fn new(network: &mut Network, mut spec: PeerSpec, servers: &[Server], turn: bool) -> Peer {
         let nat = spec.nat.map(|(nat, external)| network.add_nat(nat, external));
         let host = network.add_host(&spec.addresses, nat, spec.link);
@@ -350,6 +394,7 @@ impl Peer {
             failure: None,
             dead: spec.dead,
             mail: Vec::new(),
+            remote_restarts: 0,
         }
     }
 }
