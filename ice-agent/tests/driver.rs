@@ -121,7 +121,6 @@ async fn a_silent_peer_is_a_failure_with_a_report() {
 #[tokio::test]
 async fn what_cannot_be_is_refused_at_the_start() {
     let start = |uri: &str| on_loopback(IceAgent::builder()).stun(uri.parse().unwrap()).start();
-    assert!(start("stuns:relay.example.org").await.unwrap_err().to_string().contains("TLS"));
     assert!(start("turn:relay.example.org").await.unwrap_err().to_string().contains("wrong scheme"));
     assert!(IceAgent::builder().addresses([]).start().await.is_err());
 }

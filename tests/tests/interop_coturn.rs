@@ -4,52 +4,43 @@
 use std::process::Command;
 use std::time::Duration;
 
-use thirl_tests::harness::{self, Program};
+use thirl_tests::harness::{self, Certificate, Coturn, Program};
 use thirl_tests::requires;
 use thirl_tests::scripted::connect;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const LOCALHOST: &str = "127.0.0.1";
 
-fn start_coturn() -> (Program, u16) {
-    let port = harness::free_udp_port().unwrap();
-    let mut command = Command::new("turnserver");
-    command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout", "--simple-log", "-v"]);
-    command.args([
-        "--listening-ip",
-        LOCALHOST,
-        "--relay-ip",
-        LOCALHOST,
-        "--listening-port",
-        &port.to_string(),
-    ]);
-    command.args([
-        "--userdb",
-        "/dev/null",
-        "--pidfile",
-        "/dev/null",
-        "--allow-loopback-peers",
-        "--no-rfc5780",
-    ]);
-    command.args(["-a", "-r", "test", "-u", "alice:secret"]);
-    let mut server = Program::spawn(command).unwrap().named("coturn");
-    server.wait_for_line("UDP listener opened on", LIMIT).unwrap();
-    (server, port)
+/// What carries packets to the server.
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    Udp,
+    Tcp,
+    Tls,
+    Dtls,
 }
 
-fn agent(role: &str, port: u16, transport: &str, user: &str, more: &[&str]) -> Program {
+fn uri(server: &Coturn, over: Over) -> String {
+    match over {
+        Over::Udp => format!("turn:127.0.0.1:{}?transport=udp", server.port),
+        Over::Tcp => format!("turn:127.0.0.1:{}?transport=tcp", server.port),
+        Over::Tls => format!("turns:localhost:{}?transport=tcp", server.tls_port),
+        Over::Dtls => format!("turns:localhost:{}?transport=udp", server.tls_port),
+    }
+}
+
+fn agent(role: &str, uri: &str, user: &str, certificate: &Certificate, more: &[&str]) -> Program {
     let mut command = Command::new(harness::thirl());
-    let uri = format!("turn:{LOCALHOST}:{port}?transport={transport}");
-    command.args(["ice", "--role", role, "--policy", "relay"]);
-    command.args(["--turn", &uri, "--user", user, "--password", "secret"]).args(more);
+    command.args(["ice", "--role", role, "--policy", "relay", "--turn", uri, "--user", user]);
+    command.args(["--password", "secret", "--ca"]).arg(certificate.authority_path()).args(more);
     Program::spawn(command).unwrap().named(&format!("thirl ice, {role}"))
 }
 
-fn relayed(transports: [&str; 2]) {
+fn relayed(over: [Over; 2]) {
     requires!(harness::installed("turnserver", "coturn", "is the TURN server of others"));
-    let (_server, port) = start_coturn();
-    let mut first = agent("controlling", port, transports[0], "alice", &["--send", "20"]);
-    let mut second = agent("controlled", port, transports[1], "alice", &[]);
+    let server = Coturn::start(&[]).unwrap();
+    let [first, second] = over.map(|over| uri(&server, over));
+    let mut first = agent("controlling", &first, "alice", &server.certificate, &["--send", "20"]);
+    let mut second = agent("controlled", &second, "alice", &server.certificate, &[]);
     let said = connect(&mut first, &mut second).unwrap();
     for side in [&said.first, &said.second] {
         assert_eq!(side["state"], "connected", "{side}");
@@ -65,25 +56,26 @@ fn relayed(transports: [&str; 2]) {
 
 #[test]
 fn both_over_udp() {
-    relayed(["udp", "udp"]);
+    relayed([Over::Udp, Over::Udp]);
 }
 
 #[test]
 fn both_over_tcp() {
-    relayed(["tcp", "tcp"]);
+    relayed([Over::Tcp, Over::Tcp]);
 }
 
 #[test]
 fn one_over_udp_and_one_over_tcp() {
-    relayed(["udp", "tcp"]);
+    relayed([Over::Udp, Over::Tcp]);
 }
 
 #[test]
-fn wrong_credentials_are_reported_in_words() {
-    requires!(harness::installed("turnserver", "coturn", "is the TURN server of others"));
-    let (_server, port) = start_coturn();
-    let mut first = agent("controlling", port, "udp", "mallory", &[]);
-    let mut second = agent("controlled", port, "udp", "mallory", &[]);
+fn one_over_tls_and_one_over_dtls() {
+    relayed([Over::Tls, Over::Dtls]);
+}
+
+/// What an agent that gets no candidate says in the end.
+fn refusal(first: &mut Program, second: &mut Program) -> String {
     let descriptions = [first.wait_for_json(LIMIT).unwrap(), second.wait_for_json(LIMIT).unwrap()];
     for description in &descriptions {
         assert_eq!(description["candidates"].as_array().unwrap().len(), 0, "{description}");
@@ -93,5 +85,32 @@ fn wrong_credentials_are_reported_in_words() {
     // Nothing to try and nothing to come: there is no point in waiting for the whole patience.
     let status = first.wait_for_end(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(1), "{}", first.output());
-    assert!(first.output().contains("refuses the credentials"), "{}", first.output());
+    first.output()
+}
+
+#[test]
+fn wrong_credentials_are_reported_in_words() {
+    requires!(harness::installed("turnserver", "coturn", "is the TURN server of others"));
+    let server = Coturn::start(&[]).unwrap();
+    let start = |role| agent(role, &uri(&server, Over::Udp), "mallory", &server.certificate, &[]);
+    let said = refusal(&mut start("controlling"), &mut start("controlled"));
+    assert!(said.contains("refuses the credentials"), "{said}");
+}
+
+#[test]
+fn a_server_that_is_not_who_it_should_be_gets_no_credentials() {
+    requires!(harness::installed("turnserver", "coturn", "is the TURN server of others"));
+    let server = Coturn::start(&[]).unwrap();
+    let stranger = Certificate::issued().unwrap();
+    for over in [Over::Tls, Over::Dtls] {
+        // Issued by an authority that is not trusted.
+        let start = |role| agent(role, &uri(&server, over), "alice", &stranger, &[]);
+        let said = refusal(&mut start("controlling"), &mut start("controlled"));
+        assert!(said.contains("invalid peer certificate"), "{over:?}: {said}");
+        // Trusted, but of another name.
+        let other_name = uri(&server, over).replace("localhost", "127.0.0.1");
+        let start = |role| agent(role, &other_name, "alice", &server.certificate, &[]);
+        let said = refusal(&mut start("controlling"), &mut start("controlled"));
+        assert!(said.contains("not valid for name"), "{over:?}: {said}");
+    }
 }

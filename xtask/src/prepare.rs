@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 20] = [
+const PROGRAMS: [(&str, &str, &str); 21] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -26,6 +26,7 @@ const PROGRAMS: [(&str, &str, &str); 20] = [
     ("tayga", "tayga", "is the NAT64 of the NAT lab"),
     ("curl", "curl", "is the HTTPS client that shares a port with our relay's"),
     ("haproxy", "haproxy", "is the proxy that our servers are tested behind"),
+    ("tinyproxy", "tinyproxy", "is the HTTP proxy that our TURN client is tested behind"),
     ("chromium", "chromium", "is the browser that our relay is tested with"),
     ("openssl", "openssl", "is the TLS and DTLS client that our servers are tested against"),
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
@@ -89,11 +90,12 @@ fn explain_missing() -> String {
 }
 
 /// These packages start a server and would at each boot; the tests start their own.
-const SERVICES: [(&str, &str); 5] = [
+const SERVICES: [(&str, &str); 6] = [
     ("coturn", "coturn"),
     ("caddy", "caddy"),
     ("bind9", "named"),
     ("haproxy", "haproxy"),
+    ("tinyproxy", "tinyproxy"),
     ("fail2ban", "fail2ban"),
 ];
 

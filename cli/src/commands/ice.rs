@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
 use thirl_ice_agent::agent::{PathKind, Role};
 use thirl_ice_agent::driver::{Description, IceAgent, Path};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use super::node::PolicyArgument;
+use super::outward::OutwardArguments;
 use super::print_json;
 use crate::error::Failure;
 
@@ -24,7 +26,8 @@ pub(crate) struct Arguments {
     /// A STUN server, `stun:HOST[:PORT]`; may be repeated.
     #[arg(long, value_name = "URI")]
     stun: Vec<ServerUri>,
-    /// A TURN server, `turn:HOST[:PORT][?transport=tcp]`; may be repeated.
+    /// A TURN server, `turn:HOST[:PORT][?transport=tcp]`, or over TLS `turns:HOST[:PORT]`, with `?transport=udp` over
+    /// DTLS; may be repeated.
     #[arg(long, value_name = "URI", requires = "user", requires = "password")]
     turn: Vec<ServerUri>,
     /// User on the TURN servers: one for all of them, or one for each in their order.
@@ -33,6 +36,8 @@ pub(crate) struct Arguments {
     /// That user's password.
     #[arg(long)]
     password: Vec<String>,
+    #[command(flatten)]
+    outward: OutwardArguments,
     /// Which candidates may be used.
     #[arg(long, value_enum, default_value_t = PolicyArgument::All)]
     policy: PolicyArgument,
@@ -103,6 +108,12 @@ async fn start(arguments: &Arguments) -> Result<IceAgent, Failure> {
     let mut builder = IceAgent::builder().role(role).policy(arguments.policy.into());
     for uri in &arguments.stun {
         builder = builder.stun(uri.clone());
+    }
+    if arguments.turn.iter().any(|uri| uri.transport() != Transport::Udp) {
+        builder = builder.trust(arguments.outward.trust()?);
+        if let Some(proxy) = arguments.outward.proxy()? {
+            builder = builder.proxy(proxy);
+        }
     }
     for (number, uri) in arguments.turn.iter().enumerate() {
         let user = one_of(&arguments.user, number, arguments.turn.len(), "--user")?;

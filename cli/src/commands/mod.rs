@@ -4,6 +4,7 @@ pub(crate) mod ice;
 pub(crate) mod listen;
 pub(crate) mod nat;
 pub(crate) mod node;
+pub(crate) mod outward;
 pub(crate) mod ping;
 pub(crate) mod serve;
 pub(crate) mod settings;

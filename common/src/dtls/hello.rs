@@ -12,7 +12,7 @@ const RECORD_HEADER_LEN: usize = 13;
 const HANDSHAKE_HEADER_LEN: usize = 12;
 
 /// `ContentType.handshake` (RFC 5246, section 6.2.1).
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 
 /// `HandshakeType.client_hello` (RFC 5246, section 7.4).
 const CLIENT_HELLO: u8 = 1;
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn u24([b0, b1, b2]: [u8; 3]) -> usize {
+pub(super) fn u24([b0, b1, b2]: [u8; 3]) -> usize {
     usize::from(b0) << 16 | usize::from(b1) << 8 | usize::from(b2)
 }
 

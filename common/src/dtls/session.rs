@@ -1,4 +1,4 @@
-//! A session with one client, by `dimpl`.
+//! A session with one client or server, by `dimpl`.
 //!
 //! `dimpl` checks cookies too, with a secret of each session, so a session is begun before the client has shown where it
 //! is. Ours are checked before: an [`Acceptor`] shows the new session the ClientHello that came before the cookie and throws
@@ -23,10 +23,10 @@ use super::retry::{CIPHER_SUITES, GROUPS, HelloRetryRequest, Retry};
 pub const MAX_DATA_LEN: usize = 1 << 14;
 
 /// The longest datagram of a handshake in bytes: what every path with IPv6 carries, 1280 with its headers, and some room.
-const HANDSHAKE_MTU: usize = 1200;
+pub(super) const HANDSHAKE_MTU: usize = 1200;
 
 /// How long a handshake may take in all.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The message that carries the cookie is the client's second.
 const WITH_COOKIE: u16 = 1;
@@ -47,11 +47,11 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The session is at its end: a fault of the client's, or it took too long.
+/// The session is at its end: a fault of the other side's, or it took too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// What the client did, or did not.
+    /// What the other side did, or did not.
     #[error("{0}")]
     Failed(String),
     /// A fault in the library. The session is lost and nothing else.
@@ -71,13 +71,15 @@ pub enum SessionError {
 /// What a session wants done, until [`Output::Wait`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output<'a> {
-    /// Send this to the client as one datagram.
+    /// Send this to the other side as one datagram.
     Transmit(&'a [u8]),
     /// The handshake is done.
     Established,
-    /// The client says this.
+    /// The certificate that the other side has proved to be its own, in DER. Whether it is to be believed is not checked.
+    Certificate(&'a [u8]),
+    /// The other side says this.
     Data(&'a [u8]),
-    /// The client has said its last.
+    /// The other side has said its last.
     Closed,
     /// What is of no interest here: poll again.
     Nothing,
@@ -135,9 +137,9 @@ impl Acceptor {
     }
 }
 
-/// A session with one client. After each call, [`Session::poll_output`] until it says to wait; after an error, drop it.
+/// A session with one client or server. After each call, [`Session::poll_output`] until it says to wait; after an error, drop it.
 pub struct Session {
-    dtls: Box<Dtls>,
+    pub(super) dtls: Box<Dtls>,
 }
 
 impl fmt::Debug for Session {
@@ -147,7 +149,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// A datagram of the client's. What is not of this session in it is passed over.
+    /// A datagram of the other side's. What is not of this session in it is passed over.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Result<(), SessionError> {
         self.call(|dtls| {
             dtls.handle_timeout(now)?;
@@ -160,7 +162,7 @@ impl Session {
         self.call(|dtls| dtls.handle_timeout(now))
     }
 
-    /// Data for the client, once the session is established: one record, one datagram.
+    /// Data for the other side, once the session is established: one record, one datagram.
     pub fn send(&mut self, data: &[u8]) -> Result<(), SessionError> {
         if data.len() > MAX_DATA_LEN {
             return Err(SessionError::TooLong);
@@ -168,7 +170,7 @@ impl Session {
         self.call(|dtls| dtls.send_application_data(data).map(|_| ()))
     }
 
-    /// Tells the client that this is the end.
+    /// Tells the other side that this is the end.
     pub fn close(&mut self) -> Result<(), SessionError> {
         self.call(Dtls::close)
     }
@@ -179,13 +181,14 @@ impl Session {
         Ok(match output {
             dimpl::Output::Packet(datagram) => Output::Transmit(datagram),
             dimpl::Output::Connected => Output::Established,
+            dimpl::Output::PeerCert(certificate) => Output::Certificate(certificate),
             dimpl::Output::ApplicationData(data) => Output::Data(data),
             dimpl::Output::CloseNotify => Output::Closed,
             dimpl::Output::Timeout(at) => Output::Wait(at),
             dimpl::Output::BufferTooSmall { needed } => {
                 return Err(SessionError::Failed(format!("a buffer of {needed} bytes is needed")));
             }
-            // Certificates of clients and keys for SRTP, which nobody asked for.
+            // Keys for SRTP, which nobody asked for.
             _ => Output::Nothing,
         })
     }
@@ -210,7 +213,7 @@ impl Session {
 }
 
 /// A fault in the library ends the session whose packet met it, not all that its thread serves.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, SessionError> {
+pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, SessionError> {
     // After a panic the session is dropped, so nobody sees what it left half done.
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| SessionError::Panicked)
 }
@@ -329,7 +332,7 @@ mod tests {
                     Output::Data(data) => said.push(data.to_vec()),
                     Output::Closed => closed = true,
                     Output::Wait(_) => break,
-                    Output::Established | Output::Nothing => {}
+                    Output::Established | Output::Certificate(_) | Output::Nothing => {}
                 }
             }
             if quiet && client.sent.is_empty() {

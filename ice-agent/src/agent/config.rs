@@ -8,6 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use serde::Serialize;
 use thirl_common::net::Transport;
+use thirl_common::uri::Host;
 
 use super::external::{CandidateFilter, ExternalAddress};
 
@@ -100,9 +101,12 @@ impl Credentials {
 /// A TURN server and who one is there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TurnServer {
-    /// Where it is.
+    /// Where it is. Unspecified if a proxy has to find it.
     pub address: SocketAddr,
-    /// UDP or TCP.
+    /// What it is called: its certificate has to bear this over TLS and DTLS, and a proxy is asked for it. `None`: its
+    /// address.
+    pub host: Option<Host>,
+    /// What carries the packets to it.
     pub transport: Transport,
     /// The user.
     pub username: String,

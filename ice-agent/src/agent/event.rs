@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use thirl_common::net::Transport;
+use thirl_common::uri::Host;
 
 use super::report::Report;
 use crate::candidate::{Candidate, ComponentId};
@@ -59,7 +60,9 @@ pub enum Action {
         stream: StreamId,
         /// Where to.
         server: SocketAddr,
-        /// What carries it.
+        /// Whom to: what a certificate has to bear, and what a proxy is asked for.
+        host: Host,
+        /// What carries it: over UDP and DTLS a socket of its own, each datagram as a frame.
         transport: Transport,
         /// From which address, if that matters.
         local: Option<IpAddr>,

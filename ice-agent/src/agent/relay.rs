@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use rand::Rng;
 use thirl_common::net::{Transport, canonical};
+use thirl_common::uri::Host;
 
 use super::config::TurnServer;
 use super::event::{Action, RelayId, Route, StreamId, Via};
@@ -67,7 +68,7 @@ impl Agent {
     /// Asks for a stream to each TURN server that is reached by one, for each component.
     pub(super) fn connect_relays(&mut self) {
         for (index, server) in self.config.turn.clone().into_iter().enumerate() {
-            if server.transport.is_reliable() {
+            if server.transport != Transport::Udp {
                 for component in self.session.streams.ids() {
                     self.connect_relay(component, index, &server);
                 }
@@ -82,6 +83,7 @@ impl Agent {
         self.out.actions.push_back(Action::Connect {
             stream,
             server: canonical(server.address),
+            host: server.host.clone().unwrap_or(Host::Ip(server.address.ip())),
             transport: server.transport,
             local: None,
         });

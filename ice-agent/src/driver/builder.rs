@@ -1,13 +1,12 @@
 //! What an agent is told before it starts.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rand::TryRngCore;
 use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
-use tokio::sync::mpsc;
 
 use super::handle::IceAgent;
 use super::interfaces::LocalAddress;
@@ -15,15 +14,14 @@ use super::mdns::Published;
 use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
+use super::stream::{HttpProxy, Settings, Streams};
+use super::trust::Trust;
 use super::watch::{self, Host, HostAddresses};
 use super::{mappings, now, task};
 use crate::agent::{
     Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, Policy, Role, Timings, TurnServer,
 };
 use crate::candidate::Candidate;
-
-/// Frames of all streams that wait for the task; the streams wait when it is full.
-const STREAM_EVENTS: usize = 64;
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +36,6 @@ pub enum StartError {
     /// The system gave no randomness.
     #[error("the system's random number generator fails: {0}")]
     Random(#[from] rand::rand_core::OsError),
-    /// A server is to be reached by something that is not built yet.
-    #[error("{0} is over TLS or DTLS, which the agent does not speak yet: use stun: or turn:")]
-    Unsupported(ServerUri),
     /// A relay was given as a STUN server, or the other way about.
     #[error("{0} is the wrong scheme here: stun: has no credentials, turn: needs them")]
     WrongScheme(ServerUri),
@@ -65,14 +60,22 @@ pub struct Builder {
     networks: Networks,
     port_mapping: bool,
     mdns: bool,
+    streams: Settings,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         let config = AgentConfig::new(Role::Controlled);
-        let networks = Networks::default();
-        let (stun, turn) = (Vec::new(), Vec::new());
-        Builder { config, stun, turn, addresses: None, networks, port_mapping: true, mdns: false }
+        Builder {
+            config,
+            stun: Vec::new(),
+            turn: Vec::new(),
+            addresses: None,
+            networks: Networks::default(),
+            port_mapping: true,
+            mdns: false,
+            streams: Settings::default(),
+        }
     }
 }
 
@@ -96,17 +99,34 @@ impl Builder {
         self
     }
 
-    /// Adds a STUN server: `stun:host` or `stun:host:port`.
+    /// Adds a STUN server: `stun:host` or `stun:host:port`. One over TLS (`stuns:`) is not asked, since it sees no address
+    /// that a peer could send datagrams to; the report says so.
     #[must_use]
     pub fn stun(mut self, uri: ServerUri) -> Self {
         self.stun.push(uri);
         self
     }
 
-    /// Adds a TURN server: `turn:host`, `turn:host:port`, with `?transport=tcp` for TCP.
+    /// Adds a TURN server: `turn:host`, `turn:host:port`, with `?transport=tcp` for TCP; `turns:` for TLS, with
+    /// `?transport=udp` for DTLS. The certificate has to bear the host as it is written here.
     #[must_use]
     pub fn turn(mut self, uri: ServerUri, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.turn.push((uri, username.into(), password.into()));
+        self
+    }
+
+    /// Whose word is taken for who a TURN server is, over TLS and DTLS. By default [`Trust::system`].
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.streams.trust = trust;
+        self
+    }
+
+    /// Through which proxy TURN servers are reached over TCP and TLS. The proxy has to let CONNECT through to their ports,
+    /// which most do for 443 alone.
+    #[must_use]
+    pub fn proxy(mut self, proxy: HttpProxy) -> Self {
+        self.streams.proxy = Some(proxy);
         self
     }
 
@@ -204,12 +224,12 @@ impl Builder {
         rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
         let mut agent = Agent::new(config, seed);
         notes.into_iter().for_each(|note| agent.note(note));
-        let (stream_events, streams) = mpsc::channel(STREAM_EVENTS);
-        let shared = Arc::new(Shared::new(agent, stream_events));
+        let (streams, stream_events) = Streams::new(self.streams);
+        let shared = Arc::new(Shared::new(agent, streams));
         shared.lock().published = self.mdns.then(Published::default);
         shared.lock().follow(&addresses).map_err(StartError::Bind)?;
         shared.with_agent(|agent| agent.gather(now()));
-        tokio::spawn(task::run(Arc::clone(&shared), streams, changes));
+        tokio::spawn(task::run(Arc::clone(&shared), stream_events, changes));
         if self.port_mapping && policy != Policy::Relay {
             shared.runs_beside(tokio::spawn(mappings::run(Arc::clone(&shared))));
         }
@@ -217,10 +237,6 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), StartError> {
-        let all = self.stun.iter().chain(self.turn.iter().map(|(uri, ..)| uri));
-        if let Some(secure) = all.clone().find(|uri| uri.scheme.is_secure()) {
-            return Err(StartError::Unsupported(secure.clone()));
-        }
         let wrong_stun = self.stun.iter().find(|uri| uri.scheme.is_turn());
         let wrong_turn = self.turn.iter().map(|(uri, ..)| uri).find(|uri| !uri.scheme.is_turn());
         match wrong_stun.or(wrong_turn) {
@@ -234,7 +250,11 @@ impl Builder {
         let mut config = self.config.clone();
         let mut notes = Vec::new();
         let turn: Vec<_> = self.turn.iter().map(|(uri, ..)| uri.clone()).collect();
-        let (stun_found, turn_found) = tokio::join!(resolve(&self.stun), resolve(&turn));
+        let (secure, stun): (Vec<_>, Vec<_>) =
+            self.stun.iter().cloned().partition(|uri| uri.scheme.is_secure());
+        notes
+            .extend(secure.iter().map(|uri| format!("{uri} is not asked: it sees no address for datagrams")));
+        let (stun_found, turn_found) = tokio::join!(resolve(&stun), resolve(&turn));
         for found in stun_found {
             match found {
                 Ok(addresses) => config.stun.extend(addresses),
@@ -244,15 +264,19 @@ impl Builder {
         for ((uri, username, password), found) in self.turn.iter().zip(turn_found) {
             let server = |address: SocketAddr| TurnServer {
                 address,
+                host: Some(uri.host.clone()),
                 transport: uri.transport(),
                 username: username.clone(),
                 password: password.clone(),
             };
+            let by_proxy = self.streams.proxy.is_some() && uri.transport().is_reliable();
             match found {
                 // One connection is enough, and IPv4 is what most servers relay.
-                Ok(addresses) if uri.transport() == Transport::Tcp => {
+                Ok(addresses) if uri.transport() != Transport::Udp => {
                     config.turn.extend(addresses.last().copied().map(server));
                 }
+                // The proxy may know a name that is unknown here.
+                Err(_) if by_proxy => config.turn.push(server((Ipv4Addr::UNSPECIFIED, uri.port).into())),
                 Ok(addresses) => config.turn.extend(addresses.into_iter().map(server)),
                 Err(why) => notes.push(why),
             }

@@ -28,7 +28,8 @@
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
 //! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
-//!    TURN over TCP. `queue`: datagrams that wait.
+//!    TURN over TCP, TLS and DTLS, through an [`HttpProxy`] too. [`Trust`]: whose certificates are believed. `queue`:
+//!    datagrams that wait.
 
 mod addresses;
 mod builder;
@@ -48,6 +49,7 @@ mod socket;
 mod stream;
 mod task;
 mod train;
+mod trust;
 mod watch;
 
 pub use builder::{Builder, StartError};
@@ -59,3 +61,5 @@ pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use path::{Path, PathClosed, TrySendError};
 pub use resolve::resolve;
+pub use stream::{HttpProxy, HttpProxyError};
+pub use trust::{Trust, TrustError};

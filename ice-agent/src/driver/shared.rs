@@ -5,16 +5,16 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
 
 use super::mdns::{MAX_LOOKUPS, Published};
 use super::now;
 use super::queue::Queue;
 use super::socket::Socket;
-use super::stream::{self, StreamEvent};
+use super::stream::{Streams, Target};
 use super::train::{Blocked, Train};
-use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, StreamId, Via};
+use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, Via};
 
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 256;
@@ -28,8 +28,7 @@ pub(super) struct Core {
     pub(super) published: Option<Published>,
     /// The socket that had no room for data, for who wants to wait until it has.
     pub(super) full: Option<Arc<Socket>>,
-    streams: BTreeMap<StreamId, Arc<Queue>>,
-    stream_events: mpsc::Sender<(StreamId, StreamEvent)>,
+    streams: Streams,
 }
 
 /// How far the agent has come.
@@ -74,18 +73,11 @@ impl Drop for Lifeline {
 
 impl Shared {
     /// Must be called within a tokio runtime.
-    pub(super) fn new(agent: Agent, stream_events: mpsc::Sender<(StreamId, StreamEvent)>) -> Shared {
+    pub(super) fn new(agent: Agent, streams: Streams) -> Shared {
         let progress =
             Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
         Shared {
-            core: Mutex::new(Core {
-                agent,
-                sockets: BTreeMap::new(),
-                published: None,
-                full: None,
-                streams: BTreeMap::new(),
-                stream_events,
-            }),
+            core: Mutex::new(Core { agent, sockets: BTreeMap::new(), published: None, full: None, streams }),
             wake: Notify::new(),
             addresses_changed: Notify::new(),
             incoming: Queue::default(),
@@ -204,9 +196,7 @@ impl Core {
 fn send(core: &mut Core, train: Train) -> Option<Blocked> {
     match train.via {
         Via::Stream(stream) => {
-            if let Some(queue) = core.streams.get(&stream) {
-                queue.push_to_stream(train.bytes);
-            }
+            core.streams.send(stream, train.bytes);
             None
         }
         Via::Socket(id) => {
@@ -232,16 +222,11 @@ fn leads_nowhere(error: &io::Error) -> bool {
 }
 
 fn act(core: &mut Core, action: &Action) {
-    match *action {
-        Action::Connect { stream, server, .. } => {
-            let queue = Arc::new(Queue::default());
-            core.streams.insert(stream, Arc::clone(&queue));
-            tokio::spawn(stream::run(stream, server, queue, core.stream_events.clone()));
+    match action {
+        Action::Connect { stream, server, host, transport, .. } => {
+            let target = Target { server: *server, host: host.clone(), transport: *transport };
+            core.streams.connect(*stream, target);
         }
-        Action::Close { stream } => {
-            if let Some(queue) = core.streams.remove(&stream) {
-                queue.close();
-            }
-        }
+        Action::Close { stream } => core.streams.close(*stream),
     }
 }

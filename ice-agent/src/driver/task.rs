@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::networks::Networks;
 use super::shared::Shared;
 use super::socket::Socket;
-use super::stream::StreamEvent;
+use super::stream::{StreamEvent, StreamEvents};
 use super::watch::{Host, HostAddresses};
 use super::{now, sleep_until};
 use crate::agent::{SocketId, State, StreamId};
@@ -34,11 +34,7 @@ struct Receiver {
 /// What the system lists, whenever it changes, and which of it is wanted.
 type Changes = (watch::Receiver<Arc<Host>>, Networks);
 
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    mut streams: mpsc::Receiver<(StreamId, StreamEvent)>,
-    mut changes: Option<Changes>,
-) {
+pub(super) async fn run(shared: Arc<Shared>, mut streams: StreamEvents, mut changes: Option<Changes>) {
     let mut receivers = Vec::new();
     let mut turn = 0;
     while let Some(deadline) = look_after(&shared, &mut receivers) {

@@ -189,12 +189,12 @@ async fn open(
     Ok(Connection::new(peer, agent, path, outcome, guard))
 }
 
-/// An agent's builder with the servers that signalling offers. What this build cannot use is passed over.
+/// An agent's builder with the servers that signalling offers. What is no server's URI is passed over.
 fn builder(role: Role, policy: Policy, servers: &[IceServer]) -> thirl_ice_agent::driver::Builder {
     let mut builder = IceAgent::builder().role(role).policy(policy);
     for server in servers {
         let uris = server.urls.iter().filter_map(|url| url.parse::<thirl_common::uri::ServerUri>().ok());
-        for uri in uris.filter(|uri| !uri.scheme.is_secure()) {
+        for uri in uris {
             builder = match (&server.username, &server.credential) {
                 (Some(username), Some(credential)) if uri.scheme.is_turn() => {
                     builder.turn(uri, username, credential)

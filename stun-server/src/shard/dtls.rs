@@ -293,7 +293,7 @@ impl Entry {
                     closed = true;
                     self.session.close()?;
                 }
-                Output::Nothing => {}
+                Output::Certificate(_) | Output::Nothing => {}
                 Output::Wait(_) if closed => return Ok(Next::End),
                 Output::Wait(at) => return Ok(Next::At(at)),
             }

@@ -6,7 +6,8 @@
 //! - [`message`], [`classic`]: the STUN view and writer, every attribute, integrity, fingerprint; RFC 3489.
 //! - [`framing`], [`channel_data`]: streams cut anywhere, and ChannelData.
 //! - [`nonce`], [`credentials`], [`token`], [`prepared`]: what a server checks without having kept it.
-//! - [`client_hello`]: what a server of DTLS reads before it knows its client.
+//! - [`client_hello`], [`server_certificates`]: what a server of DTLS reads before it knows its client, and a client of its
+//!   server.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`proxy_protocol`]: what a proxy says of its client.
 //! - [`allocations`]: operations on the TURN engine, beside a model of it.
@@ -27,6 +28,7 @@ mod message;
 mod network;
 mod partner;
 mod proxy;
+mod server_certificates;
 mod text;
 
 pub use allocations::allocations;
@@ -39,6 +41,7 @@ pub use message::{classic, message};
 pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
 pub use proxy::proxy_protocol;
+pub use server_certificates::server_certificates;
 pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
 
 /// A body of a target.
@@ -66,6 +69,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("proxy_protocol", proxy_protocol),
     ("quic_version", quic_version),
     ("routes", routes),
+    ("server_certificates", server_certificates),
     ("session", session),
     ("settings", settings),
     ("signalling", signalling),

@@ -1,10 +1,11 @@
-//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Relay`] starts one, [`Certificate`] is
+//! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Relay`] starts one, [`Coturn`] that of others, [`Certificate`] is
 //! what they prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
 //! [`turn`] is a client that does as a test says.
 
 mod allocation;
 mod binaries;
 mod certificate;
+mod coturn;
 mod deadline;
 mod ports;
 mod program;
@@ -15,6 +16,7 @@ pub mod turn;
 pub use allocation::{Allocation, Login};
 pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
 pub use certificate::Certificate;
+pub use coturn::Coturn;
 pub use deadline::Deadline;
 pub use ports::{free_tcp_port, free_udp_port};
 pub use program::{Line, Program, ProgramError};

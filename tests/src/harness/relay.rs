@@ -20,7 +20,8 @@ pub struct Relay {
     pub addr: SocketAddr,
     /// The port that is for TLS and DTLS.
     pub tls_port: u16,
-    _certificate: Certificate,
+    /// What it proves itself with.
+    pub certificate: Certificate,
 }
 
 impl Relay {
@@ -38,7 +39,7 @@ impl Relay {
         let mut program = Program::spawn(command).map_err(io::Error::other)?.named("turn-relay");
         program.wait_for_line("turn:", LIMIT).map_err(io::Error::other)?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Ok(Relay { program, addr, tls_port, _certificate: certificate })
+        Ok(Relay { program, addr, tls_port, certificate })
     }
 
     /// The memory of its own that it has now, in bytes: no pages of files.

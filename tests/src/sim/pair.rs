@@ -359,6 +359,7 @@ impl Peer {
         if turn {
             spec.config.turn.push(TurnServer {
                 address: servers[0].address(),
+                host: None,
                 transport: spec.turn,
                 username: "user".to_owned(),
                 password: "secret".to_owned(),

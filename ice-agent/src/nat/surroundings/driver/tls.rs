@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error};
 use thirl_common::uri::Host;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Came, LIMIT, connect};
+use crate::driver::Trust;
 use crate::nat::surroundings::reach::Outcome;
 
 /// The settings are made when there is a connection to use them on.
@@ -27,28 +28,13 @@ pub(super) async fn attempt(settings: Arc<OnceCell<Arc<ClientConfig>>>, host: Ho
             Err(_) => return (Outcome::Accepted, "it was connected; TLS has no such names".to_owned()),
         },
     };
-    let config = Arc::clone(settings.get_or_init(config).await);
+    let config =
+        Arc::clone(settings.get_or_init(|| async { Trust::system().client_config(&[]).await }).await);
     match timeout(LIMIT, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(_)) => (Outcome::Open, format!("a TLS handshake with a valid certificate for {host}")),
         Ok(Err(error)) => judge(&host, &error),
         Err(_) => (Outcome::Silent, "it was connected, but TLS was not answered".to_owned()),
     }
-}
-
-/// Trusts the authorities that this machine trusts, and those of the web: some machines list none.
-async fn config() -> Arc<ClientConfig> {
-    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Ok(loaded) = loaded {
-        roots.add_parsable_certificates(loaded.certs);
-    }
-    // Named, lest it panic where another crate of the program turns a second provider on.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    #[expect(clippy::expect_used, reason = "the provider has the default versions")]
-    let config = config.expect("TLS 1.2 and 1.3");
-    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What a handshake that failed says of who answered.

@@ -1,0 +1,218 @@
+//! Through an HTTP proxy, by CONNECT (RFC 9110, section 9.3.6).
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use data_encoding::BASE64;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::upgrade::Upgraded;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use thirl_common::uri::{Host, UriError, host_and_port};
+use tokio::net::TcpStream;
+
+/// What the header of a proxy's answer may have, in bytes: `hyper` takes no less.
+const MAX_HEADER: usize = 8 * 1024;
+
+/// The port of `http:` (RFC 9110, section 4.2.1).
+const DEFAULT_PORT: u16 = 80;
+
+/// An HTTP proxy, through which TURN servers are reached by TCP and TLS.
+///
+/// ```
+/// use thirl_ice_agent::driver::HttpProxy;
+///
+/// let proxy: HttpProxy = "http://alice:se%20cret@proxy.example.org:3128".parse()?;
+/// assert_eq!(proxy.to_string(), "http://proxy.example.org:3128");
+/// # Ok::<(), thirl_ice_agent::driver::HttpProxyError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpProxy {
+    host: Host,
+    port: u16,
+    /// User and password, for the Basic scheme (RFC 7617).
+    credentials: Option<(String, String)>,
+}
+
+/// Whoever named the proxy has to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpProxyError {
+    /// A proxy of another kind.
+    #[error("{0}: is no scheme of a proxy that can be used: write http://[USER:PASSWORD@]HOST[:PORT]")]
+    Scheme(String),
+    /// No host or no port.
+    #[error(transparent)]
+    Host(#[from] UriError),
+    /// A user's name cannot have a colon, nor either of them control characters or bytes that are no UTF-8.
+    #[error(
+        "the user or the password of the proxy cannot be sent: write other characters than letters as %XX"
+    )]
+    Credentials,
+}
+
+/// There is no connection through the proxy.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no connection to it: {0}")]
+    Io(#[from] io::Error),
+    #[error("it does not speak HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("it wants a user and a password: http://USER:PASSWORD@HOST:PORT")]
+    Unauthorized,
+    #[error("it refuses the user and the password")]
+    CredentialsRefused,
+    #[error("it refuses to connect: {0}")]
+    Refused(StatusCode),
+}
+
+impl HttpProxy {
+    /// A connection to this host and port, and its local address.
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: u16,
+    ) -> Result<(SocketAddr, TokioIo<Upgraded>), ConnectError> {
+        let stream = match &self.host {
+            Host::Ip(ip) => TcpStream::connect((*ip, self.port)).await,
+            Host::Name(name) => TcpStream::connect((name.as_str(), self.port)).await,
+        }?;
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEADER);
+        let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        // Ends with the requests, or with the upgrade.
+        tokio::spawn(connection.with_upgrades());
+        let response = requests.send_request(self.request(host, port)).await?;
+        match response.status() {
+            status if status.is_success() => Ok((local, TokioIo::new(hyper::upgrade::on(response).await?))),
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if self.credentials.is_none() => {
+                Err(ConnectError::Unauthorized)
+            }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(ConnectError::CredentialsRefused),
+            status => Err(ConnectError::Refused(status)),
+        }
+    }
+
+    fn request(&self, host: &Host, port: u16) -> Request<Empty<Bytes>> {
+        let authority = format!("{host}:{port}");
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = hyper::Method::CONNECT;
+        // Hosts of server URIs have no other characters than authorities and headers may have.
+        if let (Ok(uri), Ok(value)) = (authority.parse(), HeaderValue::try_from(&authority)) {
+            *request.uri_mut() = uri;
+            request.headers_mut().insert(HOST, value);
+        }
+        if let Some((user, password)) = &self.credentials {
+            let basic = format!("Basic {}", BASE64.encode(format!("{user}:{password}").as_bytes()));
+            if let Ok(mut value) = HeaderValue::try_from(basic) {
+                value.set_sensitive(true);
+                request.headers_mut().insert(PROXY_AUTHORIZATION, value);
+            }
+        }
+        request
+    }
+}
+
+impl FromStr for HttpProxy {
+    type Err = HttpProxyError;
+
+    /// `http://[USER:PASSWORD@]HOST[:PORT][/]`; the scheme may be left out.
+    fn from_str(text: &str) -> Result<HttpProxy, HttpProxyError> {
+        let rest = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) => return Err(HttpProxyError::Scheme(scheme.to_owned())),
+            None => text,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (credentials, authority) = match rest.rsplit_once('@') {
+            Some((credentials, authority)) => (Some(read_credentials(credentials)?), authority),
+            None => (None, rest),
+        };
+        let (host, port) = host_and_port(authority)?;
+        Ok(HttpProxy { host, port: port.unwrap_or(DEFAULT_PORT), credentials })
+    }
+}
+
+fn read_credentials(text: &str) -> Result<(String, String), HttpProxyError> {
+    let (user, password) = text.split_once(':').unwrap_or((text, ""));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
+    let (Ok(user), Ok(password)) = (decoded(user), decoded(password)) else {
+        return Err(HttpProxyError::Credentials);
+    };
+    if user.contains(':') || user.chars().chain(password.chars()).any(char::is_control) {
+        return Err(HttpProxyError::Credentials);
+    }
+    Ok((user, password))
+}
+
+/// Without the credentials.
+impl fmt::Display for HttpProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.host, self.port)
+    }
+}
+
+impl fmt::Debug for HttpProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpProxy({self}, credentials redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<HttpProxy, HttpProxyError> {
+        text.parse()
+    }
+
+    #[test]
+    fn proxies_as_people_write_them() {
+        for (text, shown, credentials) in [
+            ("http://proxy.example:3128", "http://proxy.example:3128", None),
+            ("HTTP://proxy.example/", "http://proxy.example:80", None),
+            ("proxy.example:8080", "http://proxy.example:8080", None),
+            ("http://[2001:db8::1]:3128", "http://[2001:db8::1]:3128", None),
+            ("http://a:b@c:1", "http://c:1", Some(("a", "b"))),
+            ("http://a%40b:p%3Aq%2F@c:1", "http://c:1", Some(("a@b", "p:q/"))),
+            ("http://a@c:1", "http://c:1", Some(("a", ""))),
+        ] {
+            let proxy = read(text).unwrap();
+            assert_eq!(proxy.to_string(), shown, "{text}");
+            let credentials = credentials.map(|(user, password)| (user.to_owned(), password.to_owned()));
+            assert_eq!(proxy.credentials, credentials, "{text}");
+            assert!(!format!("{proxy:?}").contains("p:q"));
+        }
+        assert!(matches!(read("socks5://a:1"), Err(HttpProxyError::Scheme(_))));
+        assert!(matches!(read("https://a:1"), Err(HttpProxyError::Scheme(_))));
+        for text in ["", "http://", "http://a:0", "http://a b", "http://a/path"] {
+            assert!(matches!(read(text), Err(HttpProxyError::Host(_))), "{text}");
+        }
+        for text in ["http://a%3Ab:c@d", "http://a%0d%0a:c@d", "http://%ff@d"] {
+            assert_eq!(read(text), Err(HttpProxyError::Credentials), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_the_server_and_who_asks() {
+        let request =
+            read("http://alice:secret@proxy:1").unwrap().request(&"::1".parse().map(Host::Ip).unwrap(), 443);
+        assert_eq!(
+            (request.method().as_str(), request.uri().to_string()),
+            ("CONNECT", "[::1]:443".to_owned())
+        );
+        assert_eq!(request.headers()["host"], "[::1]:443");
+        assert_eq!(request.headers()["proxy-authorization"], "Basic YWxpY2U6c2VjcmV0");
+        let request = read("http://proxy:1").unwrap().request(&Host::Name("turn.example".into()), 5349);
+        assert_eq!(request.headers()["host"], "turn.example:5349");
+        assert!(!request.headers().contains_key("proxy-authorization"));
+    }
+}
