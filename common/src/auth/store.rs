@@ -96,7 +96,6 @@ pub struct LookupId(pub(super) u64);
 /// What a store says to a claim.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, for the length of a request")]
 pub enum Finding {
     /// It is true.
     Found(Credential),

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use hmac::{Hmac, Mac};
+use hmac::digest::{KeyInit, Output};
+use hmac::{Hmac, HmacCore, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -16,14 +17,15 @@ pub enum IntegrityAlgorithm {
     Sha256,
 }
 
-/// A key ready for use: its inner and outer hash states are computed once.
+/// A key ready for use: its inner and outer hash states are computed once. These alone are kept, without the buffers of a hash
+/// under way, which are as large again: a relay has a key for each allocation.
 ///
 /// For short-term credentials the key is the prepared password, for long-term ones a hash over it (RFC 8489,
 /// sections 9.1.1 and 9.2.2).
 #[derive(Clone)]
 pub struct IntegrityKey {
-    sha1: Hmac<Sha1>,
-    sha256: Hmac<Sha256>,
+    sha1: HmacCore<Sha1>,
+    sha256: HmacCore<Sha256>,
 }
 
 impl fmt::Debug for IntegrityKey {
@@ -51,11 +53,11 @@ impl IntegrityKey {
     }
 
     pub(super) fn sha1(&self, parts: [&[u8]; 2]) -> [u8; 20] {
-        authenticate(&self.sha1, parts).into_bytes().into()
+        authenticate(Hmac::from_core(self.sha1.clone()), parts).into()
     }
 
     pub(super) fn sha256(&self, parts: [&[u8]; 2]) -> [u8; 32] {
-        authenticate(&self.sha256, parts).into_bytes().into()
+        authenticate(Hmac::from_core(self.sha256.clone()), parts).into()
     }
 
     /// Compares in constant time. `received` may be truncated where the algorithm lets it.
@@ -72,13 +74,12 @@ impl IntegrityKey {
     }
 }
 
-fn keyed<M: Mac + hmac::digest::KeyInit>(key: &[u8]) -> M {
+fn keyed<M: KeyInit>(key: &[u8]) -> M {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-    <M as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
+    M::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-fn authenticate<M: Mac + Clone>(keyed: &M, parts: [&[u8]; 2]) -> hmac::digest::CtOutput<M> {
-    let mut mac = keyed.clone();
+fn authenticate<M: Mac>(mut mac: M, parts: [&[u8]; 2]) -> Output<M> {
     parts.iter().for_each(|part| mac.update(part));
-    mac.finalize()
+    mac.finalize().into_bytes()
 }
