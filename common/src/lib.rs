@@ -5,7 +5,7 @@
 //! 1. [`wire`]: what the bytes are: classification by first byte, the STUN message view and writer, attributes,
 //!    integrity and fingerprint, ChannelData, stream framing. `no_std`, no clock, no randomness, no log.
 //! 2. [`net`]: whose address is whose: newtypes for the roles that RFC 8656 names, [`net::FiveTuple`], [`net::Transmit`].
-//! 3. [`time`]: the deadline table that every state machine keeps its timers in.
+//! 3. [`time`]: the deadline table that every state machine keeps its timers in; [`index`]: entries found by their keys.
 //! 4. [`auth`]: keys, nonces and credentials.
 //! 5. [`request`]: the client transaction with its retransmission timer.
 //! 6. [`uri`]: `stun:` and `turn:` URIs.
@@ -28,6 +28,8 @@ pub mod auth;
 pub mod config;
 #[cfg(feature = "std")]
 pub mod dtls;
+#[cfg(feature = "std")]
+pub mod index;
 #[cfg(feature = "driver")]
 pub mod io;
 #[cfg(feature = "std")]

@@ -1,14 +1,14 @@
 //! The deadline table: every timer of a state machine, keyed by what it is for.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
 use std::hash::Hash;
 use std::time::Instant;
 
+use crate::index::Index;
+
 /// At most one deadline for each key.
 ///
-/// [`Deadlines::next`] is O(1), everything else O(log n) amortised. A deadline that was moved or cancelled stays in the
-/// heap until it comes to the top or until such remains outnumber the live ones, so memory follows the number of keys.
+/// [`Deadlines::next`] is O(1), everything else O(log n): a heap, of which it is known where each key stands. So what is
+/// moved or cancelled leaves nothing behind that would have to be cleared away, now and then, at once.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -26,84 +26,117 @@ use std::time::Instant;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Deadlines<K: Ord + Hash> {
-    heap: BinaryHeap<Reverse<(Instant, K)>>,
-    current: HashMap<K, Instant, foldhash::fast::RandomState>,
+    /// None is later than the [`BRANCHES`] below it: those of the one at `n` stand from `BRANCHES * n + 1` on.
+    heap: Vec<(Instant, K)>,
+    places: Index<foldhash::fast::RandomState>,
 }
 
-/// The heap is rebuilt when it holds more than twice the live deadlines and so many.
-const REMAINS_ALLOWED: usize = 64;
+/// More than two make the heap flatter: fewer entries move, and each move has to be noted.
+const BRANCHES: usize = 4;
+
+/// Room for so many is kept.
+const ROOM_KEPT: usize = 64;
+
+/// The place of an entry while others move.
+const NOWHERE: usize = u32::MAX as usize;
 
 impl<K: Ord + Hash> Default for Deadlines<K> {
     fn default() -> Self {
-        Deadlines { heap: BinaryHeap::new(), current: HashMap::default() }
+        Deadlines { heap: Vec::new(), places: Index::default() }
     }
 }
 
 impl<K: Ord + Hash + Copy> Deadlines<K> {
     /// Sets or moves the deadline of `key`.
     pub fn set(&mut self, key: K, at: Instant) {
-        if self.current.insert(key, at) != Some(at) {
-            self.heap.push(Reverse((at, key)));
-            self.tidy();
-        }
+        let place = self.place(key).unwrap_or_else(|| {
+            self.places.insert(&key, self.heap.len());
+            self.heap.push((at, key));
+            self.heap.len() - 1
+        });
+        self.heap[place].0 = at;
+        self.settle(place);
     }
 
     /// Cancels the deadline of `key`, if it has one.
     pub fn cancel(&mut self, key: K) {
-        if self.current.remove(&key).is_some() {
-            self.tidy();
+        if let Some(place) = self.place(key) {
+            self.remove(place);
         }
     }
 
     /// The deadline of `key`.
     pub fn get(&self, key: K) -> Option<Instant> {
-        self.current.get(&key).copied()
+        Some(self.heap[self.place(key)?].0)
     }
 
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        self.heap.first().map(|(at, _)| *at)
     }
 
     /// Takes a key whose deadline is not after `now`, the earliest first.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
-        let &Reverse((at, key)) = self.heap.peek()?;
-        if at > now {
-            return None;
-        }
-        self.heap.pop();
-        self.current.remove(&key);
-        self.tidy();
+        let &(_, key) = self.heap.first().filter(|(at, _)| *at <= now)?;
+        self.remove(0);
         Some(key)
     }
 
     /// How many keys have a deadline.
     pub fn len(&self) -> usize {
-        self.current.len()
+        self.heap.len()
     }
 
     /// Whether there is no deadline at all.
     pub fn is_empty(&self) -> bool {
-        self.current.is_empty()
+        self.heap.is_empty()
     }
 
-    /// Keeps the invariant that the heap's top is live, so that [`Deadlines::next`] need not search.
-    fn tidy(&mut self) {
-        while let Some(Reverse((at, key))) = self.heap.peek() {
-            if self.current.get(key) == Some(at) {
-                break;
+    fn place(&self, key: K) -> Option<usize> {
+        self.places.get(&key, |place| self.heap.get(place).is_some_and(|(_, known)| *known == key))
+    }
+
+    /// Takes out the entry at a place, into which the last one comes.
+    fn remove(&mut self, place: usize) {
+        self.places.remove(&self.heap[place].1, place);
+        if let Some(last) = self.heap.pop().filter(|_| place < self.heap.len()) {
+            self.places.set(&last.1, self.heap.len(), place);
+            self.heap[place] = last;
+            self.settle(place);
+        }
+        let wanted = 2 * self.heap.len() + ROOM_KEPT;
+        if self.heap.capacity() > 2 * wanted {
+            self.heap.shrink_to(wanted);
+            self.places.shrink_to(wanted);
+        }
+    }
+
+    /// Moves the entry at a place, which alone may be out of order, to where it belongs.
+    fn settle(&mut self, place: usize) {
+        let entry = self.heap[place];
+        let mut hole = place;
+        while let Some(next) = self.better_place(hole, &entry) {
+            if hole == place {
+                self.places.set(&entry.1, place, NOWHERE);
             }
-            self.heap.pop();
+            self.places.set(&self.heap[next].1, next, hole);
+            self.heap[hole] = self.heap[next];
+            hole = next;
         }
-        if self.heap.len() > 2 * self.current.len() + REMAINS_ALLOWED {
-            let current = &self.current;
-            self.heap.retain(|Reverse((at, key))| current.get(key) == Some(at));
-            self.heap.shrink_to(2 * self.current.len() + REMAINS_ALLOWED);
+        if hole != place {
+            self.heap[hole] = entry;
+            self.places.set(&entry.1, NOWHERE, hole);
         }
-        let wanted = 2 * self.current.len() + REMAINS_ALLOWED;
-        if self.current.capacity() > 2 * wanted {
-            self.current.shrink_to(wanted);
-        }
+    }
+
+    /// Where `entry` should rather be than at `place`: above or below, if it is out of order there.
+    fn better_place(&self, place: usize, entry: &(Instant, K)) -> Option<usize> {
+        let above = place.checked_sub(1).map(|below| below / BRANCHES);
+        let first = BRANCHES * place + 1;
+        let below = first..self.heap.len().min(first + BRANCHES);
+        above.filter(|above| *entry < self.heap[*above]).or_else(|| {
+            below.min_by_key(|below| self.heap[*below]).filter(|least| self.heap[*least] < *entry)
+        })
     }
 }
 
@@ -138,7 +171,9 @@ mod tests {
                 }
                 prop_assert_eq!(table.next(), model.values().min().copied());
                 prop_assert_eq!(table.len(), model.len());
-                prop_assert!(table.heap.len() <= 2 * table.current.len() + REMAINS_ALLOWED);
+                prop_assert_eq!(table.places.len(), model.len());
+                prop_assert!(table.heap.capacity() <= 4 * model.len() + 3 * ROOM_KEPT);
+                prop_assert!((0..8).all(|key| table.get(key) == model.get(&key).copied()));
             }
         }
     }
