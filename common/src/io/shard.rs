@@ -65,6 +65,11 @@ impl SocketId {
         Some(SocketId { index: bits as u32, generation: (bits >> 32) as u32 })
     }
 
+    /// Where it stands among the sockets there are; used again after it was removed.
+    pub(super) fn place(self) -> usize {
+        self.index as usize
+    }
+
     pub(super) fn to_token(self) -> u64 {
         TOKEN_LIMIT | u64::from(self.generation) << 32 | u64::from(self.index)
     }

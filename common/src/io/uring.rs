@@ -34,9 +34,10 @@
 
 mod buffers;
 mod check;
+mod receiving;
 mod ring;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
@@ -56,6 +57,7 @@ use super::shard::{IoOptions, SocketId, Sockets};
 use super::sys::{Ancillary, Control, Name};
 use buffers::{BufferRing, GROUP};
 pub(super) use check::{check, explain};
+use receiving::Receiving;
 use ring::{Ring, Wait};
 
 /// What the kernel puts before the name: four integers (`struct io_uring_recvmsg_out`).
@@ -94,8 +96,7 @@ pub(super) struct Uring {
     idle: VecDeque<SocketId>,
     /// Sockets whose receive ended because there was no buffer.
     starved: VecDeque<SocketId>,
-    /// Sockets with one.
-    receiving: HashSet<SocketId, foldhash::fast::RandomState>,
+    receiving: Receiving,
     /// What of the queue failed, and why.
     failed: Vec<(Train, i32)>,
     poll: Poll,
@@ -168,7 +169,7 @@ impl Uring {
             taken: count.into(),
             idle: VecDeque::new(),
             starved: VecDeque::new(),
-            receiving: HashSet::default(),
+            receiving: Receiving::default(),
             failed: Vec::new(),
             poll: Poll::Idle,
             per_turn,
@@ -257,7 +258,7 @@ impl Uring {
             let header = self.memory.recv.at(socket.packet_info().into());
             let fd = Fd(socket.as_fd().as_raw_fd());
             let request = opcode::RecvMsgMulti::new(fd, header, GROUP).build().user_data(id.to_token());
-            self.receiving.insert(id);
+            self.receiving.begin(id);
             // SAFETY: the headers for receives do not change, and live until there is no receive.
             unsafe { self.push(&request) }?;
         }
@@ -290,7 +291,7 @@ impl Uring {
                 let last = !cqueue::more(completion.flags());
                 *taken += usize::from(buffer.is_some());
                 if last {
-                    receiving.remove(&socket);
+                    receiving.end(socket);
                 }
                 arrived.push_back(Arrival { socket, result: completion.result(), buffer, last });
             }
@@ -420,10 +421,10 @@ impl Backend for Uring {
     }
 
     fn remove(&mut self, _: &Poller, id: SocketId, _: &DatagramSocket) {
-        if self.receiving.contains(&id) {
+        if self.receiving.contains(id) {
             let cancel = opcode::AsyncCancel::new(id.to_token()).build();
             // Without success it may go on for a while, of which nothing is handed on.
-            if let Err(error) = self.cancel(cancel, |uring| !uring.receiving.contains(&id)) {
+            if let Err(error) = self.cancel(cancel, |uring| !uring.receiving.contains(id)) {
                 tracing::error!(%error, "io_uring does not end a receive");
             }
         }
