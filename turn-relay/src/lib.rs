@@ -5,8 +5,8 @@
 //! 1. `server` (feature `driver`): binds the sockets and starts a shard for each core.
 //! 2. `thirl_stun_server::shard`: a shard receives a batch and hands each datagram, or frame of a TCP stream, to its
 //!    service.
-//! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets;
-//!    `inside` says which packets are for another of its clients.
+//! 3. `service` (feature `driver`): the relay as such a service: hands it on to the engine, and binds relay sockets, of which
+//!    `relays` is the table; `inside` says which packets are for another of its clients.
 //! 4. [`engine`]: what RFC 8656 says, without sockets. `engine/data.rs` is where a packet passes.
 //!
 //! `operated` is how it is reloaded and drained, `metrics` and `log` are what it tells of itself; `settings` is what file,
@@ -31,6 +31,8 @@ pub mod operated;
 mod ports;
 #[cfg(feature = "driver")]
 mod relayed_tcp;
+#[cfg(feature = "driver")]
+mod relays;
 #[cfg(feature = "driver")]
 pub mod server;
 #[cfg(feature = "driver")]

@@ -1,6 +1,6 @@
 //! The relay as what a shard serves: the engine, and the sockets of its relays.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 use rand::rngs::StdRng;
 use thirl_common::auth::LookupId;
-use thirl_common::io::{ClientConn, Event, Route, ShardIo, SocketId, return_memory};
+use thirl_common::io::{ClientConn, Event, Route, ShardIo, return_memory};
 use thirl_common::net::{FiveTuple, PeerAddr, RelayedAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len_at_relay};
 use thirl_stun_server::binding::Binding;
@@ -23,6 +23,7 @@ use crate::inside::Inside;
 use crate::log::Log;
 use crate::ports::{BoundRelay, Ports};
 use crate::relayed_tcp::RelayedTcp;
+use crate::relays::{Relay, Relays};
 use crate::server::Report;
 
 /// How long requests wait until their credential store is asked again.
@@ -50,10 +51,7 @@ pub(crate) struct RelayService {
     log: Log,
     pub(crate) engine: Engine,
     pub(crate) binding: Binding,
-    /// What is there of each relay, by [`RelayId::slot`].
-    relays: Vec<Option<Relay>>,
-    /// This shard's relays by address.
-    by_addr: HashMap<SocketAddr, RelayId, foldhash::fast::RandomState>,
+    relays: Relays,
     tcp: RelayedTcp,
     /// For the stream that the shard is about to hand over.
     binding_stream: Option<Box<ConnectionBind>>,
@@ -67,13 +65,6 @@ pub(crate) struct RelayService {
     tidy_at: Option<Instant>,
     ports: Arc<Ports>,
     rng: StdRng,
-}
-
-/// A relay's socket, and its address outside.
-#[derive(Clone, Copy, Debug)]
-struct Relay {
-    socket: SocketId,
-    relayed: RelayedAddr,
 }
 
 impl RelayService {
@@ -92,8 +83,7 @@ impl RelayService {
             log: Log::new(shard, seed),
             engine: engine.on_shard(shard),
             binding,
-            relays: Vec::new(),
-            by_addr: HashMap::default(),
+            relays: Relays::default(),
             tcp: RelayedTcp::default(),
             binding_stream: None,
             inside,
@@ -109,21 +99,19 @@ impl RelayService {
     pub(crate) fn report(&self) -> Report {
         Report {
             allocations: self.engine.allocations(),
-            relays: self.relays.iter().flatten().count() + self.tcp.relays(),
+            relays: self.relays.len() + self.tcp.relays(),
             engine: self.engine.counters(),
             binding: self.binding.counters(),
         }
-    }
-
-    fn relay(&self, relay: RelayId) -> Option<Relay> {
-        *self.relays.get(relay.slot())?
     }
 
     #[inline]
     fn outcome(&self, forward: Option<Forward>) -> Outcome<'_, Prefix> {
         match forward {
             Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment }) => {
-                let Some(Relay { socket, relayed }) = self.relay(relay) else { return Outcome::Nothing };
+                let Some(&Relay { socket, relayed, .. }) = self.relays.get(relay) else {
+                    return Outcome::Nothing;
+                };
                 match self.inside.shard(to) {
                     Some(shard) => Outcome::Inside { shard, from: relayed.0, to, range },
                     None => Outcome::ToSocket { socket, to, range, whole: dont_fragment },
@@ -175,16 +163,12 @@ impl RelayService {
 
     fn add(
         &mut self,
-        relay: RelayId,
+        id: RelayId,
         BoundRelay { socket, relayed }: BoundRelay,
         io: &mut ShardIo,
     ) -> Result<RelayedAddr, BindError> {
-        let socket = io.add(socket, relay.to_u64()).map_err(|error| BindError::System(error.to_string()))?;
-        if self.relays.len() <= relay.slot() {
-            self.relays.resize(relay.slot() + 1, None);
-        }
-        self.relays[relay.slot()] = Some(Relay { socket, relayed });
-        self.by_addr.insert(relayed.0, relay);
+        let socket = io.add(socket, id.to_u64()).map_err(|error| BindError::System(error.to_string()))?;
+        self.relays.insert(Relay { id, socket, relayed });
         self.inside.insert(relayed, self.shard);
         self.most = self.most.max(self.engine.allocations());
         Ok(relayed)
@@ -195,21 +179,15 @@ impl RelayService {
         let there = self.engine.allocations();
         if there <= self.most / 4 * 3 {
             self.most = there;
-            while let Some(None) = self.relays.last() {
-                self.relays.pop();
-            }
-            self.relays.shrink_to_fit();
-            self.by_addr.shrink_to_fit();
+            self.relays.shrink();
             return_memory();
         }
     }
 
     fn take(&mut self, relay: RelayId, clock: Clock, io: &mut ShardIo) -> Option<BoundRelay> {
-        let Relay { socket, relayed } = self.relays.get_mut(relay.slot())?.take()?;
-        // Two local addresses may be called the same outside, of which the later one is found by it.
-        if self.by_addr.get(&relayed.0) == Some(&relay) {
+        let (Relay { socket, relayed, .. }, found) = self.relays.remove(relay)?;
+        if found {
             self.inside.remove(relayed);
-            self.by_addr.remove(&relayed.0);
         }
         self.tidy_at.get_or_insert(clock.now + TIDY_AFTER);
         Some(BoundRelay { socket: io.remove(socket)?, relayed })
@@ -250,7 +228,8 @@ impl RelayService {
         while let Some((five_tuple, datagram)) = self.engine.poll_arrived() {
             let forward = self.engine.handle_datagram(clock.now, clock.unix_seconds, five_tuple, &datagram);
             if let Some(Forward::ToPeer { relay, to: PeerAddr(to), range, dont_fragment }) = forward
-                && let (Some(Relay { socket, .. }), Some(data)) = (self.relay(relay), datagram.get(range))
+                && let (Some(&Relay { socket, .. }), Some(data)) =
+                    (self.relays.get(relay), datagram.get(range))
             {
                 let route = Route { socket, to, source: None };
                 match dont_fragment {
@@ -301,8 +280,8 @@ impl Service for RelayService {
         to: SocketAddr,
         datagram: &[u8],
     ) -> Outcome<'_, Prefix> {
-        let Some(relay) = self.by_addr.get(&to) else { return Outcome::Nothing };
-        let forward = self.engine.handle_peer_datagram(clock.now, *relay, PeerAddr(from), datagram.len());
+        let Some(relay) = self.relays.at(to) else { return Outcome::Nothing };
+        let forward = self.engine.handle_peer_datagram(clock.now, relay.id, PeerAddr(from), datagram.len());
         self.outcome(forward)
     }
 

@@ -135,7 +135,7 @@ fn check_tcp(request: &Request<'_>) -> Result<(), Refusal> {
 /// The seats and the ports for a wish that is granted.
 struct Grant {
     seat: Seat,
-    reserving: Option<Seat>,
+    reserving: Option<Box<Seat>>,
     relays: Relays,
     port: PortWish,
 }
@@ -161,6 +161,9 @@ impl Engine {
         let Grant { seat, reserving, relays, port } = self
             .grant(&wish.place, request, &user.account)
             .map_err(|refusal| self.or_elsewhere(refusal, &request.five_tuple))?;
+        let account = seat.account().clone();
+        // One text for both, and for all allocations of a user.
+        let username = if *user.username == *account { account.clone() } else { user.username };
         let mobility = wish.mobile.then(|| Box::new(Mobility::new(self.new_ticket())));
         let id = self.allocations.insert(Allocation {
             five_tuple: request.five_tuple,
@@ -174,9 +177,9 @@ impl Engine {
             meters: self.shared.meters(&seat, &self.config, request.now),
             owner: Box::new(Owner {
                 maker: Arc::new(Maker {
-                    username: user.username,
+                    username,
                     realm: user.realm,
-                    account: seat.account().clone(),
+                    account,
                     expires: user.expires,
                     key: user.signing.key,
                     key_of: user.key_of,
@@ -208,7 +211,7 @@ impl Engine {
         Ok(None)
     }
 
-    fn grant(&mut self, place: &Place, request: &Request<'_>, account: &str) -> Result<Grant, Refusal> {
+    fn grant(&mut self, place: &Place, request: &Request<'_>, account: &Arc<str>) -> Result<Grant, Refusal> {
         if !matches!(place, Place::Reserved { .. }) {
             self.check_turn(&request.five_tuple)?;
         }
@@ -235,7 +238,7 @@ impl Engine {
             Some(EvenPort { reserve: false }) => (None, PortWish::Even),
             Some(EvenPort { reserve: true }) => {
                 let token = self.rng.next_u64();
-                (Some(self.admit(request, account)?), PortWish::EvenAndReserveNext { token })
+                (Some(Box::new(self.admit(request, account)?)), PortWish::EvenAndReserveNext { token })
             }
         };
         Ok(Grant { seat, reserving, relays: Relays::of(family, Relay::Binding), port })
@@ -257,7 +260,7 @@ impl Engine {
         if relays.binding().next().is_none() { Err(Refusal::UnsupportedFamily) } else { Ok(relays) }
     }
 
-    fn admit(&self, request: &Request<'_>, account: &str) -> Result<Seat, Refusal> {
+    fn admit(&self, request: &Request<'_>, account: &Arc<str>) -> Result<Seat, Refusal> {
         let limits = self.config.limits_of(realm_of(account));
         let quotas = Quotas {
             account: limits.user_quota,
@@ -317,7 +320,7 @@ impl Engine {
         let reserving = allocation.owner.reserving.take().zip(allocation.owner.request.reservation_token);
         self.deadlines.set(Timer::Allocation(relay.allocation), now + lifetime);
         if let Some((seat, token)) = reserving {
-            self.shared.reserve(token, Reservation { seat, family: relay.family });
+            self.shared.reserve(token, Reservation { seat: *seat, family: relay.family });
             self.deadlines.set(Timer::Reservation(token), now + RESERVATION_LIFETIME);
         }
         self.issue_ticket(relay.allocation);

@@ -1,10 +1,11 @@
 //! Allocations, and the table that finds them by five-tuple or by relay (RFC 8656, section 3.2).
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use thirl_common::index::Index;
 use thirl_common::net::{FiveTuple, RelayedAddr};
 use thirl_common::wire::{AddressFamily, TransactionId};
 
@@ -50,7 +51,7 @@ pub(super) struct Owner {
     /// The Allocate request, which is answered when the relay is bound, and again whenever it is retransmitted.
     pub(super) request: AllocateRequest,
     /// The seat of the port that is set aside along with the relay, until it is.
-    pub(super) reserving: Option<Seat>,
+    pub(super) reserving: Option<Box<Seat>>,
     /// Bounds what the client is told of ICMP errors.
     pub(super) icmp: IcmpWindow,
     /// If the client may move.
@@ -213,7 +214,8 @@ pub(super) struct Allocations {
     free: BinaryHeap<Reverse<u32>>,
     next_generation: u32,
     len: usize,
-    by_five_tuple: HashMap<FiveTuple, u32, Hashing>,
+    /// Places in `slots` of those whose client is there.
+    by_five_tuple: Index<Hashing>,
 }
 
 #[derive(Debug)]
@@ -232,7 +234,7 @@ impl Allocations {
             free: BinaryHeap::new(),
             next_generation: 0,
             len: 0,
-            by_five_tuple: HashMap::with_hasher(hashing),
+            by_five_tuple: Index::new(hashing),
         }
     }
 
@@ -276,7 +278,7 @@ impl Allocations {
         self.free.push(Reverse(id.index));
         self.len -= 1;
         if allocation.connected {
-            self.by_five_tuple.remove(&allocation.five_tuple);
+            self.by_five_tuple.remove(&allocation.five_tuple, id.index as usize);
         }
         self.give_room_back();
         Some(allocation)
@@ -304,7 +306,7 @@ impl Allocations {
         self.detach(id);
         if let Some(allocation) = self.get_mut(id) {
             (allocation.five_tuple, allocation.connected) = (five_tuple, true);
-            self.by_five_tuple.insert(five_tuple, id.index);
+            self.by_five_tuple.insert(&five_tuple, id.index as usize);
         }
     }
 
@@ -313,7 +315,7 @@ impl Allocations {
         let Some(allocation) = self.get_mut(id).filter(|allocation| allocation.connected) else { return };
         allocation.connected = false;
         let five_tuple = allocation.five_tuple;
-        self.by_five_tuple.remove(&five_tuple);
+        self.by_five_tuple.remove(&five_tuple, id.index as usize);
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
@@ -333,16 +335,23 @@ impl Allocations {
 
     #[inline]
     pub(super) fn find(&self, five_tuple: &FiveTuple) -> Option<(AllocationId, &Allocation)> {
-        let index = *self.by_five_tuple.get(five_tuple)?;
+        let index = self.index_of(five_tuple)?;
         let slot = self.slots.get(index as usize)?;
         Some((AllocationId { index, generation: slot.generation }, slot.allocation.as_ref()?))
     }
 
     #[inline]
     pub(super) fn find_mut(&mut self, five_tuple: &FiveTuple) -> Option<(AllocationId, &mut Allocation)> {
-        let index = *self.by_five_tuple.get(five_tuple)?;
+        let index = self.index_of(five_tuple)?;
         let slot = self.slots.get_mut(index as usize)?;
         Some((AllocationId { index, generation: slot.generation }, slot.allocation.as_mut()?))
+    }
+
+    #[inline]
+    fn index_of(&self, five_tuple: &FiveTuple) -> Option<u32> {
+        let at = |index: usize| self.slots.get(index)?.allocation.as_ref();
+        let is_its = |index| at(index).is_some_and(|allocation| allocation.five_tuple == *five_tuple);
+        u32::try_from(self.by_five_tuple.get(five_tuple, is_its)?).ok()
     }
 
     /// The allocation that a relay belongs to.

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use thirl_common::index::Index;
 use thirl_common::net::PeerAddr;
 use thirl_common::wire::{AddressFamily, ChannelNumber};
 
-use super::table::{Hashing, Table};
+use super::table::{FEW, Hashing};
 
 /// "Channel bindings last for 10 minutes unless refreshed" (RFC 8656, section 12).
 pub const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
@@ -14,14 +15,22 @@ pub const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
 /// forgotten when its number, its peer or its room is wanted.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    by_number: Table<ChannelNumber, Bound<PeerAddr>>,
-    by_peer: Table<PeerAddr, Bound<ChannelNumber>>,
+    list: Vec<Channel>,
+    /// Where in the list they stand, once they were more than [`FEW`].
+    ends: Option<Box<Ends>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Bound<T> {
-    to: T,
+struct Channel {
+    number: ChannelNumber,
+    peer: PeerAddr,
     expires: Instant,
+}
+
+#[derive(Debug)]
+struct Ends {
+    by_number: Index<Hashing>,
+    by_peer: Index<Hashing>,
 }
 
 /// Why a channel is not bound.
@@ -39,13 +48,15 @@ impl Channels {
     /// The peer that a number is bound to now.
     #[inline]
     pub(super) fn peer(&self, number: ChannelNumber, now: Instant) -> Option<PeerAddr> {
-        self.by_number.get(&number).filter(|bound| bound.expires > now).map(|bound| bound.to)
+        let channel = &self.list[self.of_number(number)?];
+        (channel.expires > now).then_some(channel.peer)
     }
 
     /// The number that a peer is bound to now.
     #[inline]
     pub(super) fn number(&self, peer: PeerAddr, now: Instant) -> Option<ChannelNumber> {
-        self.by_peer.get(&peer).filter(|bound| bound.expires > now).map(|bound| bound.to)
+        let channel = &self.list[self.of_peer(peer)?];
+        (channel.expires > now).then_some(channel.number)
     }
 
     /// Whether [`Channels::bind`] would succeed, apart from the room. "The channel number is not currently bound to a
@@ -76,30 +87,88 @@ impl Channels {
     ) -> Result<(), BindingRefused> {
         self.check(number, peer, now)?;
         // What the number or the peer was bound to has expired, unless it is the same.
-        if let Some(old) = self.by_number.get(&number).map(|bound| bound.to) {
-            self.by_peer.remove(&old);
+        self.of_number(number).into_iter().for_each(|at| self.remove(at));
+        self.of_peer(peer).into_iter().for_each(|at| self.remove(at));
+        if self.list.len() >= limit {
+            self.retain(|channel| channel.expires > now);
         }
-        if let Some(old) = self.by_peer.get(&peer).map(|bound| bound.to) {
-            self.by_number.remove(&old);
-        }
-        self.by_number.remove(&number);
-        if self.by_number.len() >= limit {
-            self.by_number.retain(|_, bound| bound.expires > now);
-            self.by_peer.retain(|_, bound| bound.expires > now);
-        }
-        if self.by_number.len() >= limit {
+        if self.list.len() >= limit {
             return Err(BindingRefused::NoRoom);
         }
-        let expires = now + CHANNEL_LIFETIME;
-        self.by_number.insert(number, Bound { to: peer, expires }, hashing);
-        self.by_peer.insert(peer, Bound { to: number, expires }, hashing);
+        self.push(Channel { number, peer, expires: now + CHANNEL_LIFETIME }, hashing);
         Ok(())
     }
 
     /// Forgets the peers of a family.
     pub(super) fn remove_family(&mut self, family: AddressFamily) {
-        self.by_number.retain(|_, bound| AddressFamily::of(bound.to.ip()) != family);
-        self.by_peer.retain(|peer, _| AddressFamily::of(peer.ip()) != family);
+        self.retain(|channel| AddressFamily::of(channel.peer.ip()) != family);
+    }
+
+    #[inline]
+    fn of_number(&self, number: ChannelNumber) -> Option<usize> {
+        match &self.ends {
+            None => self.list.iter().position(|channel| channel.number == number),
+            Some(ends) => ends.by_number.get(&number, |at| self.list[at].number == number),
+        }
+    }
+
+    #[inline]
+    fn of_peer(&self, peer: PeerAddr) -> Option<usize> {
+        match &self.ends {
+            None => self.list.iter().position(|channel| channel.peer == peer),
+            Some(ends) => ends.by_peer.get(&peer, |at| self.list[at].peer == peer),
+        }
+    }
+
+    fn push(&mut self, channel: Channel, hashing: &Hashing) {
+        if self.list.len() < FEW {
+            self.list.reserve_exact(1);
+        }
+        self.list.push(channel);
+        match &mut self.ends {
+            Some(ends) => ends.insert(&channel, self.list.len() - 1),
+            None if self.list.len() > FEW => {
+                let mut ends = Ends::new(hashing);
+                self.list.iter().enumerate().for_each(|(at, channel)| ends.insert(channel, at));
+                self.ends = Some(Box::new(ends));
+            }
+            None => {}
+        }
+    }
+
+    /// The last one takes its place.
+    fn remove(&mut self, at: usize) {
+        let removed = self.list.swap_remove(at);
+        let Some(ends) = &mut self.ends else { return };
+        ends.remove(&removed, at);
+        if let Some(moved) = self.list.get(at) {
+            ends.remove(moved, self.list.len());
+            ends.insert(moved, at);
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Channel) -> bool) {
+        for at in (0..self.list.len()).rev() {
+            if !keep(&self.list[at]) {
+                self.remove(at);
+            }
+        }
+    }
+}
+
+impl Ends {
+    fn new(hashing: &Hashing) -> Ends {
+        Ends { by_number: Index::new(hashing.clone()), by_peer: Index::new(hashing.clone()) }
+    }
+
+    fn insert(&mut self, channel: &Channel, at: usize) {
+        self.by_number.insert(&channel.number, at);
+        self.by_peer.insert(&channel.peer, at);
+    }
+
+    fn remove(&mut self, channel: &Channel, at: usize) {
+        self.by_number.remove(&channel.number, at);
+        self.by_peer.remove(&channel.peer, at);
     }
 }
 
@@ -107,6 +176,8 @@ impl Channels {
 mod tests {
     use super::*;
     use crate::engine::testing::origin;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     const A: ChannelNumber = ChannelNumber::MIN;
     const B: ChannelNumber = ChannelNumber::MAX;
@@ -149,6 +220,42 @@ mod tests {
         assert_eq!(channels.bind(B, peer(2), last, 1, &hashing), Err(BindingRefused::NoRoom));
         assert_eq!(channels.bind(B, peer(1), end, 1, &hashing), Ok(()));
         assert_eq!((channels.peer(A, end), channels.peer(B, end)), (None, Some(peer(1))));
-        assert_eq!((channels.by_number.len(), channels.by_peer.len()), (1, 1));
+        assert_eq!(channels.list.len(), 1);
+    }
+    proptest! {
+        #[test]
+        fn many_are_found_like_few(steps in proptest::collection::vec((0..40u16, 0..40u16, 0..2u8), 0..200)) {
+            let (t0, hashing) = (origin(), Hashing::random());
+            let mut channels = Channels::default();
+            let mut model = BTreeMap::new();
+            for (step, (number, port, what)) in steps.into_iter().enumerate() {
+                // The earliest expire on the way.
+                let now = t0 + CHANNEL_LIFETIME * u32::try_from(step).unwrap() / 100;
+                model.retain(|_, (_, expires)| *expires > now);
+                if what == 0 && number % 8 == 0 {
+                    channels.remove_family(AddressFamily::Ipv4);
+                    model.clear();
+                }
+                let taken = model.get(&number).is_some_and(|(known, _)| *known != port)
+                    || model.iter().any(|(known, (of, _))| *known != number && *of == port);
+                let id = ChannelNumber::new(0x4000 + number).unwrap();
+                let bound = channels.bind(id, peer(port), now, 30, &hashing);
+                if !taken && (model.len() < 30 || model.contains_key(&number)) {
+                    model.insert(number, (port, now + CHANNEL_LIFETIME));
+                    prop_assert_eq!(bound, Ok(()));
+                } else {
+                    prop_assert!(bound.is_err());
+                }
+                for number in 0..40 {
+                    let id = ChannelNumber::new(0x4000 + number).unwrap();
+                    prop_assert_eq!(channels.peer(id, now), model.get(&number).map(|(port, _)| peer(*port)));
+                }
+                for port in 0..40 {
+                    let known = model.iter().find(|(_, (of, _))| *of == port).map(|(number, _)| *number);
+                    let number = known.and_then(|number| ChannelNumber::new(0x4000 + number));
+                    prop_assert_eq!(channels.number(peer(port), now), number);
+                }
+            }
+        }
     }
 }

@@ -263,7 +263,8 @@ impl fmt::Display for AllocationId {
 }
 
 impl RelayId {
-    /// A place in a table of relays: two for each allocation that there is room for. Used again after its release.
+    /// A place in a table of relays: two for each allocation that there is room for, an even one for IPv4 and an odd one for
+    /// IPv6. Used again after its release.
     #[inline]
     pub fn slot(self) -> usize {
         self.allocation.index as usize * 2 + usize::from(self.family == AddressFamily::Ipv6)

@@ -50,7 +50,7 @@ struct Account {
 
 /// One allocation's, or one reservation's, share of the quotas; dropped, it is given back.
 pub(super) struct Seat {
-    shared: Shared,
+    state: Arc<Mutex<State>>,
     account: Arc<str>,
     address: Option<IpAddr>,
 }
@@ -99,14 +99,19 @@ impl Shared {
     }
 
     /// A seat for one more allocation of a user, for a client at that address.
-    pub(super) fn admit(&self, account: &str, client: IpAddr, quotas: &Quotas) -> Result<Seat, QuotaReached> {
+    pub(super) fn admit(
+        &self,
+        account: &Arc<str>,
+        client: IpAddr,
+        quotas: &Quotas,
+    ) -> Result<Seat, QuotaReached> {
         let address = quotas.address.map(|_| source_prefix(client));
         let mut state = self.lock();
         let State { seats, by_account, by_realm, by_address, .. } = &mut *state;
         let realm = realm_of(account);
         let of_realm = realm.and_then(|realm| by_realm.get(realm)).map_or(0, |realm| realm.held);
         let held = |address: &IpAddr| by_address.get(address).copied().unwrap_or(0);
-        let known = by_account.get_key_value(account);
+        let known = by_account.get_key_value(&**account);
         if *seats >= quotas.total {
             return Err(QuotaReached::Total);
         }
@@ -126,13 +131,13 @@ impl Shared {
                 None => drop(by_realm.insert(realm.into(), Account { held: 1, meter: None })),
             }
         }
-        let account = known.map_or_else(|| Arc::from(account), |(account, _)| account.clone());
+        let account = known.map_or(account, |(known, _)| known).clone();
         *seats += 1;
         by_account.entry(account.clone()).or_default().held += 1;
         if let Some(address) = address {
             *by_address.entry(address).or_insert(0) += 1;
         }
-        Ok(Seat { shared: self.clone(), account, address })
+        Ok(Seat { state: self.state.clone(), account, address })
     }
 
     /// What the data of an allocation with this seat is counted against.
@@ -171,8 +176,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves the state half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -189,6 +193,11 @@ fn give_back<K, Q, V>(
         Some(held) if *held > 1 => *held -= 1,
         _ => drop(map.remove(key)),
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // No panic leaves the state half-changed.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The meter that others use already, or the first.
@@ -214,7 +223,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         state.seats -= 1;
         give_back(&mut state.by_account, &*self.account, |account| &mut account.held);
         if let Some(realm) = realm_of(&self.account) {
@@ -250,7 +259,7 @@ mod tests {
     fn seats_are_counted_by_user_and_in_all() {
         let shared = Shared::default();
         let quotas = Quotas { account: Some(2), realm: None, address: None, total: 3 };
-        let admit = |user| shared.admit(user, CLIENT, &quotas);
+        let admit = |user: &str| shared.admit(&user.into(), CLIENT, &quotas);
         let (alice, _alice) = (admit("alice").unwrap(), admit("alice").unwrap());
         assert_eq!(admit("alice").unwrap_err(), QuotaReached::User);
         let bob = admit("bob").unwrap();
@@ -269,7 +278,7 @@ mod tests {
     fn seats_are_counted_by_address_whoever_the_user_is() {
         let shared = Shared::default();
         let quotas = Quotas { account: None, realm: None, address: Some(2), total: 9 };
-        let admit = |user, ip: &str| shared.admit(user, ip.parse().unwrap(), &quotas);
+        let admit = |user: &str, ip: &str| shared.admit(&user.into(), ip.parse().unwrap(), &quotas);
         let first = admit("alice", "2001:db8::1").unwrap();
         let second = admit("bob", "2001:db8::ffff:0:1").unwrap();
         assert_eq!(admit("carol", "2001:db8::2").unwrap_err(), QuotaReached::Address);
@@ -281,7 +290,7 @@ mod tests {
         drop((second, elsewhere));
         assert!(shared.lock().by_address.is_empty(), "nothing is kept of who is gone");
         let unlimited = Quotas { address: None, ..quotas };
-        let _seat = shared.admit("alice", CLIENT, &unlimited).unwrap();
+        let _seat = shared.admit(&"alice".into(), CLIENT, &unlimited).unwrap();
         assert!(shared.lock().by_address.is_empty(), "nor where nothing is limited");
     }
 
@@ -304,9 +313,9 @@ mod tests {
     fn a_reservation_is_taken_once_and_holds_a_seat() {
         let shared = Shared::default();
         let one = Quotas { account: None, realm: None, address: None, total: 1 };
-        let seat = shared.admit("alice", CLIENT, &one).unwrap();
+        let seat = shared.admit(&"alice".into(), CLIENT, &one).unwrap();
         shared.reserve(7, Reservation { seat, family: AddressFamily::Ipv4 });
-        assert_eq!(shared.admit("alice", CLIENT, &one).unwrap_err(), QuotaReached::Total);
+        assert_eq!(shared.admit(&"alice".into(), CLIENT, &one).unwrap_err(), QuotaReached::Total);
         assert!(shared.claim_reservation(8, "alice").is_none());
         assert!(shared.claim_reservation(7, "bob").is_none());
         drop(shared.claim_reservation(7, "alice").unwrap());

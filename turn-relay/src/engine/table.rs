@@ -7,7 +7,7 @@ use std::hash::Hash;
 pub(super) type Hashing = foldhash::fast::SeedableRandomState;
 
 /// So many entries are searched in turn: they lie side by side, which costs less than hashing.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 
 /// Most allocations have one or two permissions and channels: a list of exactly their number keeps them small. Beyond
 /// [`FEW`] it becomes a hash map, so that a look-up is O(1) throughout.
@@ -56,15 +56,6 @@ impl<K: Eq + Hash + Copy, V> Table<K, V> {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &K) {
-        match self {
-            Table::Few(list) => list.retain(|(known, _)| known != key),
-            Table::Many(map) => {
-                map.remove(key);
-            }
-        }
-    }
-
     /// Keeps the entries of which `keep` says so.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         match self {
@@ -89,12 +80,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(steps in proptest::collection::vec((0..24u8, 0..5u8), 0..200)) {
+        fn behaves_like_a_map(steps in proptest::collection::vec((0..24u8, 1..5u8), 0..200)) {
             let hashing = Hashing::random();
             let (mut table, mut model) = (Table::default(), BTreeMap::new());
             for (key, what) in steps {
                 match what {
-                    0 => { table.remove(&key); model.remove(&key); }
                     1 => { table.retain(|_, value| value % 3 != key % 3); model.retain(|_, value| *value % 3 != key % 3); }
                     _ => { table.insert(key, what * key, &hashing); model.insert(key, what * key); }
                 }
