@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use thirl_common::config::ConfigError;
+use thirl_common::io::make_room_for_descriptors;
 
 use crate::operation::{Monitor, Observed, Operation};
 use crate::shard::{Listen, StartError};
@@ -47,12 +48,23 @@ pub fn exit_code(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     }
 }
 
+/// Room for so many descriptors is made at the start, if so many may be: as many as an address has ports.
+const DESCRIPTORS: u64 = 1 << 16;
+
 /// Takes as many open files as the system lets this process have: each allocation needs one, and the usual limit of 1024 is
-/// for programs that use `select`.
+/// for programs that use `select`. To be done before there are threads, which would wait for the room that is made.
 pub fn raise_open_files_limit() {
-    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    let limit = match rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        Ok(limit) => limit,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            return;
+        }
+    };
+    tracing::debug!(limit, "open files");
+    let room = usize::try_from(limit.min(DESCRIPTORS)).unwrap_or(usize::MAX);
+    if let Err(error) = make_room_for_descriptors(room) {
+        tracing::debug!(%error, "no room was made for open files; it will be when they are there");
     }
 }
 

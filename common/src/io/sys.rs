@@ -56,6 +56,16 @@ pub(super) fn eventfd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Another descriptor of the same, the lowest that is free from `least` on.
+pub(super) fn duplicate_from(fd: BorrowedFd<'_>, least: usize) -> io::Result<OwnedFd> {
+    let least = c_int::try_from(least).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    check(fd)?;
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     const SIZE: socklen_t = size_of::<c_int>() as socklen_t;
     // SAFETY: the kernel reads SIZE bytes of `value`, which lives through the call.
