@@ -1,8 +1,22 @@
 //! Packets at a steady rate, while allocations come and go: how long the packets take.
+//!
+//! In three threads, so that none's work is counted as another's delay: one sends packets, each with the time just before; one
+//! takes them from the peers' socket, with the time at which the kernel put them there (SO_TIMESTAMPNS, socket(7)); one makes
+//! allocations and gives them up.
 
-use std::time::{Duration, Instant};
+use std::io::IoSliceMut;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{CLIENTS, Load, PEERS};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns};
+use nix::sys::time::TimeSpec;
+use thirl_ice_agent::turn::TurnEvent;
+
+use super::{CLIENTS, Client, Load, Shape};
+use crate::network::Network;
 use crate::{BenchError, Context, now};
 
 /// What goes on at a time.
@@ -20,9 +34,15 @@ pub(crate) struct Latencies {
     nanoseconds: Vec<u64>,
     /// Packets that did not arrive.
     pub(crate) lost: u64,
-    /// Allocations that were made.
-    pub(crate) allocated: u64,
-    /// Clients that got none in their time.
+    pub(crate) guests: Guests,
+}
+
+/// Who came and went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Guests {
+    /// Clients that had an allocation and a channel when they went.
+    pub(crate) served: u64,
+    /// Clients that did not.
     pub(crate) failed: u64,
 }
 
@@ -40,6 +60,12 @@ impl Latencies {
         self.nanoseconds.len() as u64
     }
 }
+
+/// How long a guest has its allocation.
+const STAY: Duration = Duration::from_millis(500);
+
+/// When nothing has arrived for so long, nothing more will.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// When the next of events comes that are `gap` apart.
 struct Pace {
@@ -63,91 +89,158 @@ impl Pace {
 }
 
 impl Load {
-    /// Sends packets of all clients in turn for `time`. Meanwhile others get an allocation, and give it up half a second
-    /// later.
-    pub(crate) fn churn(&mut self, churn: Churn, time: Duration) -> Result<Latencies, BenchError> {
-        let standing = self.shape.count;
+    /// Sends packets of all clients in turn for `time`. Meanwhile others get an allocation and a channel, and give them up
+    /// half a second later. The peers' socket is of no use afterwards.
+    pub(crate) fn churn(
+        &mut self,
+        churn: Churn,
+        time: Duration,
+        network: &Network,
+    ) -> Result<Latencies, BenchError> {
+        let socket = self.io.remove(self.sockets[1]).ok_or_else(|| gone("the peers' socket"))?;
+        let shape = Shape { count: 0, ..self.shape };
+        let (server, sent_all) = (self.server, AtomicBool::new(false));
+        let (sent, mut latencies) = thread::scope(|scope| {
+            let arrivals = scope.spawn(|| take_arrivals(socket.as_fd(), &sent_all));
+            let guests = scope.spawn(move || {
+                let mut load = Load::new(network, shape)?;
+                load.server = server;
+                load.come_and_go(churn.allocations, time)
+            });
+            let sent = self.send_at(churn.packets, time);
+            sent_all.store(true, Ordering::Release);
+            let nanoseconds = arrivals.join().map_err(|_| gone("a thread of the load"))??;
+            let guests = guests.join().map_err(|_| gone("a thread of the load"))??;
+            Ok::<_, BenchError>((sent?, Latencies { nanoseconds, lost: 0, guests }))
+        })?;
+        latencies.lost = sent.saturating_sub(latencies.arrived());
+        latencies.nanoseconds.sort_unstable();
+        Ok(latencies)
+    }
+
+    /// Sends packets that say when they left. Returns how many.
+    fn send_at(&mut self, rate: u32, time: Duration) -> Result<u64, BenchError> {
+        let (begun, mut sent) = (now(), 0);
+        let mut pace = Pace::new(rate, begun);
+        while now() < begun + time {
+            while pace.take(now()) {
+                let number = sent % self.clients.len();
+                if let Some(place) = self.clients[number].frame.get_mut(4..12) {
+                    place.copy_from_slice(&wall_clock().to_be_bytes());
+                }
+                self.send_frame(number);
+                self.io.flush();
+                sent += 1;
+            }
+            let wait = pace.next.saturating_duration_since(now());
+            self.io.turn(Some(wait), &mut self.events).context("waiting to send")?;
+        }
+        Ok(sent as u64)
+    }
+
+    fn come_and_go(&mut self, rate: u32, time: Duration) -> Result<Guests, BenchError> {
         // Each is used again two seconds after it came.
-        let guests = 2 * churn.allocations as usize;
-        for number in standing..standing + guests {
+        let places = 2 * rate as usize;
+        for number in 0..places {
             self.add_client(number)?;
         }
         let begun = now();
-        let (end, stay) = (begun + time, Duration::from_millis(500));
-        let mut packets = Pace::new(churn.packets, begun);
-        let mut coming = Pace::new(churn.allocations, begun);
-        let mut going = Pace::new(churn.allocations, begun + stay);
-        let (mut sent, mut came, mut went) = (0, 0, 0);
-        let mut latencies = Latencies::default();
+        let (mut coming, mut going) = (Pace::new(rate, begun), Pace::new(rate, begun + STAY));
+        let (mut came, mut went) = (0, 0);
+        let mut guests = Guests::default();
         loop {
-            let time = now();
-            let sending = time < end;
-            if time > end + stay {
-                latencies.lost = (sent as u64).saturating_sub(latencies.arrived());
-                latencies.nanoseconds.sort_unstable();
-                return Ok(latencies);
+            let time_now = now();
+            let open = time_now < begun + time;
+            if (!open && went == came) || places == 0 {
+                return Ok(guests);
             }
-            while sending && packets.take(time) {
-                self.send_stamped(sent % standing, begun);
-                sent += 1;
-            }
-            while sending && coming.take(time) {
-                let number = standing + came % guests;
+            while open && coming.take(time_now) {
+                let number = came % places;
                 let local = self.hosts.client(number);
                 self.clients[number] = self.new_client(number, local);
-                self.clients[number].turn.start(time);
+                self.clients[number].turn.start(time_now);
                 self.transmit(number);
                 came += 1;
             }
-            while went < came && going.take(time) {
-                let number = standing + went % guests;
-                match self.clients[number].turn.is_allocated() {
-                    true => latencies.allocated += 1,
-                    false => latencies.failed += 1,
+            while went < came && going.take(time_now) {
+                let number = went % places;
+                let Client { turn, peer, .. } = &mut self.clients[number];
+                match turn.has_channel(*peer) {
+                    true => guests.served += 1,
+                    false => guests.failed += 1,
                 }
-                self.clients[number].turn.close(time);
+                turn.close(time_now);
                 self.transmit(number);
                 went += 1;
             }
-            let next = if sending { packets.next.min(coming.next).min(going.next) } else { end + stay };
-            let wait = next.saturating_duration_since(now()).min(Duration::from_millis(20));
-            self.io.turn(Some(wait), &mut self.events).context("waiting for packets")?;
-            self.take_arrivals(begun, &mut latencies);
+            let next = if open { coming.next.min(going.next) } else { going.next };
+            let wait = next.saturating_duration_since(now());
+            self.io.turn(Some(wait), &mut self.events).context("waiting for responses")?;
+            self.take_answers();
         }
     }
 
-    /// A packet that says when it left.
-    fn send_stamped(&mut self, number: usize, begun: Instant) {
-        let stamp = nanoseconds_since(begun);
-        if let Some(place) = self.clients[number].frame.get_mut(4..12) {
-            place.copy_from_slice(&stamp.to_be_bytes());
-        }
-        self.send_frame(number);
-    }
-
-    fn take_arrivals(&mut self, begun: Instant, latencies: &mut Latencies) {
-        let arrived = nanoseconds_since(begun);
+    fn take_answers(&mut self) {
         for index in 0..self.io.received_len() {
             let Some(datagram) = self.io.received(index) else { break };
-            match (datagram.token, self.hosts.client_number(datagram.local)) {
-                (PEERS, _) => {
-                    if let Some(stamp) = datagram.payload.first_chunk() {
-                        latencies.nanoseconds.push(arrived.saturating_sub(u64::from_be_bytes(*stamp)));
-                    }
+            let number = self.hosts.client_number(datagram.local).unwrap_or(usize::MAX);
+            let Some(Client { turn, peer, .. }) =
+                self.clients.get_mut(number).filter(|_| datagram.token == CLIENTS)
+            else {
+                continue;
+            };
+            turn.handle_input(now(), datagram.payload);
+            while let Some(event) = turn.poll_event() {
+                if let TurnEvent::Allocated { .. } = event {
+                    turn.bind_channel(now(), *peer);
                 }
-                (CLIENTS, Some(number)) => {
-                    if let Some(client) = self.clients.get_mut(number) {
-                        client.turn.handle_input(now(), datagram.payload);
-                        while client.turn.poll_event().is_some() {}
-                        self.transmit(number);
-                    }
-                }
-                _ => {}
             }
+            self.transmit(number);
         }
     }
 }
 
-fn nanoseconds_since(begun: Instant) -> u64 {
-    u64::try_from((now() - begun).as_nanos()).unwrap_or(u64::MAX)
+/// How long the packets took, in nanoseconds, that came to a socket until `sent_all` and nothing came any more.
+fn take_arrivals(socket: BorrowedFd<'_>, sent_all: &AtomicBool) -> Result<Vec<u64>, BenchError> {
+    let what = "the peers' socket";
+    setsockopt(&socket, ReceiveTimestampns, &true).map_err(std::io::Error::from).context(what)?;
+    let socket = UdpSocket::from(socket.try_clone_to_owned().context(what)?);
+    socket.set_nonblocking(false).context(what)?;
+    socket.set_read_timeout(Some(QUIET)).context(what)?;
+    // Whom a packet was sent to stands beside the time.
+    let (mut payload, mut control) = ([0; 2048], nix::cmsg_space!(TimeSpec, [u64; 8]));
+    let mut taken = Vec::new();
+    loop {
+        let mut parts = [IoSliceMut::new(&mut payload)];
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty());
+        let arrived = match received {
+            Ok(message) => message.cmsgs().ok().and_then(|mut all| {
+                all.find_map(|control| match control {
+                    ControlMessageOwned::ScmTimestampns(time) => Some(nanoseconds(time)),
+                    _ => None,
+                })
+            }),
+            Err(nix::Error::EAGAIN) if sent_all.load(Ordering::Acquire) => return Ok(taken),
+            Err(_) => continue,
+        };
+        // One without a time came before times were asked for.
+        if let (Some(arrived), Some(left)) = (arrived, payload.first_chunk()) {
+            taken.push(arrived.saturating_sub(u64::from_be_bytes(*left)));
+        }
+    }
+}
+
+fn nanoseconds(time: TimeSpec) -> u64 {
+    u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// By the clock that the kernel's times are of.
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn gone(what: &str) -> BenchError {
+    BenchError::Figures(format!("{what} is gone"))
 }

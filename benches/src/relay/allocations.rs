@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Options, Side, in_turn, print_json, sides};
-use crate::BenchError;
 use crate::load::{Load, Shape};
 use crate::network::Network;
 use crate::server::Server;
+use crate::{BenchError, now};
 
 /// How long the server is left alone until its memory is looked at.
 const REST: Duration = Duration::from_secs(4);
@@ -69,7 +69,7 @@ fn measure(side: Side, round: usize, shape: Shape, network: &Network) -> Result<
     let there = server.resident_bytes()?.saturating_sub(resident_bytes_before);
     load.release()?;
     let us_per_release = lap()?;
-    thread::park_timeout(REST);
+    rest();
     Ok(Figure {
         server: side.name(),
         allocations: shape.count,
@@ -82,6 +82,13 @@ fn measure(side: Side, round: usize, shape: Shape, network: &Network) -> Result<
         resident_bytes_before,
         resident_bytes_after: server.resident_bytes()?,
     })
+}
+
+fn rest() {
+    let end = now() + REST;
+    while now() < end {
+        thread::park_timeout(end - now());
+    }
 }
 
 fn print(figure: &Figure, json: bool) -> Result<(), BenchError> {

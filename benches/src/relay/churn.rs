@@ -9,8 +9,8 @@ use crate::network::Network;
 use crate::plan::WARM_UP;
 use crate::server::Server;
 
-/// What goes on beside the allocations that stay.
-const CHURN: Churn = Churn { packets: 20_000, allocations: 2000 };
+/// A second, from clients of the allocations that stay to their peers.
+const PACKETS: u32 = 20_000;
 
 /// One measurement.
 #[derive(Debug, Serialize)]
@@ -20,7 +20,7 @@ struct Figure {
     round: usize,
     packets: u64,
     lost: u64,
-    allocated: u64,
+    served: u64,
     failed: u64,
     p50_us: f64,
     p99_us: f64,
@@ -36,7 +36,7 @@ pub(super) fn compare(shape: Shape, options: &Options, network: &Network) -> Res
             "round",
             "packets",
             "lost",
-            "allocated",
+            "served",
             "failed",
             "p50 µs",
             "p99 µs",
@@ -62,7 +62,8 @@ fn measure(
     let server = Server::start(side.kind(load.hosts(), shape.count), network)?;
     load.set_up(server.addr)?;
     load.run(1, WARM_UP)?;
-    let latencies = load.churn(CHURN, options.plan.time())?;
+    let churn = Churn { packets: PACKETS, allocations: options.come_and_go };
+    let latencies = load.churn(churn, options.plan.time(), network)?;
     if latencies.arrived() == 0 {
         return Err(server.error("it relayed nothing"));
     }
@@ -72,8 +73,8 @@ fn measure(
         round,
         packets: latencies.arrived(),
         lost: latencies.lost,
-        allocated: latencies.allocated,
-        failed: latencies.failed,
+        served: latencies.guests.served,
+        failed: latencies.guests.failed,
         p50_us: latencies.per_mille(500),
         p99_us: latencies.per_mille(990),
         p999_us: latencies.per_mille(999),
@@ -91,7 +92,7 @@ fn print(figure: &Figure, json: bool) -> Result<(), BenchError> {
         figure.round,
         figure.packets,
         figure.lost,
-        figure.allocated,
+        figure.served,
         figure.failed,
         figure.p50_us,
         figure.p99_us,

@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Packets under way at any time [default: 64; bursts: 1024].
     #[arg(long)]
     window: Option<usize>,
+    /// How many allocations come and go in a second in `churn`.
+    #[arg(long, default_value_t = 2000)]
+    come_and_go: u32,
     /// Leave coturn out: it takes long to end with many allocations.
     #[arg(long)]
     no_coturn: bool,
@@ -61,7 +64,7 @@ pub(crate) enum Scenario {
     Bursts,
     /// Allocations and channels made and ended as fast as it goes.
     Allocations,
-    /// 20,000 packets a second while 2,000 allocations a second come and go.
+    /// 20,000 packets a second while 2,000 allocations a second, each with a channel, come and go.
     Churn,
 }
 
