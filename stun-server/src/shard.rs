@@ -2,7 +2,7 @@
 //!
 //! # A turn
 //! 1. [`ShardIo::turn`] sends what the last turn queued, waits, and receives a batch. Both clocks are read once.
-//! 2. Each datagram goes to the [`Service`], and so does each frame of a stream that is readable (`streams`). The
+//! 2. Each datagram goes to the [`Service`] (`datagram`), and so does each frame of a stream that is readable (`streams`). The
 //!    [`Outcome`] is queued: data in place, without a copy. Where the first byte says TLS or DTLS, the service gets what was
 //!    decrypted (`streams`, `dtls`), under a five-tuple that says so.
 //! 3. What other shards have for this one is handled likewise (`post`): letters between services, and datagrams from one
@@ -10,7 +10,7 @@
 //! 4. What is due is ended: the service's timers, streams without use.
 //! 5. [`Service::work`]: the service binds and closes sockets of its own; then its transmits are sent.
 //!
-//! `proxied`: clients behind a proxy, by UDP. `passed`: connections to an HTTPS server that shares the port. `figures`: what
+//! `ways`: how datagrams get to clients. `proxied`: clients behind a proxy, by UDP. `passed`: connections to an HTTPS server that shares the port. `figures`: what
 //! a shard tells of itself when asked. `start`: binds all sockets of all shards, starts their threads, and ends them.
 //! `handed`: sockets of a service manager's. `renewal`: certificates renewed on disk.
 //!
@@ -18,6 +18,7 @@
 //! A five-tuple stays with one shard, since the kernel chooses by a hash of it among sockets with `SO_REUSEPORT`, and all
 //! are bound before any thread runs.
 
+mod datagram;
 mod dtls;
 mod figures;
 mod handed;
@@ -28,28 +29,29 @@ mod proxied;
 mod renewal;
 mod start;
 mod streams;
+mod ways;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use thirl_common::io::{ClientConn, Event, Route, ShardIo, SocketId};
-use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Transport, Undelivered};
+use thirl_common::io::{ClientConn, Event, ShardIo, SocketId};
+use thirl_common::net::{ClientAddr, FiveTuple, ServerAddr, Transmit, Undelivered};
 use thirl_common::wire::{FrameLen, FramingError, frame_len};
 
 use dtls::DtlsSessions;
 pub use figures::ShardFigures;
 pub use handed::Handed;
-use parcel::{Outbox, Parcel};
+use parcel::Outbox;
 pub use passed::HttpsBackend;
 use post::Mail;
 pub use post::Post;
-use proxied::{Client, Proxied};
 pub use renewal::replace_certificates;
 pub use start::{Listen, Running, Secure, StartError, start};
 use streams::Streams;
+use ways::Ways;
 
 /// The tokens of a service's own sockets are below this.
 pub const SERVICE_TOKEN_LIMIT: u64 = 1 << 63;
@@ -239,65 +241,6 @@ pub enum Held {
     Take(FiveTuple),
 }
 
-/// A UDP socket that clients send to.
-#[derive(Clone, Copy, Debug)]
-struct Listener {
-    socket: SocketId,
-    addr: SocketAddr,
-}
-
-impl Listener {
-    /// The server address that a datagram was sent to.
-    #[inline]
-    fn server_addr(&self, local: Option<IpAddr>) -> ServerAddr {
-        match local {
-            Some(ip) if self.is_wildcard() => ServerAddr(SocketAddr::new(ip, self.addr.port())),
-            _ => ServerAddr(self.addr),
-        }
-    }
-
-    fn is_wildcard(&self) -> bool {
-        self.addr.ip().is_unspecified()
-    }
-
-    /// How a datagram leaves from `server`, if it can by this socket.
-    #[inline]
-    fn route(&self, server: ServerAddr, client: ClientAddr) -> Option<Route> {
-        let source = if self.addr == server.0 {
-            None
-        } else if self.is_wildcard()
-            && self.addr.port() == server.port()
-            && self.addr.is_ipv4() == server.0.is_ipv4()
-        {
-            Some(server.ip())
-        } else {
-            return None;
-        };
-        Some(Route { socket: self.socket, to: client.0, source })
-    }
-}
-
-/// How datagrams get to clients.
-struct Ways {
-    listeners: Vec<Listener>,
-    proxied: Proxied,
-}
-
-impl Ways {
-    /// How a datagram gets to a client as it is; `None` if it is one with a stream or a session.
-    #[inline]
-    fn route(&self, five_tuple: &FiveTuple) -> Option<Route> {
-        if five_tuple.transport != Transport::Udp {
-            return None;
-        }
-        let direct = || {
-            let mut listeners = self.listeners.iter();
-            listeners.find_map(|listener| listener.route(five_tuple.server, five_tuple.client))
-        };
-        self.proxied.route(five_tuple).or_else(direct)
-    }
-}
-
 /// A thread's share of a server.
 struct Shard<S: Service> {
     number: usize,
@@ -400,216 +343,12 @@ impl<S: Service> Shard<S> {
         }
     }
 
-    /// Datagrams of services of this server.
-    fn unpack(&mut self, clock: Clock, parcel: &Parcel) {
-        for (from, to, datagram) in parcel.iter() {
-            if let Outcome::ToClient { five_tuple, prefix, range, padding } =
-                self.service.handle_inside(clock, from, to, datagram)
-                && let Some(data) = datagram.get(range)
-            {
-                let parts = [prefix.as_ref(), data, zeros(padding)];
-                match self.ways.route(&five_tuple) {
-                    Some(route) => self.io.send_parts(route, &parts),
-                    None => self.write_data(clock, five_tuple, &parts),
-                }
-            }
-        }
-    }
-
-    /// Data for a client with a stream or a session.
-    fn write_data(&mut self, clock: Clock, five_tuple: FiveTuple, parts: &[&[u8]]) {
-        let Shard { service, io, streams, dtls, outbox, .. } = self;
-        match dtls {
-            Some(dtls) if five_tuple.transport == Transport::Dtls => {
-                dtls.write(clock, five_tuple, parts, service);
-                dtls.advance(clock, five_tuple, service, io, outbox);
-            }
-            _ => streams.write_data(io, &five_tuple, parts),
-        }
-    }
-
     fn figures(&self) -> ShardFigures {
         let (tcp, tls) = self.streams.counts();
         let (dtls, dtls_handshakes) = self.dtls.as_ref().map_or((0, 0), DtlsSessions::counts);
         let passed_on = self.streams.passed_on();
         ShardFigures { tcp, tls, passed_on, dtls, dtls_handshakes, datagrams: self.io.counters() }
     }
-
-    #[inline]
-    fn handle_datagram(&mut self, clock: Clock, index: usize) {
-        let Some(token) = self.io.received(index).map(|received| received.token) else { return };
-        match token.checked_sub(SERVICE_TOKEN_LIMIT).map(usize::try_from) {
-            None => self.handle_socket(clock, index),
-            Some(Ok(listener)) => self.handle_client(clock, index, listener),
-            Some(Err(_)) => {}
-        }
-    }
-
-    /// A datagram that came to a socket of the service's.
-    #[inline]
-    fn handle_socket(&mut self, clock: Clock, index: usize) {
-        let Shard { service, io, .. } = self;
-        let Some(received) = io.received(index) else { return };
-        match service.handle_socket(clock, received.token, received.from, received.payload) {
-            Outcome::ToClient { five_tuple, prefix, range, padding } => {
-                self.forward_to_client(clock, index, five_tuple, &prefix, range, padding);
-            }
-            Outcome::ToSocket { socket, to, range, whole } => {
-                let route = Route { socket, to, source: None };
-                send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
-            }
-            Outcome::Reply(_)
-            | Outcome::Send { .. }
-            | Outcome::Inside { .. }
-            | Outcome::Hold
-            | Outcome::Nothing => {}
-        }
-    }
-
-    /// A part of the datagram received at `index` goes to a service of this server: in place, if it is this shard's.
-    fn forward_inside(
-        &mut self,
-        clock: Clock,
-        index: usize,
-        shard: usize,
-        [from, to]: [SocketAddr; 2],
-        range: Range<usize>,
-    ) {
-        let Shard { service, io, outbox, .. } = self;
-        let Some(datagram) = io.received(index).and_then(|it| it.payload.get(range.clone())) else { return };
-        if shard != self.number {
-            outbox.push(shard, from, to, datagram);
-        } else if let Outcome::ToClient { five_tuple, prefix, range: part, padding } =
-            service.handle_inside(clock, from, to, datagram)
-        {
-            let part = range.start + part.start..range.start + part.end;
-            self.forward_to_client(clock, index, five_tuple, &prefix, part, padding);
-        }
-    }
-
-    /// A part of the datagram received at `index` goes to a client.
-    #[inline]
-    fn forward_to_client(
-        &mut self,
-        clock: Clock,
-        index: usize,
-        five_tuple: FiveTuple,
-        prefix: &S::Prefix,
-        range: Range<usize>,
-        padding: usize,
-    ) {
-        let Shard { service, io, ways, streams, dtls, outbox, .. } = self;
-        if let Some(route) = ways.route(&five_tuple) {
-            io.forward(index, range, prefix.as_ref(), padding, route);
-            return;
-        }
-        let Some(data) = io.received(index).and_then(|it| it.payload.get(range)) else { return };
-        let parts = [prefix.as_ref(), data, zeros(padding)];
-        match dtls {
-            Some(dtls) if five_tuple.transport == Transport::Dtls => {
-                dtls.write(clock, five_tuple, &parts, service);
-                dtls.advance(clock, five_tuple, service, io, outbox);
-            }
-            _ => streams.write_data(io, &five_tuple, &parts),
-        }
-    }
-
-    /// An error that a datagram of the service's met with.
-    fn handle_undelivered(&mut self, clock: Clock, token: u64, error: &Undelivered) {
-        let Some(notice) = self.service.handle_undelivered(clock, token, error) else { return };
-        let five_tuple = five_tuple_of(&notice);
-        match self.ways.route(&five_tuple) {
-            Some(route) => self.io.send(route, &notice.payload),
-            None => self.write_data(clock, five_tuple, &[&notice.payload]),
-        }
-    }
-
-    /// A datagram that a client sent to a listening address.
-    #[inline]
-    fn handle_client(&mut self, clock: Clock, index: usize, listener: usize) {
-        let Shard { service, io, ways, dtls, outbox, .. } = self;
-        let (Some(received), Some(listener)) = (io.received(index), ways.listeners.get(listener)) else {
-            return;
-        };
-        let server = listener.server_addr(received.local);
-        let (client, start) = match ways.proxied.client(received.from, received.payload) {
-            Client::Direct => (ClientAddr(received.from), 0),
-            Client::Proxied { client, header } => (client, header),
-            Client::Unknown => return,
-        };
-        let Some(payload) = received.payload.get(start..) else { return };
-        // A proxy passes on what comes back, without a header.
-        let route = listener.route(server, ClientAddr(received.from));
-        if let Some(dtls) = dtls
-            && DtlsSessions::concerns(payload)
-        {
-            let five_tuple = FiveTuple { transport: Transport::Dtls, client, server };
-            let Some(route) = route else { return };
-            match dtls.handle_datagram(clock, five_tuple, route, payload, service) {
-                Some(answer) => answer.datagram().into_iter().for_each(|datagram| io.send(route, datagram)),
-                None => dtls.advance(clock, five_tuple, service, io, outbox),
-            }
-            return;
-        }
-        let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
-        if let (true, Some(route)) = (start > 0, route) {
-            ways.proxied.remember(five_tuple, route);
-        }
-        match service.handle_client(clock, five_tuple, payload) {
-            Outcome::ToSocket { socket, to, range, whole } => {
-                let route = Route { socket, to, source: None };
-                let range = start + range.start..start + range.end;
-                send_by_socket(io, socket, whole, |io| io.forward(index, range, &[], 0, route));
-            }
-            Outcome::Reply(reply) => {
-                if let Some(route) = route {
-                    io.send(route, reply);
-                }
-            }
-            // What a client behind a proxy asks to be sent from another address would not find back to it.
-            Outcome::Send { from, to, datagram } if start == 0 => {
-                let five_tuple = FiveTuple { transport: Transport::Udp, client: to, server: from };
-                if let Some(route) = ways.route(&five_tuple) {
-                    io.send(route, datagram);
-                }
-            }
-            Outcome::Inside { shard, from, to, range } => {
-                let range = start + range.start..start + range.end;
-                self.forward_inside(clock, index, shard, [from, to], range);
-            }
-            Outcome::Send { .. } | Outcome::ToClient { .. } | Outcome::Hold | Outcome::Nothing => {}
-        }
-    }
-
-    fn transmit(&mut self, clock: Clock, transmit: &Transmit) {
-        let five_tuple = five_tuple_of(transmit);
-        let payload = &transmit.payload;
-        match self.ways.route(&five_tuple) {
-            Some(route) => self.io.send(route, payload),
-            None if five_tuple.transport == Transport::Dtls => self.write_data(clock, five_tuple, &[payload]),
-            None => {
-                let Shard { service, io, streams, .. } = self;
-                streams.write_control(clock, &five_tuple, payload, service, io);
-            }
-        }
-    }
-}
-
-fn five_tuple_of(transmit: &Transmit) -> FiveTuple {
-    let Transmit { transport, from, to, .. } = *transmit;
-    FiveTuple { transport, client: ClientAddr(to), server: ServerAddr(from) }
-}
-
-/// Queues a datagram for one of the service's own sockets.
-#[inline]
-fn send_by_socket(io: &mut ShardIo, socket: SocketId, whole: bool, queue: impl FnOnce(&mut ShardIo)) {
-    if whole { io.send_whole(socket, queue) } else { queue(io) }
-}
-
-/// Padding, of 3 bytes at the most.
-fn zeros(count: usize) -> &'static [u8] {
-    const ZEROS: &[u8] = &[0; 3];
-    ZEROS.get(..count).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clocks")]

@@ -10,8 +10,9 @@ use thirl_common::net::FiveTuple;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::{Certificates, random_key};
 
+use super::datagram::send_by_socket;
 use super::parcel::Outbox;
-use super::{Clock, Outcome, Service, send_by_socket};
+use super::{Clock, Outcome, Service};
 
 /// So many handshakes at once, in each shard. Beyond them a client is not answered, and tries again in a second.
 const MAX_HANDSHAKES: usize = 512;

@@ -37,13 +37,28 @@ impl Handed {
                 sockets.tcp.push((listener.local_addr()?, listener));
             }
         }
-        if fds.len() == 0 {
-            return Ok(Handed(None));
+        Ok(Handed::of(sockets))
+    }
+
+    fn of(sockets: Sockets) -> Handed {
+        if sockets.udp.is_empty() && sockets.tcp.is_empty() {
+            return Handed(None);
         }
         let mut udp = BTreeMap::new();
         sockets.udp.iter().for_each(|(addr, _)| *udp.entry(*addr).or_default() += 1);
         let tcp = sockets.tcp.iter().map(|(addr, _)| *addr).collect();
-        Ok(Handed(Some(Arc::new(Inner { udp, tcp, sockets: Mutex::new(sockets) }))))
+        Handed(Some(Arc::new(Inner { udp, tcp, sockets: Mutex::new(sockets) })))
+    }
+
+    /// Takes those at this port for something else: UDP sockets for another server, and TCP listeners.
+    pub fn split_off(&mut self, port: u16) -> (Handed, Vec<TcpListener>) {
+        let Some(inner) = self.0.take() else { return (Handed(None), Vec::new()) };
+        let mut rest = std::mem::take(&mut *inner.sockets.lock().unwrap_or_else(PoisonError::into_inner));
+        let udp = rest.udp.extract_if(.., |(addr, _)| addr.port() == port).collect();
+        let listeners = rest.tcp.extract_if(.., |(addr, _)| addr.port() == port);
+        let listeners = listeners.map(|(_, listener)| listener).collect();
+        *self = Handed::of(rest);
+        (Handed::of(Sockets { udp, tcp: Vec::new() }), listeners)
     }
 
     /// Where they listen by UDP and by TCP; `None` if nothing was handed over.
@@ -85,5 +100,32 @@ impl Eq for Handed {}
 impl fmt::Debug for Handed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Handed").field(&self.addrs()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn what_is_at_a_port_is_split_off() {
+        let udp = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let tcp = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (one, other, listener) = (udp(), udp(), tcp());
+        let [one_at, other_at, listens] =
+            [one.local_addr(), other.local_addr(), listener.local_addr()].map(Result::unwrap);
+        let mut handed = Handed::of(Sockets {
+            udp: vec![(one_at, one), (other_at, other)],
+            tcp: vec![(listens, listener)],
+        });
+        let (there, listeners) = handed.split_off(one_at.port());
+        assert_eq!(there.addrs(), Some((vec![one_at], Vec::new())));
+        assert_eq!((there.take_udp(one_at).len(), listeners.len()), (1, 0));
+        assert_eq!(handed.addrs(), Some((vec![other_at], vec![listens])));
+        let (nothing, listeners) = handed.split_off(listens.port());
+        assert_eq!((nothing.addrs(), listeners.len()), (None, 1));
+        drop(handed.split_off(other_at.port()));
+        assert_eq!(handed.addrs(), None, "as if nothing had been handed over");
     }
 }

@@ -24,7 +24,8 @@ use super::passed::{HttpsBackend, PassedOn};
 use super::proxied::Proxied;
 use super::renewal::Renewal;
 use super::streams::{self, Streams};
-use super::{Listener, Post, SERVICE_TOKEN_LIMIT, Service, Shard, Ways};
+use super::ways::{Listener, Ways};
+use super::{Post, SERVICE_TOKEN_LIMIT, Service, Shard};
 
 /// How long a TLS handshake, or the header of a proxy, may take by default.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -261,75 +262,71 @@ impl Sockets {
         };
         let mut skipped = None;
         let secure = |on: fn(&Secure) -> bool| {
-            listen
-                .secure
-                .iter()
-                .filter(move |secure| on(secure))
-                .flat_map(|secure| secure.addrs.iter().copied())
+            let secure = listen.secure.iter().filter(move |secure| on(secure));
+            secure.flat_map(|secure| secure.addrs.iter().copied())
         };
         let udp = listen.udp.iter().map(|addr| (Transport::Udp, *addr));
         for (transport, addr) in udp.chain(secure(|secure| secure.dtls).map(|addr| (Transport::Dtls, addr))) {
-            let options = |reuse_port| BindOptions {
-                reuse_port,
-                packet_info: addr.ip().is_unspecified(),
-                recv_buffer: Some(listen.socket_buffer),
-                send_buffer: Some(listen.socket_buffer),
-                // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
-                fragmentation: Some(Fragmentation::AsNeeded),
-                ..BindOptions::default()
-            };
-            let handed = listen.handed.take_udp(addr);
-            let bound = if handed.is_empty() {
-                bind_all(addr, &mut sockets.udp, |addr, reuse_port| {
-                    let socket = options(reuse_port).bind(addr)?;
-                    let addr = socket.local_addr()?;
-                    Ok(((socket, addr), addr))
-                })
-            } else {
-                handed
-                    .into_iter()
-                    .enumerate()
-                    .try_for_each(|(index, socket)| {
-                        sockets.udp[index % shards].push((options(true).adopt(socket)?, addr));
-                        Ok(())
-                    })
-                    .map(|()| addr)
-            };
-            note(transport, addr, bound, addrs, &mut skipped)?;
+            note(transport, addr, sockets.bind_udp(listen, addr), addrs, &mut skipped)?;
         }
         let tcp = listen.tcp.iter().map(|addr| (Transport::Tcp, *addr));
         for (transport, addr) in tcp.chain(secure(|secure| secure.tls).map(|addr| (Transport::Tls, addr))) {
-            let options = |reuse_port| ListenOptions {
-                reuse_port,
-                limits: listen.stream_limits,
-                ..ListenOptions::default()
-            };
-            let handed = listen.handed.take_tcp(addr);
-            let bound = if handed.is_empty() {
-                bind_all(addr, &mut sockets.tcp, |addr, reuse_port| {
-                    let listener = options(reuse_port).listen(addr)?;
-                    let addr = listener.local_addr()?;
-                    Ok((listener, addr))
-                })
-            } else {
-                // All shards accept from the one that there is.
-                handed
-                    .iter()
-                    .try_for_each(|listener| {
-                        for listeners in &mut sockets.tcp {
-                            listeners.push(options(true).adopt(listener.try_clone()?)?);
-                        }
-                        Ok(())
-                    })
-                    .map(|()| addr)
-            };
-            note(transport, addr, bound, addrs, &mut skipped)?;
+            note(transport, addr, sockets.bind_tcp(listen, addr), addrs, &mut skipped)?;
         }
         match (addrs.is_empty(), skipped) {
             (false, _) => Ok(sockets),
             (true, Some(error)) => Err(error),
             (true, None) => Err(StartError::NothingToListenOn),
         }
+    }
+
+    /// A socket for each shard, or those that were handed over, one or more for each.
+    fn bind_udp(&mut self, listen: &Listen, addr: SocketAddr) -> io::Result<SocketAddr> {
+        let options = |reuse_port| BindOptions {
+            reuse_port,
+            packet_info: addr.ip().is_unspecified(),
+            recv_buffer: Some(listen.socket_buffer),
+            send_buffer: Some(listen.socket_buffer),
+            // "Always assume the incoming DF bit is 0" (RFC 8656, section 14).
+            fragmentation: Some(Fragmentation::AsNeeded),
+            ..BindOptions::default()
+        };
+        let handed = listen.handed.take_udp(addr);
+        if handed.is_empty() {
+            return bind_all(addr, &mut self.udp, |addr, reuse_port| {
+                let socket = options(reuse_port).bind(addr)?;
+                let addr = socket.local_addr()?;
+                Ok(((socket, addr), addr))
+            });
+        }
+        let shards = self.udp.len();
+        for (index, socket) in handed.into_iter().enumerate() {
+            self.udp[index % shards].push((options(true).adopt(socket)?, addr));
+        }
+        Ok(addr)
+    }
+
+    /// A listener for each shard, or all that were handed over for all.
+    fn bind_tcp(&mut self, listen: &Listen, addr: SocketAddr) -> io::Result<SocketAddr> {
+        let options = |reuse_port| ListenOptions {
+            reuse_port,
+            limits: listen.stream_limits,
+            ..ListenOptions::default()
+        };
+        let handed = listen.handed.take_tcp(addr);
+        if handed.is_empty() {
+            return bind_all(addr, &mut self.tcp, |addr, reuse_port| {
+                let listener = options(reuse_port).listen(addr)?;
+                let addr = listener.local_addr()?;
+                Ok((listener, addr))
+            });
+        }
+        for listener in &handed {
+            for listeners in &mut self.tcp {
+                listeners.push(options(true).adopt(listener.try_clone()?)?);
+            }
+        }
+        Ok(addr)
     }
 }
 

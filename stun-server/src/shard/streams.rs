@@ -12,9 +12,10 @@ use thirl_common::proxy_protocol::TrustedProxies;
 use thirl_common::time::Deadlines;
 use thirl_common::tls::Certificates;
 
+use super::datagram::send_by_socket;
 use super::parcel::Outbox;
 use super::passed::PassedOn;
-use super::{Clock, Outcome, Service, send_by_socket};
+use super::{Clock, Outcome, Service};
 
 /// So many connections are accepted in a turn from one listener, so that a flood of them does not stop data.
 const ACCEPTED_PER_TURN: usize = 32;
