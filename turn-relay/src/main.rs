@@ -11,8 +11,7 @@ use thirl_stun_server::program;
 use thirl_stun_server::shard::Handed;
 use thirl_turn_relay::announce::Announcement;
 use thirl_turn_relay::import::import;
-use thirl_turn_relay::operated::OperatedRelay;
-use thirl_turn_relay::server::Server;
+use thirl_turn_relay::operated::{self, OperatedRelay};
 use thirl_turn_relay::settings::{KEYS, Settings};
 
 fn main() -> ExitCode {
@@ -70,11 +69,7 @@ fn serve(flags: Flags) -> Result<(), program::Failure> {
     let new_secret = settings.ensure_credentials(random);
     operation::forgo_new_privileges();
     let signals = Signals::catch()?;
-    let mut config = settings.config();
-    config.listen.adopt(Handed::from_environment()?);
-    program::log_security(&config.listen);
-    let running = Server::start(config)?;
-    let _monitor = program::monitor(&settings.operation, || running.observed())?;
+    let (running, _monitor) = operated::start(&settings, Handed::from_environment()?)?;
     program::drop_privileges(&settings.operation)?;
     program::print_line(&Announcement::new(&settings, running.local_addrs()).to_string());
     if let Some(secret) = new_secret {

@@ -1,10 +1,22 @@
-//! A relay as those who operate it know it: reloaded and drained while it runs.
+//! A relay as those who operate it know it: started as settings say, reloaded and drained while it runs.
 
 use thirl_common::config::ConfigError;
-use thirl_stun_server::operation::{Configuration, Log, Operated, Operation};
+use thirl_stun_server::operation::{Configuration, Log, Monitor, Operated, Operation};
+use thirl_stun_server::program::{self, Failure};
+use thirl_stun_server::shard::Handed;
 
-use crate::server::Running;
+use crate::server::{Running, Server};
 use crate::settings::Settings;
+
+/// Starts a relay, at the sockets that were handed over if some were, and what serves its metrics if they are wanted.
+pub fn start(settings: &Settings, handed: Handed) -> Result<(Running, Option<Monitor>), Failure> {
+    let mut config = settings.config();
+    config.listen.adopt(handed);
+    program::log_security(&config.listen);
+    let running = Server::start(config)?;
+    let monitor = program::monitor(&settings.operation, || running.observed())?;
+    Ok((running, monitor))
+}
 
 /// A relay that runs, where its settings are from, and what else is to know of new ones.
 pub struct OperatedRelay<'r> {

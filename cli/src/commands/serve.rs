@@ -17,10 +17,10 @@ use thirl_overlay::signalling::{DEFAULT_PORT, Hub, IceServer, Keepalive};
 use thirl_stun_server::binding::BindingConfig;
 use thirl_stun_server::operation::{self, Configuration, Log, Signals};
 use thirl_stun_server::program::{self, raise_open_files_limit};
-use thirl_stun_server::shard::Listen;
+use thirl_stun_server::shard::{Handed, Listen};
 use thirl_turn_relay::announce::{self, Announcement};
-use thirl_turn_relay::operated::OperatedRelay;
-use thirl_turn_relay::server::{Running, Server};
+use thirl_turn_relay::operated::{self, OperatedRelay};
+use thirl_turn_relay::server::Running;
 use thirl_turn_relay::settings::{self, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -90,11 +90,13 @@ pub(crate) fn run(arguments: &Arguments, level: &'static str) -> Result<(), Fail
     raise_open_files_limit();
     operation::forgo_new_privileges();
     let signals = Signals::catch().map_err(|error| Failure::of("catching signals", error))?;
-    let relay = Server::start(settings.config()).map_err(|error| Failure::Failed(error.to_string()))?;
-    let _monitor = program::monitor(&settings.operation, || relay.observed())
-        .map_err(|error| Failure::Failed(error.to_string()))?;
-    let signalling = Signalling::start(&settings, &relay, signalling_port)?;
-    let second_stun = start_second_stun(&settings, signalling.port)?;
+    let mut handed = Handed::from_environment()
+        .map_err(|error| Failure::of("taking the sockets that were handed over", error))?;
+    let (beside_signalling, listeners) = handed.split_off(signalling_port);
+    let (relay, _monitor) =
+        operated::start(&settings, handed).map_err(|error| Failure::Failed(error.to_string()))?;
+    let signalling = Signalling::start(&settings, &relay, signalling_port, listeners)?;
+    let second_stun = start_second_stun(&settings, signalling.port, beside_signalling)?;
     announce(&settings, &relay, &signalling, made_secret, arguments.json)?;
 
     program::drop_privileges(&settings.operation).map_err(|error| Failure::Failed(error.to_string()))?;
@@ -118,10 +120,16 @@ pub(crate) fn run(arguments: &Arguments, level: &'static str) -> Result<(), Fail
 
 /// STUN over UDP on the signalling port's number too: it takes two destinations to notice that a mapping depends on the
 /// destination, which is how nodes can say why their path is relayed.
-fn start_second_stun(settings: &Settings, port: u16) -> Result<thirl_stun_server::server::Running, Failure> {
+fn start_second_stun(
+    settings: &Settings,
+    port: u16,
+    handed: Handed,
+) -> Result<thirl_stun_server::server::Running, Failure> {
     let listen = thirl_stun_server::settings::listen(&settings.listening_ips, port);
+    let mut listen = Listen { tcp: Vec::new(), shards: Some(NonZeroUsize::MIN), ..listen };
+    listen.adopt(handed);
     let config = thirl_stun_server::server::Config {
-        listen: Listen { tcp: Vec::new(), shards: Some(NonZeroUsize::MIN), ..listen },
+        listen,
         // One port is no server of RFC 5780; the relay beside it is, if it has two addresses.
         binding: BindingConfig { limit: settings.binding.limit, ..BindingConfig::default() },
     };
@@ -139,10 +147,21 @@ struct Signalling {
 }
 
 impl Signalling {
-    fn start(settings: &Settings, relay: &Running, port: u16) -> Result<Signalling, Failure> {
+    /// At the listeners that were handed over, or else at this port.
+    fn start(
+        settings: &Settings,
+        relay: &Running,
+        port: u16,
+        handed: Vec<std::net::TcpListener>,
+    ) -> Result<Signalling, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| Failure::of("starting the runtime", error))?;
-        let listeners = runtime.block_on(listen(&settings.listening_ips, port))?;
+        let listeners = runtime.block_on(async {
+            match handed.is_empty() {
+                true => listen(&settings.listening_ips, port),
+                false => adopt(handed).map_err(|error| Failure::of("listening for signalling", error)),
+            }
+        })?;
         let bound = listeners
             .first()
             .and_then(|listener| listener.local_addr().ok())
@@ -176,8 +195,16 @@ impl Signalling {
     }
 }
 
+fn adopt(handed: Vec<std::net::TcpListener>) -> std::io::Result<Vec<TcpListener>> {
+    let adopt = |listener: std::net::TcpListener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    handed.into_iter().map(adopt).collect()
+}
+
 /// Listens on every address, or on all of both families. A family that the host does not have is passed over.
-async fn listen(ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Failure> {
+fn listen(ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Failure> {
     let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let chosen = if ips.is_empty() { &everywhere[..] } else { ips };
     let mut listeners: Vec<TcpListener> = Vec::new();

@@ -11,7 +11,7 @@ use thirl_tests::requires;
 
 use super::{ALICE, LIMIT};
 
-fn activator() -> Result<(), Unavailable> {
+pub(super) fn activator() -> Result<(), Unavailable> {
     harness::installed("systemd-socket-activate", "systemd", "hands sockets over to our servers").map(drop)
 }
 

@@ -7,6 +7,7 @@ mod log;
 mod manager;
 mod metrics;
 mod reload;
+mod serve;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -11,10 +11,10 @@ use thirl_tests::requires;
 use super::{ALICE, LIMIT, Relay, said};
 
 /// A file of settings, which is gone when it is dropped.
-struct Conf(PathBuf);
+pub(super) struct Conf(PathBuf);
 
 impl Conf {
-    fn new(toml: &str) -> Conf {
+    pub(super) fn new(toml: &str) -> Conf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let conf =
@@ -23,11 +23,11 @@ impl Conf {
         conf
     }
 
-    fn write(&self, toml: &str) {
+    pub(super) fn write(&self, toml: &str) {
         fs::write(&self.0, toml).unwrap();
     }
 
-    fn flags(&self) -> [&str; 2] {
+    pub(super) fn flags(&self) -> [&str; 2] {
         ["--config", self.0.to_str().unwrap()]
     }
 }
@@ -46,7 +46,7 @@ impl Relay {
     }
 }
 
-const TAKEN_UP: &str = "was read anew and is in use";
+pub(super) const TAKEN_UP: &str = "was read anew and is in use";
 
 #[test]
 fn what_is_changed_holds_and_what_was_begun_goes_on() {
