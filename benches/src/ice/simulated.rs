@@ -15,6 +15,8 @@ use super::scene::{Hosts, Scene, Told};
 /// Who is not connected by then never will be.
 const LIMIT: Duration = Duration::from_secs(20);
 
+const TICK: Duration = Duration::from_millis(1);
+
 /// One side and what is known of it.
 struct Side {
     agent: Box<dyn SansIo>,
@@ -123,9 +125,11 @@ impl Side {
         }
     }
 
+    /// A timer that is due still, after it was looked after, is looked at again when a clock would have ticked.
     fn next(&mut self, now: Instant) -> Option<Instant> {
         let mail = self.mail.iter().map(|(at, _)| *at).min();
-        self.agent.poll_timeout(now).into_iter().chain(mail).min()
+        let timer = self.agent.poll_timeout(now).map(|at| at.max(now + TICK));
+        timer.into_iter().chain(mail).min()
     }
 }
 

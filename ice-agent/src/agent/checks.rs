@@ -1,21 +1,30 @@
 //! Outgoing checks (RFC 8445, sections 6.1.4 and 7.2): pairs are formed, checked at a pace, and answered.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 
-use super::config::{Role, Timings};
+use super::config::Role;
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId};
 use super::pair::{
     Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats, can_reach,
 };
-use super::remote::{RemoteId, Session};
+use super::remote::RemoteId;
 use super::{Agent, Timer, message};
 use crate::candidate::{CandidateKind, pair_priority, priority};
+
+/// Where the peer has been heard the path is open, so that a missing answer was most likely lost. An RTO is 500 ms at least
+/// (RFC 8445, section 14.3): so the pair is asked anew before that, in a transaction that the pace counts, so many times.
+const MAX_REPEATS: u8 = 3;
+
+/// How long an answer may take before the pair is asked anew.
+fn repeat_after(rtt: Option<Duration>) -> Duration {
+    rtt.map_or(Duration::from_millis(100), |rtt| rtt * 3 / 2 + Duration::from_millis(20))
+}
 
 impl Agent {
     /// Pairs a base with a remote candidate, if packets can pass between them.
@@ -133,72 +142,25 @@ impl Agent {
         }
     }
 
-    /// Starts the transactions whose turn it is. Ordinary checks and gathering, in turn, keep the pacing interval; a check
-    /// that answers one of the peer's, or nominates, follows a path that is known to be open and waits for the least
-    /// interval only.
-    pub(super) fn pump(&mut self, now: Instant) {
-        while self.is_running() {
-            let slot = |interval| self.pace.last.map_or(now, |last| last + interval);
-            let (triggered, ordinary) = (slot(Timings::MIN_PACING), slot(self.config.timings.pacing));
-            if now < triggered {
-                let next = if self.session.list.has_triggered() { triggered } else { ordinary };
-                self.timers.set(Timer::Pace, next);
-                return;
-            }
-            if !self.start_triggered(now) {
-                if now < ordinary {
-                    self.timers.set(Timer::Pace, ordinary);
-                    return;
-                }
-                if !self.start_next(now) {
-                    self.timers.cancel(Timer::Pace);
-                    return;
-                }
-            }
-            self.pace.last = Some(now);
-        }
-    }
-
-    fn start_triggered(&mut self, now: Instant) -> bool {
-        while let Some(pair) = self.session.list.next_triggered() {
-            if self.start_check(now, pair) {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn start_next(&mut self, now: Instant) -> bool {
-        let checked = self.pace.gathered_last && self.start_ordinary(now);
-        self.pace.gathered_last = !checked && self.gather_next(now);
-        checked || self.pace.gathered_last || self.start_ordinary(now)
-    }
-
-    fn start_ordinary(&mut self, now: Instant) -> bool {
-        let Session { list, streams, .. } = &mut self.session;
-        let next = if matches!(self.state, State::Failed | State::Closed) {
-            None
-        } else {
-            list.next_ordinary(|pair| streams.may_check(pair))
-        };
-        next.is_some_and(|pair| self.start_check(now, pair))
-    }
-
     /// Sends a check on a pair, with a new transaction. One that is under way may still be answered.
-    fn start_check(&mut self, now: Instant, id: PairId) -> bool {
+    pub(super) fn start_check(&mut self, now: Instant, id: PairId) -> bool {
         let Some(pair) = self.session.list.get(id) else { return false };
         let nominate = pair.nominate && self.role == Role::Controlling;
+        let repeats = pair.check.as_ref().map_or(0, |check| check.repeats.saturating_add(1));
+        let repeat_at = (pair.heard && repeats < MAX_REPEATS).then(|| now + repeat_after(pair.rtt));
         let Some((transaction_id, bytes)) = self.write_check(id, nominate) else { return false };
         // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
         let timings = &self.config.timings;
         let rto = timings.rto.max(timings.pacing * self.session.list.active().min(1000));
         let schedule = Retransmission { rto, ..Retransmission::STUN };
         let transaction = Transaction::start(schedule, Transport::Udp, now);
-        self.timers.set(Timer::Check(id), transaction.deadline());
+        let check =
+            OutgoingCheck { id: transaction_id, bytes: bytes.clone(), transaction, repeats, repeat_at };
+        self.timers.set(Timer::Check(id), check.deadline());
         let asked = Asked { pair: id, sent: now, role: self.role, nominate };
         self.session.list.note_asked(transaction_id, asked);
         let Some(pair) = self.session.list.get_mut(id) else { return false };
-        pair.check = Some(OutgoingCheck { id: transaction_id, bytes: bytes.clone(), transaction });
+        pair.check = Some(check);
         if !pair.is_valid() {
             pair.state = PairState::InProgress;
         }
@@ -238,6 +200,13 @@ impl Agent {
         let stopped = !self.wants_repetition(id);
         let Some(pair) = self.session.list.get_mut(id) else { return };
         let Some(check) = pair.check.as_mut() else { return };
+        if check.repeat_at.take_if(|at| *at <= now).is_some() {
+            self.timers.set(Timer::Check(id), check.deadline());
+            if !stopped {
+                self.session.list.trigger(id);
+            }
+            return;
+        }
         let due = check.transaction.handle_timeout(now);
         match due {
             Due::Nothing => self.timers.set(Timer::Check(id), check.transaction.deadline()),

@@ -130,6 +130,8 @@ pub struct Timings {
     /// Ta: the time between two new transactions, over all checks and all gathering. Never less than 5 ms (RFC 8445,
     /// section 14.2), whatever stands here.
     pub pacing: Duration,
+    /// So many transactions may be ahead of that pace, 5 ms apart. With 0 the pace is RFC 8445's and no other.
+    pub burst: u32,
     /// The least RTO of a check (RFC 8445, section 14.3).
     pub rto: Duration,
     /// How long the controlling agent, when a relayed pair works, waits for a direct one before it nominates. Data
@@ -161,6 +163,7 @@ impl Default for Timings {
     fn default() -> Self {
         Timings {
             pacing: Duration::from_millis(50),
+            burst: 32,
             rto: Duration::from_millis(500),
             relay_patience: Duration::from_secs(1),
             patience: Duration::from_millis(39_500),

@@ -7,7 +7,7 @@
 //!    known of addresses outside, and which are told.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
-//! 5. `checks`, `inbound`, `message`: checks out, checks in, and their bytes.
+//! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
 //! 6. `nomination`, `consent`, `progress`: the pair that is selected, whether it still answers, and what comes of that.
 //! 7. `restart`: the next session, and what is left of the one before.
 //! 8. `report`: what happened and why.
@@ -23,6 +23,7 @@ mod inbound;
 mod local;
 mod message;
 mod nomination;
+mod pace;
 mod pair;
 mod progress;
 mod relay;
@@ -54,6 +55,7 @@ pub use report::{CandidateReport, PairReport, Report, ServerReport};
 use event::{RelayId, Route};
 use gather::Gathering;
 use local::{Found, LocalId, LocalSide};
+use pace::Pace;
 use pair::PairId;
 use remote::Session;
 
@@ -77,15 +79,6 @@ enum Timer {
     Consent(ComponentId),
     Disconnected(ComponentId),
     ConsentExpiry(ComponentId),
-}
-
-/// When the next transaction may be started (RFC 8445, section 14.2).
-#[derive(Debug, Default)]
-struct Pace {
-    /// When the last one was started.
-    last: Option<Instant>,
-    /// Whether it was one of gathering.
-    gathered_last: bool,
 }
 
 #[derive(Debug, Default)]

@@ -147,6 +147,18 @@ pub(super) struct OutgoingCheck {
     pub(super) id: TransactionId,
     pub(super) bytes: Vec<u8>,
     pub(super) transaction: Transaction,
+    /// How many transactions before this one asked the same.
+    pub(super) repeats: u8,
+    /// When another one should.
+    pub(super) repeat_at: Option<Instant>,
+}
+
+impl OutgoingCheck {
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Instant {
+        let rto = self.transaction.deadline();
+        self.repeat_at.map_or(rto, |at| at.min(rto))
+    }
 }
 
 /// What was asked with a transaction.
