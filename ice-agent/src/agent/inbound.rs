@@ -240,7 +240,9 @@ impl Agent {
         pair.heard = true;
         pair.stats.requests_received += 1;
         let valid = pair.is_valid();
-        if use_candidate && self.role == Role::Controlled {
+        if self.role == Role::Controlled && !use_candidate {
+            self.session.nominates_deliberately = true;
+        } else if self.role == Role::Controlled {
             pair.nominated_by_peer = true;
             if valid {
                 self.accept_nomination(now, id);

@@ -143,15 +143,19 @@ impl Agent {
         self.select(now, id);
     }
 
-    /// As the controlled agent, follows the peer's nomination. Of several, as peers of RFC 5245 make them, the pair of the
-    /// highest priority counts, unless the selected one has stopped answering.
+    /// As the controlled agent, follows the peer's nomination. Of several, as peers of RFC 5245 make them with every check, the
+    /// pair of the highest priority counts, unless the selected one has stopped answering; else the last one, which the
+    /// peer makes when it has lost what it selected before.
     pub(super) fn accept_nomination(&mut self, now: Instant, id: PairId) {
         let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.nominated_by_peer = false;
         let (priority, component) = (pair.priority, pair.component);
+        let deliberate = self.session.nominates_deliberately;
         let Some(component) = self.session.streams.component_mut(component) else { return };
         let better = match component.path.selected.and_then(|selected| self.session.list.get(selected)) {
-            Some(selected) => component.state == State::Disconnected || priority >= selected.priority,
+            Some(selected) => {
+                deliberate || component.state == State::Disconnected || priority >= selected.priority
+            }
             None => true,
         };
         if better && component.path.selected != Some(id) {

@@ -73,6 +73,9 @@ pub(super) struct Session {
     pub(super) asymmetric: BTreeMap<(Route, IpAddr), u32>,
     /// Whether the PAC timer has run out (RFC 8863, section 4).
     pub(super) patience_over: bool,
+    /// Whether the peer, controlling, has sent a check that nominates nothing: then a nomination of its is deliberate. One of
+    /// RFC 5245 may nominate with every check (section 8.1.1.2 there).
+    pub(super) nominates_deliberately: bool,
 }
 
 impl Session {
@@ -88,6 +91,7 @@ impl Session {
             list: CheckList::default(),
             asymmetric: BTreeMap::new(),
             patience_over: false,
+            nominates_deliberately: false,
         }
     }
 
