@@ -1,4 +1,5 @@
-//! A path is kept, in the kernel lab: two agents talk while their network changes under them, and nobody tells them.
+//! A path is kept, in the kernel lab: two agents talk while their network changes under them, and nobody tells them. All that is
+//! done for them is what any application does: candidates are carried to the other side as they come.
 //! The gap is the longest time without a datagram, of which there is one every 20 ms each way.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -34,12 +35,12 @@ impl Call {
             Program::spawn(command).unwrap().named(role)
         };
         let mut call = Call([peer(a, "controlling"), peer(b, "controlled")]);
-        let descriptions = call.0.each_mut().map(|peer| said(peer, "description"));
+        let descriptions = [0, 1].map(|side| call.said(side, "description"));
         for (peer, theirs) in call.0.iter_mut().zip(descriptions.iter().rev()) {
             peer.write_line(&theirs.to_string()).unwrap();
         }
         call.order("mark");
-        call.await_flow();
+        call.await_flow([0, 0]);
         call
     }
 
@@ -50,58 +51,57 @@ impl Call {
     /// What each side says of the time since the last mark.
     fn told(&mut self) -> [Value; 2] {
         self.order("tell");
-        self.0.each_mut().map(|peer| said(peer, "received"))
+        [0, 1].map(|side| self.said(side, "received"))
     }
 
-    /// Waits until traffic flows both ways, counted from the last mark.
-    fn await_flow(&mut self) {
-        let deadline = Deadline::after(LIMIT);
-        while !self.told().iter().all(|told| told["received"].as_u64() >= Some(FLOWING)) {
-            if deadline.has_passed() {
-                self.order("report");
-                let reports = self.0.each_mut().map(|peer| said(peer, "report"));
-                let reports = reports.map(|report| report["report"].as_str().unwrap_or_default().to_owned());
-                panic!("no traffic for {LIMIT:?}; {}\n{}", reports.join("\n"), self.output());
+    /// The next line of JSON with this key; candidates before it are passed on.
+    fn said(&mut self, side: usize, key: &str) -> Value {
+        loop {
+            let line = self.0[side].wait_for_json(LIMIT).unwrap();
+            if line.get("candidate").is_some() {
+                self.0[1 - side].write_line(&line.to_string()).unwrap();
+            } else if line.get(key).is_some() {
+                return line;
             }
+        }
+    }
+
+    /// Waits until so many datagrams more than `before` have come on each side, and returns the longest gap: milliseconds.
+    fn await_flow(&mut self, before: [u64; 2]) -> u64 {
+        let deadline = Deadline::after(LIMIT);
+        loop {
+            let told = self.told();
+            let received = told.each_ref().map(|told| told["received"].as_u64().unwrap());
+            if received.iter().zip(before).all(|(received, before)| *received >= before + FLOWING) {
+                return told.iter().filter_map(|told| told["longest_gap_ms"].as_u64()).max().unwrap();
+            }
+            assert!(
+                !deadline.has_passed(),
+                "no traffic for {LIMIT:?}; {}\n{}",
+                self.reports(),
+                self.output()
+            );
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 
-    /// The longest gap while `change` happens and until traffic flows again, on either side: milliseconds.
+    /// The longest gap while `change` happens and until traffic flows again: milliseconds.
     fn gap(&mut self, change: impl FnOnce()) -> u64 {
         self.order("mark");
         change();
         let before = self.told().map(|told| told["received"].as_u64().unwrap());
-        let deadline = Deadline::after(LIMIT);
-        loop {
-            let told = self.told();
-            let flows =
-                |(told, before): (&Value, &u64)| told["received"].as_u64().unwrap() >= before + FLOWING;
-            if told.iter().zip(&before).all(flows) {
-                return told.iter().filter_map(|told| told["longest_gap_ms"].as_u64()).max().unwrap();
-            }
-            if deadline.has_passed() {
-                self.order("report");
-                let reports = self.0.each_mut().map(|peer| said(peer, "report"));
-                let reports = reports.map(|report| report["report"].as_str().unwrap_or_default().to_owned());
-                panic!("no traffic for {LIMIT:?}; {}\n{}", reports.join("\n"), self.output());
-            }
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
+        self.await_flow(before)
+    }
+
+    fn reports(&mut self) -> String {
+        self.order("report");
+        [0, 1]
+            .map(|side| self.said(side, "report")["report"].as_str().unwrap_or_default().to_owned())
+            .join("\n")
     }
 
     fn output(&self) -> String {
         self.0.iter().map(Program::output).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// The next line of JSON that has this key.
-fn said(peer: &mut Program, key: &str) -> Value {
-    loop {
-        let line = peer.wait_for_json(LIMIT).unwrap();
-        if line.get(key).is_some() {
-            return line;
-        }
     }
 }
 
@@ -134,4 +134,70 @@ fn a_nat_that_forgets_its_mappings() {
     let mut call = Call::new(&lab, Node::A, Node::B);
     let mut gaps: Vec<_> = (0..5).map(|_| call.gap(|| lab.reboot_nat(Node::NatA).unwrap())).collect();
     assert!(median("NAT reboot", &mut gaps) < 3000, "{gaps:?}");
+}
+
+#[test]
+fn an_interface_that_gets_another_address() {
+    requires!(availability());
+    let mut lab = Lab::builder().site(Site::A, Nat::new()).second_server().build().unwrap();
+    let _relay = relay(&lab);
+    let mut call = Call::new(&lab, Node::A, Node::Srv2);
+    let mut gaps = Vec::new();
+    for _ in 0..5 {
+        let mut old = None;
+        // Both addresses are there for a while, as when DHCP or a router says so.
+        let with_both = call.gap(|| old = Some(lab.renumber(Node::A).unwrap()));
+        gaps.push(with_both.max(call.gap(|| lab.drop_old_address(old.as_ref().unwrap()).unwrap())));
+    }
+    assert!(median("renumbering, the new address first", &mut gaps) < 500, "{gaps:?}");
+}
+
+#[test]
+fn a_nat_with_another_public_address() {
+    requires!(availability());
+    let mut lab = Lab::builder().site(Site::A, Nat::new()).site(Site::B, Nat::new()).build().unwrap();
+    let _relay = relay(&lab);
+    let mut call = Call::new(&lab, Node::A, Node::B);
+    let mut gaps: Vec<_> = (30..33)
+        .map(|last| {
+            let address = std::net::Ipv4Addr::new(198, 51, 100, last);
+            call.gap(|| lab.set_public_address(Node::NatA, address).unwrap())
+        })
+        .collect();
+    assert!(median("another public address", &mut gaps) < 13_000, "{gaps:?}");
+}
+
+#[test]
+fn a_minute_of_silence() {
+    requires!(availability());
+    let brief = Nat::new().udp_timeout(Duration::from_secs(30));
+    let lab = Lab::builder().site(Site::A, brief).site(Site::B, brief).build().unwrap();
+    let _relay = relay(&lab);
+    let mut call = Call::new(&lab, Node::A, Node::B);
+    call.order("silence");
+    let minute = Deadline::after(Duration::from_secs(60));
+    while !minute.has_passed() {
+        std::thread::park_timeout(minute.remaining());
+    }
+    call.order("talk");
+    let gap = call.await_flow([0, 0]);
+    println!("after a minute of silence: {gap} ms until the first datagram");
+    assert!(gap < 500, "{gap} ms");
+}
+
+#[test]
+fn a_relay_that_is_killed_and_comes_back() {
+    requires!(availability());
+    let lab = Lab::builder().site(Site::A, Nat::symmetric()).site(Site::B, Nat::symmetric()).build().unwrap();
+    let mut server = Some(relay(&lab));
+    let mut call = Call::new(&lab, Node::A, Node::B);
+    let mut gaps: Vec<_> = (0..3)
+        .map(|_| {
+            call.gap(|| {
+                server.take();
+                server = Some(relay(&lab));
+            })
+        })
+        .collect();
+    assert!(median("relay restart", &mut gaps) < 13_000, "{gaps:?}");
 }

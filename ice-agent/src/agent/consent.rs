@@ -76,6 +76,7 @@ impl Agent {
             pair.state = PairState::Waiting;
         }
         again.into_iter().for_each(|id| self.session.list.trigger(id));
+        self.check_relays(now, component);
         self.pump(now);
     }
 

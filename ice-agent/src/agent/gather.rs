@@ -139,8 +139,12 @@ impl Agent {
             }
             let relay = self.add_relay(Relay::new(component, &server, index, Via::Socket(id)));
             self.gathering.relay_by_server.insert((id, address), relay);
-            self.gathering.queue.push_back(Task::Allocate(relay));
+            self.queue_allocation(relay);
         }
+    }
+
+    pub(super) fn queue_allocation(&mut self, relay: RelayId) {
+        self.gathering.queue.push_back(Task::Allocate(relay));
     }
 
     pub(super) fn queue_binding(&mut self, socket: SocketId, server: SocketAddr) {

@@ -4,7 +4,7 @@
 //!
 //! 1. `config`, `event`: what it is told, and what comes out.
 //! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers. `external`: what else is
-//!    known of addresses outside, and which are told.
+//!    known of addresses outside, and which are told. `renewal`: allocations that were lost.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
@@ -28,6 +28,7 @@ mod pair;
 mod progress;
 mod relay;
 mod remote;
+mod renewal;
 mod report;
 mod restart;
 mod stream;
@@ -70,6 +71,8 @@ enum Timer {
     Pace,
     Binding(TransactionId),
     Relay(RelayId),
+    /// An allocation that was lost is asked for again.
+    Renew(RelayId),
     GatheringEnd,
     Keepalive,
     Check(PairId),
@@ -317,6 +320,7 @@ impl Agent {
                 Timer::Pace => {}
                 Timer::Binding(id) => self.handle_binding_timeout(now, id),
                 Timer::Relay(id) => self.handle_relay_timeout(now, id),
+                Timer::Renew(id) => self.renew(now, id),
                 Timer::GatheringEnd => self.handle_gathering_end(now),
                 Timer::Keepalive => self.send_keepalives(now),
                 Timer::Check(id) => self.handle_check_timeout(now, id),

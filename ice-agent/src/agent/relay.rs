@@ -33,10 +33,12 @@ enum Progress {
 #[derive(Debug)]
 pub(super) struct Relay {
     /// Whose packets it carries.
-    component: ComponentId,
+    pub(super) component: ComponentId,
     pub(super) server: TurnServer,
-    index: usize,
+    pub(super) index: usize,
     pub(super) carrier: Via,
+    /// How often it was tried to have it again, since it was lost.
+    pub(super) attempts: u32,
     progress: Progress,
     client: Option<TurnClient>,
 }
@@ -44,7 +46,7 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(component: ComponentId, server: &TurnServer, index: usize, carrier: Via) -> Relay {
         let server = TurnServer { address: canonical(server.address), ..server.clone() };
-        Relay { component, server, index, carrier, progress: Progress::Pending, client: None }
+        Relay { component, server, index, carrier, attempts: 0, progress: Progress::Pending, client: None }
     }
 
     /// There is no allocation any more.
@@ -60,7 +62,8 @@ impl Relay {
 
 impl Agent {
     pub(super) fn add_relay(&mut self, relay: Relay) -> RelayId {
-        let id = RelayId(u32::try_from(self.gathering.relays.len()).unwrap_or(u32::MAX));
+        // One that is replaced leaves the list after the new one has come: no name is used twice.
+        let id = RelayId(self.gathering.relays.last_key_value().map_or(0, |(last, _)| last.0 + 1));
         self.gathering.relays.insert(id, relay);
         id
     }
@@ -76,7 +79,12 @@ impl Agent {
         }
     }
 
-    fn connect_relay(&mut self, component: ComponentId, index: usize, server: &TurnServer) {
+    pub(super) fn connect_relay(
+        &mut self,
+        component: ComponentId,
+        index: usize,
+        server: &TurnServer,
+    ) -> RelayId {
         let stream = StreamId(u32::try_from(self.gathering.relay_by_stream.len()).unwrap_or(u32::MAX));
         let relay = self.add_relay(Relay::new(component, server, index, Via::Stream(stream)));
         self.gathering.relay_by_stream.insert(stream, relay);
@@ -87,6 +95,7 @@ impl Agent {
             transport: server.transport,
             local: None,
         });
+        relay
     }
 
     /// Sends the Allocate request of a relay over UDP.
@@ -201,7 +210,7 @@ impl Agent {
         self.drain_relay(now, id);
     }
 
-    fn with_client(&mut self, now: Instant, id: RelayId, act: impl FnOnce(&mut TurnClient)) {
+    pub(super) fn with_client(&mut self, now: Instant, id: RelayId, act: impl FnOnce(&mut TurnClient)) {
         if let Some(client) = self.gathering.relays.get_mut(&id).and_then(|relay| relay.client.as_mut()) {
             act(client);
             self.drain_relay(now, id);
@@ -231,8 +240,15 @@ impl Agent {
     fn handle_turn_event(&mut self, now: Instant, id: RelayId, event: TurnEvent) {
         match event {
             TurnEvent::Allocated { relayed, mapped, .. } => self.relay_allocated(now, id, relayed, mapped),
-            TurnEvent::Failed { reason } | TurnEvent::Lost { reason } => {
+            TurnEvent::Failed { reason } => {
                 self.relay_failed(now, id, reason.to_string());
+                if self.gathering.relays.get(&id).is_some_and(|relay| relay.attempts > 0) {
+                    self.renew_later(now, id, &reason);
+                }
+            }
+            TurnEvent::Lost { reason } => {
+                self.relay_failed(now, id, reason.to_string());
+                self.renew_later(now, id, &reason);
             }
             TurnEvent::PermissionFailed { peer, reason } => {
                 self.route_refuses(now, Route::Relay(id), peer, &reason.to_string());
@@ -265,6 +281,9 @@ impl Agent {
             related: Some(mapped),
             server: Some(server.address),
         };
+        if let Some(relay) = self.gathering.relays.get_mut(&id) {
+            relay.attempts = 0;
+        }
         let progress = match self.add_local_candidate(now, &found) {
             Some(local) => Progress::Allocated(local),
             None => Progress::Over,
@@ -304,6 +323,11 @@ impl Agent {
             Via::Stream(_) => None,
         };
         let transport: Transport = server.transport;
+        // Of allocations that are made anew the last attempt counts.
+        self.gathering.outcomes.retain(|known| {
+            (known.turn, known.server, known.transport, known.socket)
+                != (true, server.address, transport, socket)
+        });
         self.gathering.outcomes.push(ServerOutcome {
             server: server.address,
             transport,

@@ -245,6 +245,14 @@ impl TurnClient {
         self.end(TurnError::Disconnected);
     }
 
+    /// Asks whether the server still has the allocation, as it should: for when something is wrong with a path. If it has
+    /// not, [`TurnEvent::Lost`] follows.
+    pub fn check(&mut self, now: Instant) {
+        if self.phase == Phase::Allocated {
+            self.ask(now, Asked::Refresh { lifetime: None });
+        }
+    }
+
     /// Lets a peer's packets through, whatever its port, until the client is closed.
     pub fn allow(&mut self, now: Instant, peer: IpAddr) {
         if self.phase == Phase::Allocated && self.peers.want_permission(peer) {

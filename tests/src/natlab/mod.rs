@@ -41,6 +41,7 @@ use std::process::Command;
 pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use availability::{Unavailable, availability};
 pub use igd::Igd;
+pub use operations::OldAddress;
 pub use spec::{Firewall, Ipv6, Nat, Network, Node, Site};
 
 use process::ProcessTree;

@@ -7,6 +7,15 @@ use super::spec::{Node, Site};
 use super::topology::{client_addresses, ip_batch, lan_address, on_node};
 use super::{Lab, LabError};
 
+/// An address that a client still has beside a new one.
+#[derive(Debug)]
+#[must_use = "the client has two addresses until it is dropped"]
+pub struct OldAddress {
+    client: Node,
+    site: Site,
+    address: Ipv4Addr,
+}
+
 impl Lab {
     /// The NAT forgets every mapping, as after a power cut.
     ///
@@ -64,6 +73,38 @@ impl Lab {
         )?;
         self.topology.clients.insert(client, (site, address));
         Ok(())
+    }
+
+    /// Gives a client another address in its LAN, beside the one that it has until [`Lab::drop_old_address`].
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] if the client is not in this lab.
+    pub fn renumber(&mut self, client: Node) -> Result<OldAddress, LabError> {
+        let Some((site, old)) = self.topology.clients.get(&client).copied() else {
+            return Err(LabError::Spec(format!("{client} is no client of this lab")));
+        };
+        // Twenty apart: nobody else has the number.
+        let host = old.octets()[3];
+        let new = lan_address(site, if host < 20 { host + 20 } else { host - 20 });
+        self.tree.run(&on_node(client, &ip_batch(&[format!("addr add {new}/24 dev eth0")])))?;
+        self.topology.clients.insert(client, (site, new));
+        Ok(OldAddress { client, site, address: old })
+    }
+
+    /// Takes away what a client had before it was renumbered.
+    ///
+    /// # Errors
+    /// If it has not got it any more.
+    pub fn drop_old_address(&self, old: &OldAddress) -> Result<(), LabError> {
+        let &OldAddress { client, site, address } = old;
+        // Else the new address, which is a second one of the same network, would go too.
+        let promote = "echo 1 >/proc/sys/net/ipv4/conf/eth0/promote_secondaries";
+        let router = lan_address(site, 1);
+        let change = ip_batch(&[
+            format!("addr del {address}/24 dev eth0"),
+            format!("route replace default via {router}"),
+        ]);
+        self.tree.run(&on_node(client, &format!("{promote}\n{change}")))
     }
 
     /// What every node asks for names from now on.
