@@ -24,7 +24,7 @@ const WINDOW_SECONDS: u64 = 30;
 const ALERT_LEN: usize = 13 + 2;
 
 /// Mints and checks cookies: HMAC-SHA256(key, time ‖ both addresses ‖ the client's random number), and for DTLS 1.3
-/// HMAC-SHA256(key, time ‖ both addresses ‖ the whole first ClientHello) cut to 21 bytes ‖ the facts of [`Retry`].
+/// HMAC-SHA256(key, time ‖ both addresses ‖ the whole first ClientHello) cut to 21 bytes ‖ what else a client may change.
 #[derive(Clone)]
 pub struct Cookies {
     keyed: Hmac<Sha256>,
