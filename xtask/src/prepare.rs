@@ -11,7 +11,7 @@ use crate::shell::{self, Ended, Watch};
 use crate::workspace::Workspace;
 
 /// A program of others, its Debian package and what it is wanted for.
-const PROGRAMS: [(&str, &str, &str); 21] = [
+const PROGRAMS: [(&str, &str, &str); 23] = [
     ("unshare", "util-linux", "makes the namespaces of the NAT lab"),
     ("ip", "iproute2", "makes the links and routes of the NAT lab"),
     ("nft", "nftables", "makes the NATs of the NAT lab"),
@@ -32,8 +32,13 @@ const PROGRAMS: [(&str, &str, &str); 21] = [
     ("miniupnpd", "miniupnpd-nftables", "is the gateway that our port mapping is tested against"),
     ("systemd-analyze", "systemd", "checks the unit file of our relay"),
     ("fail2ban-regex", "fail2ban", "reads the lines about failed authentication in our log"),
+    ("cc", "gcc", "builds the programs in C that use our library and others"),
+    ("pkg-config", "pkg-config", "says how programs in C are built with libraries of others"),
     ("python3", "python3", "runs aioice, the ICE agent that ours is tested against"),
 ];
+/// A library of others by its name for pkg-config, its Debian package and what it is wanted for.
+const LIBRARIES: [(&str, &str, &str); 1] =
+    [("nice", "libnice-dev", "is an ICE agent that ours is tested against")];
 const APT_LIMIT: Duration = Duration::from_secs(300);
 const PIP_LIMIT: Duration = Duration::from_secs(120);
 /// Asked by Debian's packages before they start a service: 101 forbids it.
@@ -71,6 +76,7 @@ fn system_packages() -> Result<(), String> {
 fn missing_packages() -> Vec<&'static str> {
     let missing = PROGRAMS.iter().filter(|(program, ..)| !shell::has_program(program));
     let mut packages: Vec<_> = missing.map(|&(_, package, _)| package).collect();
+    packages.extend(missing_libraries().map(|(_, package, _)| package));
     if python_with_venv().is_none() {
         packages.push("python3-venv");
     }
@@ -78,11 +84,20 @@ fn missing_packages() -> Vec<&'static str> {
     packages
 }
 
+fn missing_libraries() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let is_there = |library: &str| shell::succeeds(Command::new("pkg-config").args(["--exists", library]));
+    LIBRARIES.into_iter().filter(move |(library, ..)| !is_there(library))
+}
+
 fn explain_missing() -> String {
     let missing = PROGRAMS.iter().filter(|(program, ..)| !shell::has_program(program));
     let mut reasons: Vec<_> = missing
         .map(|(program, package, purpose)| format!("{program} (package {package}) {purpose}"))
         .collect();
+    let libraries = missing_libraries();
+    reasons.extend(
+        libraries.map(|(library, package, purpose)| format!("{library} (package {package}) {purpose}")),
+    );
     if python_with_venv().is_none() {
         reasons.push("the module venv (package python3-venv) keeps aioice apart from the system".into());
     }

@@ -77,7 +77,7 @@ const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 
 impl Credentials {
     /// 48 random bits in the ufrag and 144 in the pwd: more than the 24 and 128 of RFC 8445, section 5.3.
-    pub(super) fn generate(rng: &mut StdRng) -> Credentials {
+    pub fn generate(rng: &mut StdRng) -> Credentials {
         let mut text =
             |len| (0..len).map(|_| char::from(ICE_CHARS[rng.random_range(0..ICE_CHARS.len())])).collect();
         Credentials { ufrag: text(8), pwd: text(24) }

@@ -27,6 +27,7 @@
 //!    names in place of addresses.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
+//!    `webrtc` and `quic` are what other libraries take it for (features `webrtc-util`, `quinn`).
 //! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
 //!    TURN over TCP, TLS and DTLS, through an [`HttpProxy`] too. [`Trust`]: whose certificates are believed. `queue`:
 //!    datagrams that wait.
@@ -43,6 +44,8 @@ mod mdns;
 mod networks;
 mod path;
 mod queue;
+#[cfg(feature = "quinn")]
+mod quic;
 mod resolve;
 mod shared;
 mod socket;
@@ -51,6 +54,8 @@ mod task;
 mod train;
 mod trust;
 mod watch;
+#[cfg(feature = "webrtc-util")]
+mod webrtc;
 
 pub use builder::{Builder, StartError};
 pub(crate) use clock::{now, sleep_until};
@@ -60,6 +65,8 @@ pub use handle::{ConnectError, IceAgent, LocalCandidates};
 pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use path::{Path, PathClosed, TrySendError};
+#[cfg(feature = "quinn")]
+pub use quic::QuicSocket;
 pub use resolve::resolve;
 pub use stream::{HttpProxy, HttpProxyError};
 pub use trust::{Trust, TrustError};

@@ -39,6 +39,14 @@ pub fn lab_prober() -> PathBuf {
     directory().join("lab-prober")
 }
 
+/// The directory in which the library for C, `libthirl_ice`, is.
+///
+/// # Panics
+/// As [`thirl`].
+pub fn c_library() -> &'static Path {
+    directory()
+}
+
 /// A Python with `tests/requirements.txt` installed: `cargo xtask test` makes it in `target/venv`.
 ///
 /// # Errors
@@ -61,9 +69,12 @@ fn build() -> PathBuf {
     cargo.args([
         "build",
         "--quiet",
+        "--lib",
         "--bins",
         "-p",
         "thirl",
+        "-p",
+        "thirl-ice-agent-c",
         "-p",
         "thirl-turn-relay",
         "-p",

@@ -1,10 +1,11 @@
 //! How a test runs programs: [`Program`] spawns and reads one, [`binaries`](thirl) finds ours, [`Relay`] starts one, [`Coturn`] that of others, [`Certificate`] is
 //! what they prove themselves with, [`Deadline`] bounds every wait, and [`requires!`](crate::requires) says why a test could not run.
-//! [`turn`] is a client that does as a test says.
+//! [`turn`] is a client that does as a test says, [`Chromium`] a browser.
 
 mod allocation;
 mod binaries;
 mod certificate;
+mod chromium;
 mod coturn;
 mod deadline;
 mod ports;
@@ -14,8 +15,9 @@ mod requires;
 pub mod turn;
 
 pub use allocation::{Allocation, Login};
-pub use binaries::{lab_prober, python, stun_server, thirl, turn_relay};
+pub use binaries::{c_library, lab_prober, python, stun_server, thirl, turn_relay};
 pub use certificate::Certificate;
+pub use chromium::Chromium;
 pub use coturn::Coturn;
 pub use deadline::Deadline;
 pub use ports::{free_tcp_port, free_udp_port};

@@ -44,7 +44,12 @@ fn serve(
     let thread = thread::spawn(move || {
         let mut roots = RootCertStore::empty();
         roots.add(trusted).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         let name = ServerName::try_from("turn.example").unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut stream = StreamOwned::new(tls, other);

@@ -1,0 +1,162 @@
+//! A data channel between a page in Chromium and our agent.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use thirl_ice_agent::agent::Role;
+use thirl_ice_agent::driver::{Description, IceAgent};
+use thirl_tests::harness::{self, Chromium};
+use thirl_tests::requires;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use webrtc_data::data_channel::{Config, DataChannel};
+
+use crate::stack::{Identity, SCTP_PORT, Setup, associate};
+use crate::{LIMIT, agent, within_limit};
+
+const PAGE: &str = include_str!("../../interop/data_channel_page.html");
+const IP: &str = "127.0.0.1";
+const MAX_MESSAGE: usize = 65_536;
+
+/// What the page posts, and where the answer goes.
+type Signal = (Value, oneshot::Sender<Value>);
+
+/// A page on loopback, which tells its descriptions and what became of it.
+struct Site {
+    port: u16,
+    signals: mpsc::Receiver<Signal>,
+    outcomes: mpsc::Receiver<Value>,
+}
+
+impl Site {
+    async fn start() -> Site {
+        let (signal, signals) = mpsc::channel(1);
+        let (outcome, outcomes) = mpsc::channel(1);
+        let exchange = move |body: String| async move {
+            let (answer, answered) = oneshot::channel::<Value>();
+            signal.send((serde_json::from_str(&body).unwrap(), answer)).await.unwrap();
+            answered.await.unwrap().to_string()
+        };
+        let end = move |body: String| async move {
+            outcome.send(serde_json::from_str(&body).unwrap()).await.unwrap();
+        };
+        let router = Router::new()
+            .route("/", get(async || Html(PAGE)))
+            .route("/signal", post(exchange))
+            .route("/outcome", post(end));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async { axum::serve(listener, router).await });
+        Site { port, signals, outcomes }
+    }
+
+    async fn signal(&mut self) -> Signal {
+        within_limit("a description of the page", self.signals.recv()).await.unwrap()
+    }
+}
+
+/// What Chromium's session description says of this one data channel.
+struct TheirSession {
+    description: Description,
+    fingerprint: String,
+}
+
+impl TheirSession {
+    fn parse(sdp: &str) -> TheirSession {
+        let values = |name: &str| {
+            let prefix = format!("a={name}:");
+            sdp.lines().filter_map(move |line| line.strip_prefix(&prefix).map(str::to_owned))
+        };
+        let one = |name| values(name).next().unwrap_or_else(|| panic!("no {name} in {sdp}"));
+        let candidates = values("candidate").map(|candidate| format!("candidate:{candidate}")).collect();
+        TheirSession {
+            description: Description { ufrag: one("ice-ufrag"), pwd: one("ice-pwd"), candidates },
+            fingerprint: one("fingerprint").strip_prefix("sha-256 ").unwrap().to_owned(),
+        }
+    }
+}
+
+/// Our session description (RFC 8841) of one data channel.
+fn our_session(agent: &IceAgent, identity: &Identity, setup: &str) -> String {
+    let Description { ufrag, pwd, candidates } = agent.description();
+    let mut lines = vec![
+        "v=0".to_owned(),
+        "o=- 1 1 IN IP4 127.0.0.1".to_owned(),
+        "s=-".to_owned(),
+        "t=0 0".to_owned(),
+        "a=group:BUNDLE 0".to_owned(),
+        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel".to_owned(),
+        "c=IN IP4 0.0.0.0".to_owned(),
+        "a=mid:0".to_owned(),
+        format!("a=ice-ufrag:{ufrag}"),
+        format!("a=ice-pwd:{pwd}"),
+        format!("a=fingerprint:sha-256 {}", identity.fingerprint()),
+        format!("a=setup:{setup}"),
+        format!("a=sctp-port:{SCTP_PORT}"),
+        format!("a=max-message-size:{MAX_MESSAGE}"),
+    ];
+    lines.extend(candidates.iter().map(|candidate| format!("a={candidate}")));
+    lines.push("a=end-of-candidates".to_owned());
+    lines.iter().map(|line| format!("{line}\r\n")).collect()
+}
+
+/// Echoes what comes over the first channel, as long as it comes.
+async fn echo(agent: IceAgent, setup: Setup, identity: Identity, peer: String) {
+    let path = within_limit("a path", agent.connect()).await.unwrap();
+    let association = Arc::new(associate(path, setup, identity, peer).await);
+    let channel = DataChannel::accept(&association, Config::default(), &[] as &[DataChannel]).await.unwrap();
+    let mut buffer = vec![0; MAX_MESSAGE];
+    while let Ok(len @ 1..) = channel.read(&mut buffer).await {
+        channel.write(&Bytes::copy_from_slice(&buffer[..len])).await.unwrap();
+    }
+}
+
+/// Connects to a page in which Chromium makes the offer, or the answer.
+async fn connects(page_offers: bool) {
+    let program =
+        requires!(harness::installed("chromium", "chromium", "is the browser that our agent is tested with"));
+    let mut site = Site::start().await;
+    let role = if page_offers { Role::Controlled } else { Role::Controlling };
+    let (agent, identity) = (agent(role).await, Identity::new());
+    let page = format!("http://{IP}:{}/?role={}", site.port, if page_offers { "offer" } else { "answer" });
+    // There may be no other interface than loopback; and what mDNS would hide is resolved by nobody here.
+    let arguments = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
+    let mut chromium = Chromium::open(&program, IP, &page, &arguments).unwrap();
+
+    let (offer, answer) = site.signal().await;
+    let (theirs, setup) = if page_offers {
+        let theirs = TheirSession::parse(offer["sdp"].as_str().unwrap());
+        answer.send(json!({ "type": "answer", "sdp": our_session(&agent, &identity, "active") })).unwrap();
+        (theirs, Setup::Active)
+    } else {
+        answer.send(json!({ "type": "offer", "sdp": our_session(&agent, &identity, "actpass") })).unwrap();
+        let (answer, done) = site.signal().await;
+        done.send(json!(null)).unwrap();
+        let sdp = answer["sdp"].as_str().unwrap();
+        assert!(sdp.contains("a=setup:active"), "{sdp}");
+        (TheirSession::parse(sdp), Setup::Passive)
+    };
+    agent.set_remote(&theirs.description).unwrap();
+    let echo = tokio::spawn(echo(agent.clone(), setup, identity, theirs.fingerprint));
+    let outcome = tokio::time::timeout(LIMIT, site.outcomes.recv()).await;
+    let Ok(Some(outcome)) = outcome else {
+        panic!("the page said nothing within {LIMIT:?}: {}\n{}", agent.report(), chromium.end());
+    };
+    assert_eq!(outcome, json!({ "messages": 100, "protocol": "udp" }), "{}", agent.report());
+    echo.abort();
+}
+
+#[tokio::test]
+async fn chromium_offers() {
+    connects(true).await;
+}
+
+#[tokio::test]
+async fn chromium_answers() {
+    connects(false).await;
+}
