@@ -9,14 +9,16 @@
 //! 1. [`candidate`]: what one side tells the other: candidates, their priority, the `candidate:` line.
 //! 2. [`agent`]: the sans-IO agent: gathering, checks, nomination, consent, report.
 //! 3. [`turn`]: the sans-IO TURN client, of which the agent has one for each server and socket.
-//! 4. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
-//! 5. [`nat`]: what this side's NAT does.
-//! 6. [`port_mapping`]: asking the gateway for a way in.
+//! 4. [`mux`]: one UDP port for many agents: which of them a datagram is for.
+//! 5. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
+//! 6. [`nat`]: what this side's NAT does.
+//! 7. [`port_mapping`]: asking the gateway for a way in.
 
 pub mod agent;
 pub mod candidate;
 #[cfg(feature = "driver")]
 pub mod driver;
+pub mod mux;
 pub mod nat;
 pub mod port_mapping;
 pub mod turn;

@@ -133,7 +133,8 @@ impl Agent {
             if server.transport != Transport::Udp || address.is_ipv4() != local.is_ipv4() || known {
                 continue;
             }
-            if used >= SOCKETS_PER_TURN_SERVER {
+            let shared = self.local.sockets.get(&id).is_some_and(|socket| socket.shared);
+            if used >= SOCKETS_PER_TURN_SERVER || shared {
                 self.queue_binding(id, address);
                 continue;
             }

@@ -28,6 +28,8 @@ pub(super) struct Socket {
     pub(super) local_preference: u16,
     /// How the driver ranks its interface.
     pub(super) preference: u8,
+    /// Whether other agents use it as well.
+    pub(super) shared: bool,
     pub(super) lost: bool,
     pub(super) mappings: Vec<Mapping>,
 }
@@ -96,8 +98,15 @@ impl LocalSide {
     ) -> SocketId {
         let id = SocketId(u32::try_from(self.sockets.len()).unwrap_or(u32::MAX));
         let local_preference = self.local_preference(component, local, preference);
-        let socket =
-            Socket { component, local, local_preference, preference, lost: false, mappings: Vec::new() };
+        let socket = Socket {
+            component,
+            local,
+            local_preference,
+            preference,
+            shared: false,
+            lost: false,
+            mappings: Vec::new(),
+        };
         self.sockets.insert(id, socket);
         id
     }

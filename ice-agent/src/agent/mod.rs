@@ -265,6 +265,20 @@ impl Agent {
         id
     }
 
+    /// Adds a UDP socket that other agents use as well ([`crate::mux`]), for the first component. No allocation is made on it:
+    /// a TURN server keeps one for each five-tuple (RFC 8656, section 7.2).
+    pub fn add_shared_socket(&mut self, now: Instant, local: SocketAddr, preference: u8) -> SocketId {
+        let id = self.local.add_socket(ComponentId::ONE, local, preference);
+        if let Some(socket) = self.local.sockets.get_mut(&id) {
+            socket.shared = true;
+        }
+        if self.gathering.begun.is_some() && self.is_running() {
+            self.gather_on(now, id);
+            self.pump(now);
+        }
+        id
+    }
+
     /// A socket is gone, and with it what stood on it.
     pub fn local_socket_lost(&mut self, now: Instant, id: SocketId) {
         let Some(socket) = self.local.sockets.get_mut(&id) else { return };

@@ -1,7 +1,7 @@
 //! The agent's sockets follow this host's addresses: one on each that is worth it, for as long as the host has it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::interfaces::{LocalAddress, MAX_ADDRESSES};
@@ -60,12 +60,17 @@ impl Core {
             return Ok(());
         }
         let socket = Socket::bind(wanted.address)?;
-        let ip = wanted.address.ip();
+        self.publish(wanted.address.ip())?;
+        let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
+        self.sockets.insert(id, Arc::new(socket));
+        Ok(())
+    }
+
+    /// The peer is told a name in place of the address, if that is wanted.
+    pub(super) fn publish(&mut self, ip: IpAddr) -> io::Result<()> {
         if let Some(published) = self.published.as_mut().filter(|_| !ip.is_loopback()) {
             self.agent.name_address(ip, published.name(ip).map_err(io::Error::other)?);
         }
-        let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
-        self.sockets.insert(id, Arc::new(socket));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use thirl_common::uri::ServerUri;
 use super::handle::IceAgent;
 use super::interfaces::LocalAddress;
 use super::mdns::Published;
+use super::mux::UdpMux;
 use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
@@ -22,6 +23,7 @@ use crate::agent::{
     Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, Policy, Role, Timings, TurnServer,
 };
 use crate::candidate::Candidate;
+use crate::mux::UfragTaken;
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,9 @@ pub enum StartError {
     /// The system gave no randomness.
     #[error("the system's random number generator fails: {0}")]
     Random(#[from] rand::rand_core::OsError),
+    /// The credentials that were given are another agent's on the same port.
+    #[error(transparent)]
+    UfragTaken(#[from] UfragTaken),
     /// A relay was given as a STUN server, or the other way about.
     #[error("{0} is the wrong scheme here: stun: has no credentials, turn: needs them")]
     WrongScheme(ServerUri),
@@ -46,8 +51,8 @@ pub enum StartError {
 /// 1. the role: [`controlling`](Builder::controlling) or [`controlled`](Builder::controlled), by default the latter;
 /// 2. servers: [`stun`](Builder::stun), [`turn`](Builder::turn), any number of each;
 /// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
-///    [`networks`](Builder::networks) or [`addresses`](Builder::addresses), [`external_address`](Builder::external_address),
-///    [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns);
+///    [`networks`](Builder::networks), [`addresses`](Builder::addresses) or [`mux`](Builder::mux),
+///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns);
 /// 4. if wanted, [`timings`](Builder::timings), [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
@@ -57,6 +62,7 @@ pub struct Builder {
     stun: Vec<ServerUri>,
     turn: Vec<(ServerUri, String, String)>,
     addresses: Option<Vec<LocalAddress>>,
+    mux: Option<UdpMux>,
     networks: Networks,
     port_mapping: bool,
     mdns: bool,
@@ -71,6 +77,7 @@ impl Default for Builder {
             stun: Vec::new(),
             turn: Vec::new(),
             addresses: None,
+            mux: None,
             networks: Networks::default(),
             port_mapping: true,
             mdns: false,
@@ -191,6 +198,15 @@ impl Builder {
         self
     }
 
+    /// Shares a port with other agents, in place of sockets of its own; [`addresses`](Builder::addresses) adds such. An
+    /// allocation on a TURN server by UDP needs a socket of its own, which is bound beside the port if there is such a server.
+    /// The router is not asked to map a shared port.
+    #[must_use]
+    pub fn mux(mut self, mux: &UdpMux) -> Self {
+        self.mux = Some(mux.clone());
+        self
+    }
+
     /// The username fragment and password, in place of random ones.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
@@ -211,10 +227,13 @@ impl Builder {
         self.check()?;
         let (config, notes) = self.resolved().await;
         let policy = config.policy;
-        let (addresses, changes) = match self.addresses {
-            Some(addresses) => (HostAddresses::given(addresses), None),
+        let over_udp = |uri: &ServerUri| uri.transport() == Transport::Udp && !uri.scheme.is_secure();
+        let turn_over_udp = self.turn.iter().any(|(uri, ..)| over_udp(uri));
+        let (addresses, changes) = match (self.addresses, &self.mux) {
+            (Some(addresses), _) => (HostAddresses::given(addresses), None),
+            (None, Some(mux)) => (HostAddresses::given(mux.own_addresses().filter(|_| turn_over_udp)), None),
             // First the changes, so that none is missed.
-            None => {
+            (None, None) => {
                 let changes = watch::changes().map_err(StartError::Addresses)?;
                 let host = Host::list().map_err(StartError::Addresses)?;
                 (host.addresses(&self.networks), Some((changes, self.networks)))
@@ -227,10 +246,15 @@ impl Builder {
         let (streams, stream_events) = Streams::new(self.streams);
         let shared = Arc::new(Shared::new(agent, streams));
         shared.lock().published = self.mdns.then(Published::default);
-        shared.lock().follow(&addresses).map_err(StartError::Bind)?;
+        if let Some(mux) = &self.mux {
+            mux.join(&shared)?;
+        }
+        if self.mux.is_none() || !addresses.chosen.is_empty() {
+            shared.lock().follow(&addresses).map_err(StartError::Bind)?;
+        }
         shared.with_agent(|agent| agent.gather(now()));
         tokio::spawn(task::run(Arc::clone(&shared), stream_events, changes));
-        if self.port_mapping && policy != Policy::Relay {
+        if self.port_mapping && self.mux.is_none() && policy != Policy::Relay {
             shared.runs_beside(tokio::spawn(mappings::run(Arc::clone(&shared))));
         }
         Ok(IceAgent::new(shared))

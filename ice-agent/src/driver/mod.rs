@@ -25,6 +25,7 @@
 //! 1. [`Builder`]: what the agent is told. `resolve`: host names of servers. `interfaces`, `networks`, `watch`, `addresses`: on which
 //!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included. `mappings`: ways in through routers. `mdns`:
 //!    names in place of addresses.
+//!    [`UdpMux`]: one port for many agents.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
 //!    `webrtc` and `quic` are what other libraries take it for (features `webrtc-util`, `quinn`).
@@ -41,6 +42,7 @@ mod handle;
 mod interfaces;
 mod mappings;
 mod mdns;
+mod mux;
 mod networks;
 mod path;
 mod queue;
@@ -64,6 +66,7 @@ pub use description::Description;
 pub use handle::{ConnectError, IceAgent, LocalCandidates};
 pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
+pub use mux::UdpMux;
 pub use path::{Path, PathClosed, TrySendError};
 #[cfg(feature = "quinn")]
 pub use quic::QuicSocket;

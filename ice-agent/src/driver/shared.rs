@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
 
 use super::mdns::{MAX_LOOKUPS, Published};
+use super::mux::Member;
 use super::now;
 use super::queue::Queue;
 use super::socket::Socket;
@@ -17,7 +18,7 @@ use super::train::{Blocked, Train};
 use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, Via};
 
 /// Events that a slow receiver may be behind.
-const EVENTS: usize = 256;
+const EVENTS: usize = 64;
 
 /// The agent and what its packets leave by.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Core {
     pub(super) sockets: BTreeMap<SocketId, Arc<Socket>>,
     /// The names that the peer is told in place of addresses, if it is.
     pub(super) published: Option<Published>,
+    /// Sockets that other agents use as well.
+    pub(super) members: BTreeMap<SocketId, Member>,
     /// The socket that had no room for data, for who wants to wait until it has.
     pub(super) full: Option<Arc<Socket>>,
     streams: Streams,
@@ -77,7 +80,14 @@ impl Shared {
         let progress =
             Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
         Shared {
-            core: Mutex::new(Core { agent, sockets: BTreeMap::new(), published: None, full: None, streams }),
+            core: Mutex::new(Core {
+                agent,
+                sockets: BTreeMap::new(),
+                members: BTreeMap::new(),
+                published: None,
+                full: None,
+                streams,
+            }),
             wake: Notify::new(),
             addresses_changed: Notify::new(),
             incoming: Queue::default(),
@@ -100,6 +110,8 @@ impl Shared {
         let result = {
             let mut core = self.lock();
             let result = act(&mut core.agent);
+            let Core { agent, members, .. } = &mut *core;
+            members.values_mut().for_each(|member| member.follow(&agent.local_credentials().ufrag));
             self.flush(&mut core);
             result
         };
@@ -184,11 +196,16 @@ impl Shared {
 }
 
 impl Core {
+    /// The agent's own, or one that it shares.
+    fn socket(&self, id: SocketId) -> Option<&Arc<Socket>> {
+        self.sockets.get(&id).or_else(|| self.members.get(&id).map(Member::socket))
+    }
+
     /// So many datagrams may leave at one call.
     fn max_train(&self, via: Via) -> usize {
         match via {
             Via::Stream(_) => 1,
-            Via::Socket(id) => self.sockets.get(&id).map_or(1, |socket| socket.max_train()),
+            Via::Socket(id) => self.socket(id).map_or(1, |socket| socket.max_train()),
         }
     }
 }
@@ -200,7 +217,10 @@ fn send(core: &mut Core, train: Train) -> Option<Blocked> {
             None
         }
         Via::Socket(id) => {
-            let socket = core.sockets.get(&id)?;
+            if let Some(member) = core.members.get(&id) {
+                member.note_sent(train.to, &train.bytes, train.segment);
+            }
+            let socket = core.socket(id)?;
             match socket.try_send(train.to, &train.bytes, train.segment) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     Some(Blocked { socket: Arc::clone(socket), train })

@@ -50,6 +50,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut streams: StreamEvents, mut chan
             () = sleep_until(deadline) => {}
         }
     }
+    // Handles may outlive it; others can have its place on a port at once.
+    shared.lock().members.clear();
 }
 
 /// Does what is due and says when to come again; `None` when the agent is closed.
@@ -102,7 +104,9 @@ fn receive(
         let index = (*turn + offset) % count;
         let receiver = &mut receivers[index];
         let id = receiver.id;
-        if let Poll::Ready(result) = receiver.socket.poll_recv(cx, |datagrams| take(shared, id, datagrams)) {
+        if let Poll::Ready(result) = receiver.socket.poll_recv(cx, |datagrams| {
+            take(shared, id, datagrams);
+        }) {
             *turn = index + 1;
             if result.is_ok() {
                 receiver.errors = 0;
@@ -113,22 +117,29 @@ fn receive(
     Poll::Pending
 }
 
-/// Gives the agent datagrams, sends its answers, and hands on what the peer sent.
-fn take(shared: &Shared, socket: SocketId, datagrams: &mut dyn Iterator<Item = (SocketAddr, &[u8])>) {
+/// Gives the agent datagrams, sends its answers, and hands on what the peer sent. Says whether its deadline is another now.
+pub(super) fn take(
+    shared: &Shared,
+    socket: SocketId,
+    datagrams: &mut dyn Iterator<Item = (SocketAddr, &[u8])>,
+) -> bool {
     let now = now();
     let mut data = Vec::new();
-    {
+    let another_deadline = {
         let mut core = shared.lock();
+        let deadline = core.agent.poll_timeout();
         for (from, datagram) in datagrams {
             let received = core.agent.handle_datagram(now, socket, from, datagram);
             data.extend(received.map(|received| Bytes::copy_from_slice(received.data)));
         }
         // What a socket has no room for is lost: checks are repeated.
         drop(shared.flush(&mut core));
-    }
+        core.agent.poll_timeout() != deadline
+    };
     if !data.is_empty() {
         shared.incoming.push(data);
     }
+    another_deadline
 }
 
 fn take_stream(shared: &Shared, stream: StreamId, event: StreamEvent) {
