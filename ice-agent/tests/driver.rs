@@ -77,7 +77,11 @@ async fn sockets_follow_the_addresses() {
         agent.description().candidates.iter().filter_map(address).collect::<Vec<_>>()
     };
     assert_eq!(hosts(&agent), ["127.0.0.1"]);
+    let mut candidates = agent.local_candidates();
+    assert!(candidates.next().await.unwrap().contains(" 127.0.0.1 "));
+    assert_eq!(candidates.next().await, None, "gathering is complete");
     agent.set_addresses([on(2), on(1)]);
+    assert!(candidates.next().await.unwrap().contains(" 127.0.0.2 "));
     let Event::LocalCandidate(added) = events.recv().await.unwrap() else {
         panic!("a candidate comes first")
     };
@@ -94,6 +98,8 @@ async fn sockets_follow_the_addresses() {
     theirs.send(b"here").await.unwrap();
     assert_eq!(ours.recv_datagram().await.unwrap(), "here");
     assert_eq!(theirs.remote().ip().to_string(), "127.0.0.2");
+    agent.close().await;
+    assert_eq!(candidates.next().await, None, "the agent has ended");
 }
 
 #[tokio::test]

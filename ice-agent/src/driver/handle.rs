@@ -75,7 +75,12 @@ impl IceAgent {
 
     /// The candidates one by one, from the first on, as they are found.
     pub fn local_candidates(&self) -> LocalCandidates {
-        LocalCandidates { shared: Arc::clone(&self.shared), progress: self.shared.progress(), told: 0 }
+        LocalCandidates {
+            shared: Arc::clone(&self.shared),
+            progress: self.shared.progress(),
+            told: Vec::new(),
+            complete: false,
+        }
     }
 
     /// All that the peer has to tell: its credentials, and its candidates, after which there will be no more. Candidates
@@ -189,18 +194,30 @@ fn is_over(state: State) -> bool {
 pub struct LocalCandidates {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
-    told: usize,
+    told: Vec<String>,
+    /// Whether it was said that gathering is complete.
+    complete: bool,
 }
 
 impl LocalCandidates {
-    /// The next one, as a line; `None` when gathering is complete.
+    /// The next one, as a line; `None` when gathering is complete. Asked on, it waits for those that come later, from routers
+    /// and new networks, and returns `None` again when the agent has ended. May be dropped at any time and called again.
     pub async fn next(&mut self) -> Option<String> {
-        let told = self.told;
-        let found =
-            |progress: &Progress| progress.candidates > told || progress.gathered || is_over(progress.state);
-        self.progress.wait_for(found).await.ok()?;
-        let candidate = self.shared.lock().agent.local_candidates().nth(told).map(ToString::to_string);
-        self.told += usize::from(candidate.is_some());
-        candidate
+        loop {
+            let Progress { state, gathered, .. } = *self.progress.borrow_and_update();
+            if let Some(line) = self.untold() {
+                self.told.push(line.clone());
+                return Some(line);
+            }
+            if is_over(state) || gathered && !std::mem::replace(&mut self.complete, true) {
+                return None;
+            }
+            self.progress.changed().await.ok()?;
+        }
+    }
+
+    fn untold(&self) -> Option<String> {
+        let core = self.shared.lock();
+        core.agent.local_candidates().map(ToString::to_string).find(|line| !self.told.contains(line))
     }
 }

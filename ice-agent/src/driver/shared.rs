@@ -39,7 +39,6 @@ pub(super) struct Core {
 pub(super) struct Progress {
     pub(super) state: State,
     pub(super) gathered: bool,
-    pub(super) candidates: usize,
     pub(super) selected: Option<SelectedPair>,
     pub(super) failure: Option<Arc<Report>>,
 }
@@ -77,8 +76,7 @@ impl Drop for Lifeline {
 impl Shared {
     /// Must be called within a tokio runtime.
     pub(super) fn new(agent: Agent, streams: Streams) -> Shared {
-        let progress =
-            Progress { state: agent.state(), gathered: false, candidates: 0, selected: None, failure: None };
+        let progress = Progress { state: agent.state(), gathered: false, selected: None, failure: None };
         Shared {
             core: Mutex::new(Core {
                 agent,
@@ -145,7 +143,8 @@ impl Shared {
 
     fn tell(&self, core: &Core, event: Event) {
         self.progress.send_modify(|progress| match &event {
-            Event::LocalCandidate(_) => progress.candidates += 1,
+            // Who tells candidates looks whether there is another.
+            Event::LocalCandidate(_) => {}
             Event::GatheringComplete => progress.gathered = true,
             // A failure is told with its report.
             Event::StateChanged(State::Failed) | Event::StreamFailed { .. } | Event::RemoteRestarted => {}

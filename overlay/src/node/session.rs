@@ -72,7 +72,7 @@ impl Pump {
             self.handle(offer);
         }
         self.describe().await;
-        let mut gathering = true;
+        let (mut gathering, mut ended) = (true, false);
         let mut repeat = interval_at(Instant::now() + REPEAT_OFFER, REPEAT_OFFER);
         loop {
             let offering = self.role == Role::Controlling && self.is_unanswered();
@@ -83,12 +83,13 @@ impl Pump {
                     self.link.send(Body::Bye { reason: ByeReason::Done }).await;
                     return;
                 }
-                candidate = candidates.next(), if gathering => match candidate {
+                candidate = candidates.next(), if !ended => match candidate {
                     Some(candidate) => self.tell(candidate).await,
-                    None => {
+                    None if gathering => {
                         gathering = false;
                         self.tell_the_end().await;
                     }
+                    None => ended = true,
                 },
                 inbound = self.link.recv() => match inbound {
                     Some(Inbound::Message(Body::Bye { reason })) => {
