@@ -365,6 +365,136 @@ fn a_failed_agent_can_be_restarted() {
 }
 
 #[test]
+fn silence_is_noticed_while_data_flows() {
+    let mut pair = open_pair(40);
+    pair.start();
+    assert!(pair.connect(Duration::from_secs(5)));
+    stream_for(&mut pair, Duration::from_secs(7));
+    pair.network.set_down(pair.b.host, true);
+    stream_for(&mut pair, ms(2000));
+    assert_eq!(pair.a.agent.state(), State::Completed);
+    stream_for(&mut pair, ms(600));
+    assert_eq!(pair.a.agent.state(), State::Disconnected, "some 2.5 s after the last datagram");
+    pair.network.set_down(pair.b.host, false);
+    assert!(pair.connect(Duration::from_secs(1)), "asked often, it comes back at once");
+}
+
+#[test]
+fn a_path_that_answers_is_never_called_dead() {
+    // Far away, lossy, and both; data both ways, one way, and none.
+    for (seed, delay, loss) in [(41, 400, 0.0), (42, 10, 0.1), (43, 150, 0.05)] {
+        for traffic in 0..3 {
+            let mut pair = open_pair(seed);
+            for host in [pair.a.host, pair.b.host] {
+                pair.network.set_link(host, Link { loss, ..Link::delayed(ms(delay)) });
+            }
+            pair.start();
+            assert!(pair.connect(Duration::from_secs(20)));
+            for _ in 0..6000 {
+                let now = pair.network.now();
+                let senders = [&mut pair.a, &mut pair.b].into_iter().take(traffic);
+                senders.for_each(|peer| peer.agent.send(now, b"media").unwrap());
+                pair.run_for(ms(50));
+            }
+            for peer in [&pair.a, &pair.b] {
+                let dead = peer.states.iter().filter(|(_, state)| *state == State::Disconnected);
+                assert_eq!(dead.count(), 0, "{delay} ms, {loss}, {traffic}: {:?}", peer.states);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_idle_path_is_quiet() {
+    let nat = NatSpec::new(EIM, APDF);
+    let mut pair = both_behind(44, nat, nat, false);
+    assert!(pair.connect(Duration::from_secs(5)));
+    pair.run_for(Duration::from_secs(60));
+    let before = pair.network.sent;
+    pair.run_for(Duration::from_secs(600));
+    let a_minute = (pair.network.sent - before) / 10;
+    // A request and an answer each way every 20 s, give or take.
+    assert!((10..=14).contains(&a_minute), "{a_minute} packets a minute");
+    assert_eq!(pair.a.agent.state(), State::Completed);
+    assert!(pair.data_flows());
+}
+
+#[test]
+fn roaming_keeps_the_path() {
+    for (seed, side) in [(45, Side::A), (46, Side::B)] {
+        let nat = NatSpec::new(EIM, APDF);
+        let mut pair = both_behind(seed, nat, nat, true);
+        assert!(pair.connect(Duration::from_secs(5)));
+        stream_for(&mut pair, Duration::from_secs(5));
+        // To another network with a NAT of its own, by which the old one is gone.
+        let (host, old) =
+            (pair.peer(side).host, ip(if side == Side::A { "192.168.1.2" } else { "192.168.2.2" }));
+        let other = pair.network.add_nat(nat, ip("5.5.5.77"));
+        pair.network.renumber(host, &[ip("10.0.0.7")]);
+        pair.network.move_host(host, Some(other));
+        pair.lose_socket(side, old);
+        pair.add_socket(side, ip("10.0.0.7"));
+        let (sent, arrived) = stream_for(&mut pair, Duration::from_secs(6));
+        let gap = ms(20) * (600 - arrived.min(600)) / 2;
+        println!("roamed on side {side:?}: {sent} sent, {arrived} arrived, a gap of some {gap:?} on average");
+        assert!(gap < ms(2500), "{arrived} of {sent}: {}\n{}", pair.a.agent.report(), pair.b.agent.report());
+        let states = (pair.a.agent.state(), pair.b.agent.state());
+        assert_eq!(states, (State::Completed, State::Completed));
+        assert_eq!(pair.paths(), DIRECT);
+        let words = [&pair.a, &pair.b].map(|peer| peer.changes.last().cloned().unwrap());
+        println!("they say: {words:?}");
+    }
+}
+
+#[test]
+fn a_new_interface_is_ready_before_the_old_one_goes() {
+    for (seed, side) in [(47, Side::A), (48, Side::B)] {
+        let mut pair = open_pair(seed);
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(5)));
+        stream_for(&mut pair, Duration::from_secs(3));
+        let (host, old) = (pair.peer(side).host, if side == Side::A { "5.5.5.1" } else { "5.5.5.2" });
+        pair.network.renumber(host, &[ip(old), ip("5.5.5.9")]);
+        pair.add_socket(side, ip("5.5.5.9"));
+        assert_eq!(stream_for(&mut pair, Duration::from_secs(1)), (100, 100));
+        // What is sent from here on goes the new way; the other side hears that, and follows.
+        pair.lose_socket(side, ip(old));
+        let before = pair.peer(side.other()).received.len();
+        let (sent, arrived) = stream_for(&mut pair, Duration::from_secs(4));
+        println!("the old interface went: {arrived} of {sent} arrived");
+        assert_eq!(pair.peer(side.other()).received.len() - before, 200, "nothing of this side's is lost");
+        assert!(arrived >= sent - 75, "{arrived} of {sent}: the other side follows within 1.5 s");
+        assert_eq!((pair.a.agent.state(), pair.b.agent.state()), (State::Completed, State::Completed));
+        assert!(pair.data_flows());
+    }
+}
+
+#[test]
+fn sleep_is_noticed_and_outlived() {
+    // One side, whose NAT forgets its mapping meanwhile; or both, for longer than consent lasts.
+    for (seed, sides, time) in
+        [(49, &[Side::A][..], 20), (50, &[Side::B], 20), (51, &[Side::A, Side::B], 500)]
+    {
+        let nat = NatSpec::new(EIM, ADF);
+        let mut pair = both_behind(seed, nat, nat, false);
+        assert!(pair.connect(Duration::from_secs(5)));
+        pair.run_for(Duration::from_secs(3));
+        sides.iter().for_each(|side| pair.set_asleep(*side, true));
+        pair.run_for(Duration::from_secs(time));
+        sides.iter().for_each(|side| pair.set_asleep(*side, false));
+        if let [side] = sides {
+            let at = pair.peer(*side).nat.unwrap();
+            pair.network.nat_mut(at).reboot();
+        }
+        pair.run_for(ms(1500));
+        assert!(pair.data_flows(), "{sides:?}: {}", pair.a.agent.report());
+        pair.run_for(Duration::from_secs(30));
+        let states = (pair.a.agent.state(), pair.b.agent.state());
+        assert_eq!(states, (State::Completed, State::Completed), "{sides:?}");
+    }
+}
+
+#[test]
 fn a_tenth_of_packets_lost_is_no_obstacle() {
     let mut times = Vec::new();
     for seed in 0..40 {

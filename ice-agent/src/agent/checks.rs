@@ -55,6 +55,8 @@ impl Agent {
         }
         let mut pair = self.new_pair(local, remote)?;
         pair.heard = origin == PairOrigin::InboundCheck;
+        // A path that is kept needs to know of others before it breaks.
+        pair.wanted = pair.group.likelihood != Likelihood::Implausible && self.is_settled(now, component);
         let id = self.session.list.insert(pair)?;
         if let Route::Relay(relay) = route {
             self.allow_peer(now, relay, to.ip());
@@ -91,6 +93,7 @@ impl Agent {
             state: PairState::Frozen,
             check: None,
             asked: std::collections::VecDeque::new(),
+            wanted: false,
             nominate: false,
             nominated_by_peer: false,
             heard: false,
@@ -314,6 +317,7 @@ impl Agent {
         let mapped = self.valid_local(now, id, canonical(mapped));
         let Some(pair) = self.session.list.get_mut(id) else { return };
         let moved = pair.mapped.is_some() && pair.mapped != mapped;
+        let wanted = std::mem::take(&mut pair.wanted);
         pair.stats.responses_received += 1;
         pair.heard = true;
         pair.mapped = mapped;
@@ -343,6 +347,12 @@ impl Agent {
             self.accept_nomination(now, id);
         } else if moved && self.is_selected(id) {
             self.nominate_again(now, id);
+        }
+        if moved && let Some(known) = self.session.streams.component_mut(component) {
+            known.liveness.mapping_changed(&self.config.timings);
+        }
+        if wanted {
+            self.consider_better_interface(now, component, id);
         }
         self.evaluate_nomination(now);
     }

@@ -146,9 +146,15 @@ pub struct Timings {
     pub gathering_grace: Duration,
     /// The time between two consent checks, before it is randomised by ± 20 % (RFC 7675, section 5.1).
     pub consent_interval: Duration,
+    /// What that time grows to while no data passes and the NAT keeps the mapping. With 24 s at most, and asks that are
+    /// repeated when there is no answer, consent does not expire meanwhile.
+    pub idle_interval: Duration,
     /// Without consent for so long, the agent stops sending (RFC 7675, section 5.1).
     pub consent_timeout: Duration,
-    /// Without consent for so long, the agent says so, and tries other pairs.
+    /// While data is sent and nothing comes back for so long, though the peer was asked, the agent says that it is
+    /// disconnected, and tries other pairs.
+    pub silence: Duration,
+    /// The same where nothing but consent checks goes without an answer.
     pub disconnected: Duration,
     /// How often a server-reflexive candidate's mapping is kept open until a pair is selected (RFC 8445, section 11).
     pub keepalive: Duration,
@@ -170,8 +176,10 @@ impl Default for Timings {
             gathering: Duration::from_secs(5),
             gathering_grace: Duration::from_secs(1),
             consent_interval: Duration::from_secs(5),
+            idle_interval: Duration::from_secs(20),
             consent_timeout: Duration::from_secs(30),
-            disconnected: Duration::from_secs(10),
+            silence: Duration::from_millis(2500),
+            disconnected: Duration::from_secs(5),
             keepalive: Duration::from_secs(15),
         }
     }

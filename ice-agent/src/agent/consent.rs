@@ -1,19 +1,28 @@
-//! Consent (RFC 7675), which is keepalive as well: the selected pair is asked every few seconds, and without an answer the
-//! agent tries other pairs and in the end stops sending.
+//! Consent (RFC 7675), which is keepalive as well: the pair that carries data is asked now and then, more often when it is
+//! silent (`liveness`), and without an answer the agent tries other pairs and in the end stops sending.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 
 use super::check_list::Ordinary;
 use super::event::State;
-use super::pair::{Asked, PairId, PairState};
+use super::liveness::{Due, Liveness};
+use super::pair::{Asked, Pair, PairId, PairState};
 use super::{Agent, Timer};
 use crate::candidate::ComponentId;
+
+/// Candidates that are told together come within so long.
+const SETTLED: Duration = Duration::from_secs(2);
+/// A timer that is late by so much was not slow: this host has slept.
+const SLEEP: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// A pair was selected: its nomination was the first consent.
     pub(super) fn begin_consent(&mut self, now: Instant, component: ComponentId) {
+        if let Some(known) = self.session.streams.component_mut(component) {
+            known.liveness = Liveness::default();
+        }
         self.consented(now, component);
         self.schedule_consent(now, component);
     }
@@ -25,28 +34,39 @@ impl Agent {
         }
         self.consented(now, component);
         let kind = self.session.list.get(id).map(|pair| pair.path);
-        if let (Some(known), Some(kind)) = (self.session.streams.component_mut(component), kind)
-            && known.state == State::Disconnected
-        {
-            known.ordinary = Ordinary::beside(kind);
-            self.set_component_state(component, State::Completed);
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        known.liveness.answered(now);
+        match (known.state, kind) {
+            (State::Disconnected, Some(kind)) => {
+                known.ordinary = Ordinary::beside(kind);
+                self.set_component_state(component, State::Completed);
+            }
+            (State::Checking, None) => self.set_component_state(component, State::Connected),
+            _ => {}
         }
     }
 
     fn consented(&mut self, now: Instant, component: ComponentId) {
         self.timers.set(Timer::ConsentExpiry(component), now + self.config.timings.consent_timeout);
-        self.timers.set(Timer::Disconnected(component), now + self.config.timings.disconnected);
     }
 
     /// "randomized between 0.8 and 1.2 times" (RFC 7675, section 5.1).
     fn schedule_consent(&mut self, now: Instant, component: ComponentId) {
-        let interval = self.config.timings.consent_interval.mul_f64(self.rng.random_range(0.8..=1.2));
-        self.timers.set(Timer::Consent(component), now + interval);
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        let interval = known.liveness.next_interval(&self.config.timings);
+        self.timers.set(Timer::Consent(component), now + interval.mul_f64(self.rng.random_range(0.8..=1.2)));
     }
 
     pub(super) fn send_consent_check(&mut self, now: Instant, component: ComponentId) {
+        if self.carrier(component).is_some_and(|id| self.is_selected(id)) {
+            self.schedule_consent(now, component);
+            self.ask(now, component);
+        }
+    }
+
+    /// Asks the selected pair, while it carries data.
+    fn ask(&mut self, now: Instant, component: ComponentId) {
         let Some(id) = self.carrier(component).filter(|id| self.is_selected(*id)) else { return };
-        self.schedule_consent(now, component);
         let Some((transaction, bytes)) = self.write_check(id, false) else { return };
         let asked = Asked { pair: id, sent: now, role: self.role, nominate: false };
         let list = &mut self.session_with_mut(id).list;
@@ -54,19 +74,102 @@ impl Agent {
         let Some(pair) = list.get_mut(id) else { return };
         pair.stats.consent_requests_sent += 1;
         let (route, to) = (pair.route, pair.to);
+        if let Some(known) = self.session.streams.component_mut(component) {
+            known.liveness.asks(now);
+        }
+        self.watch(component, now);
         self.transmit_on(now, route, to, bytes);
     }
 
-    /// No consent for a while: every pair of the component gets another chance. Both sides do so at about the same time.
-    pub(super) fn handle_disconnected(&mut self, now: Instant, component: ComponentId) {
+    /// Looks at a silence then, unless that is to be done sooner.
+    fn watch(&mut self, component: ComponentId, at: Instant) {
+        let timer = Timer::Silence(component);
+        if self.timers.get(timer).is_none_or(|set| at < set) {
+            self.timers.set(timer, at);
+        }
+    }
+
+    /// Data is sent on the pair that carries it.
+    pub(super) fn note_sent(&mut self, now: Instant, component: ComponentId) {
+        let known = self.session.streams.component_mut(component);
+        if known.is_some_and(|known| known.liveness.sent_data(now)) {
+            self.watch(component, now);
+        }
+    }
+
+    /// The peer was heard on a pair: data or a check. If it is not the one that carries data, the peer may have left that.
+    pub(super) fn note_heard(&mut self, now: Instant, component: ComponentId, id: PairId, data: bool) {
+        let carrier = self.carrier(component);
+        let selected = carrier.is_some_and(|carrier| self.is_selected(carrier));
         let Some(known) = self.session.streams.component_mut(component) else { return };
-        if known.state != State::Completed {
+        if carrier == Some(id) {
+            known.liveness.heard(data);
+        } else if selected && known.path.nominating.is_none() {
+            self.doubt(now, component);
+        }
+    }
+
+    /// Something speaks against the pair that carries data: it is asked at once.
+    pub(super) fn doubt(&mut self, now: Instant, component: ComponentId) {
+        let known = self.session.streams.component_mut(component);
+        if known.is_some_and(|known| known.liveness.doubts(now)) {
+            self.watch(component, now);
+        }
+    }
+
+    pub(super) fn handle_silence(&mut self, now: Instant, component: ComponentId) {
+        let rtt = self.carrier(component).and_then(|id| self.session_with(id).list.get(id)?.rtt);
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        match known.liveness.handle_timeout(now, rtt.unwrap_or_default(), &self.config.timings) {
+            Due::Nothing => {}
+            Due::Later(at) => self.watch(component, at),
+            Due::Ask(next) => {
+                self.ask(now, component);
+                self.timers.set(Timer::Silence(component), next);
+            }
+            Due::Silent(next) => {
+                self.handle_disconnected(now, component);
+                self.ask(now, component);
+                self.timers.set(Timer::Silence(component), next);
+            }
+        }
+    }
+
+    /// This host has slept, if what is due should have been done long ago. The peer gets the time to answer again before
+    /// consent is taken for lost, and every path is asked at once.
+    pub(super) fn consider_sleep(&mut self, now: Instant) {
+        if self.timers.next().is_none_or(|due| now < due + SLEEP) {
             return;
+        }
+        for component in self.session.streams.ids() {
+            let expiry = Timer::ConsentExpiry(component);
+            if self.timers.get(expiry).is_some() {
+                self.timers.set(expiry, now + SLEEP);
+                self.timers.set(Timer::Consent(component), now);
+                self.doubt(now, component);
+            }
+        }
+    }
+
+    /// No answer for a while: every pair of the component gets another chance. Both sides do so at about the same time.
+    pub(super) fn handle_disconnected(&mut self, now: Instant, component: ComponentId) {
+        let carried_by_former =
+            self.carrier(component).is_some_and(|carrier| self.session.list.get(carrier).is_none());
+        let Some(known) = self.session.streams.component_mut(component) else { return };
+        match known.state {
+            State::Completed => {}
+            // The present session is being checked already.
+            State::Connected if carried_by_former => {
+                return self.set_component_state(component, State::Checking);
+            }
+            _ => return,
         }
         known.ordinary = Ordinary::All;
         self.set_component_state(component, State::Disconnected);
         let mut again = Vec::new();
-        for (id, pair) in self.session.list.iter_mut().filter(|(_, pair)| pair.component == component) {
+        let local = &self.local;
+        let has_base = |pair: &Pair| pair.component == component && local.base(pair.route).is_some();
+        for (id, pair) in self.session.list.iter_mut().filter(|(_, pair)| has_base(pair)) {
             match pair.state {
                 // It worked, but that was some time ago.
                 PairState::Succeeded => again.push(id),
@@ -103,5 +206,11 @@ impl Agent {
                 self.fail_stream(now, component.stream(), why);
             }
         }
+    }
+
+    /// Whether a path was found so long ago that what comes now is news: another interface, another address of the peer's.
+    pub(super) fn is_settled(&self, now: Instant, component: ComponentId) -> bool {
+        let path = self.session.streams.path(component);
+        path.and_then(|path| path.selected_since).is_some_and(|since| now >= since + SETTLED)
     }
 }

@@ -135,6 +135,13 @@ pub enum Event {
     /// The peer has restarted. It waits for an answer: [`Agent::local_credentials`](super::Agent::local_credentials), which
     /// are new ones, and [`Agent::local_candidates`](super::Agent::local_candidates).
     RemoteRestarted,
+    /// Data goes another way than before, and why that is; [`Event::Selected`] follows.
+    PathChanged {
+        /// Whose data.
+        component: ComponentId,
+        /// Why, in words.
+        why: String,
+    },
     /// One of several data streams has failed; the others go on.
     StreamFailed {
         /// Which; the first is 0.

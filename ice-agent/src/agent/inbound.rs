@@ -11,7 +11,7 @@ use thirl_common::wire::{
 
 use super::config::Role;
 use super::event::{Received, Route, SocketId};
-use super::pair::{Pair, PairOrigin};
+use super::pair::{PairId, PairOrigin};
 use super::remote::{EarlyCheck, RemoteCredentials, Session};
 use super::{Agent, message};
 
@@ -56,32 +56,36 @@ impl Agent {
         }
         match parse(bytes) {
             Some(message) if self.handle_stun(now, route, from, &message) => None,
-            _ => self.take_data(route, from, bytes),
+            _ => self.take_data(now, route, from, bytes),
         }
     }
 
     /// Data is taken from a peer that has proved itself on this way, in a check or in an answer.
-    fn take_data<'a>(&mut self, route: Route, from: SocketAddr, data: &'a [u8]) -> Option<Received<'a>> {
-        match self.heard_from(route, from) {
-            Some(pair) => {
-                pair.stats.packets_received += 1;
-                Some(Received { component: pair.component, data, from, path: pair.path })
-            }
-            _ => {
-                self.counters.dropped_unknown_sender += 1;
-                None
-            }
-        }
+    fn take_data<'a>(
+        &mut self,
+        now: Instant,
+        route: Route,
+        from: SocketAddr,
+        data: &'a [u8],
+    ) -> Option<Received<'a>> {
+        let Some(id) = self.heard_from(route, from) else {
+            self.counters.dropped_unknown_sender += 1;
+            return None;
+        };
+        let pair = self.session_with_mut(id).list.get_mut(id)?;
+        pair.stats.packets_received += 1;
+        let (component, path) = (pair.component, pair.path);
+        self.note_heard(now, component, id, true);
+        Some(Received { component, data, from, path })
     }
 
     /// The pair on which a peer has proved itself that sends from there.
-    fn heard_from(&mut self, route: Route, from: SocketAddr) -> Option<&mut Pair> {
+    fn heard_from(&self, route: Route, from: SocketAddr) -> Option<PairId> {
         let heard = |session: &Session| {
             let id = session.list.find(route, from)?;
             session.list.get(id).filter(|pair| pair.heard).map(|_| id)
         };
-        let id = heard(&self.session).or_else(|| self.former.as_deref().and_then(heard))?;
-        self.session_with_mut(id).list.get_mut(id)
+        heard(&self.session).or_else(|| self.former.as_deref().and_then(heard))
     }
 
     /// Whether a STUN message was ours: a check with our ufrag, an answer to us, a keepalive. The application may speak
@@ -239,7 +243,9 @@ impl Agent {
         let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.heard = true;
         pair.stats.requests_received += 1;
-        let valid = pair.is_valid();
+        let (valid, component) = (pair.is_valid(), pair.component);
+        self.note_heard(now, component, id, false);
+        let Some(pair) = self.session.list.get_mut(id) else { return };
         if self.role == Role::Controlled && !use_candidate {
             self.session.nominates_deliberately = true;
         } else if self.role == Role::Controlled {

@@ -8,7 +8,8 @@
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
-//! 6. `nomination`, `consent`, `progress`: the pair that is selected, whether it still answers, and what comes of that.
+//! 6. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
+//!    of that.
 //! 7. `restart`: the next session, and what is left of the one before.
 //! 8. `report`: what happened and why.
 
@@ -20,6 +21,7 @@ mod event;
 mod external;
 mod gather;
 mod inbound;
+mod liveness;
 mod local;
 mod message;
 mod nomination;
@@ -80,7 +82,7 @@ enum Timer {
     Patience,
     FormerEnd,
     Consent(ComponentId),
-    Disconnected(ComponentId),
+    Silence(ComponentId),
     ConsentExpiry(ComponentId),
 }
 
@@ -320,6 +322,7 @@ impl Agent {
         let pair = self.session_with_mut(current).list.get_mut(current).ok_or(SendError::NotConnected)?;
         pair.stats.packets_sent += 1;
         let (route, to) = (pair.route, pair.to);
+        self.note_sent(now, component);
         match route {
             Route::Socket(socket) => self.transmit_from(Via::Socket(socket), to, data.to_vec()),
             Route::Relay(relay) => self.send_over_relay(now, relay, to, data),
@@ -329,6 +332,7 @@ impl Agent {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.consider_sleep(now);
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Pace => {}
@@ -345,7 +349,7 @@ impl Agent {
                 }
                 Timer::FormerEnd => self.former = None,
                 Timer::Consent(component) => self.send_consent_check(now, component),
-                Timer::Disconnected(component) => self.handle_disconnected(now, component),
+                Timer::Silence(component) => self.handle_silence(now, component),
                 Timer::ConsentExpiry(component) => self.handle_consent_expiry(now, component),
             }
         }

@@ -27,6 +27,8 @@ pub(super) struct Path {
     pub(super) current: Option<PairId>,
     /// The pair that is being nominated.
     pub(super) nominating: Option<PairId>,
+    /// Since when there is a selected pair.
+    pub(super) selected_since: Option<Instant>,
     /// Since when a relayed pair works and no direct one.
     relayed_since: Option<Instant>,
     /// Why the selected pair was nominated.
@@ -167,8 +169,11 @@ impl Agent {
     pub(super) fn select(&mut self, now: Instant, id: PairId) {
         let Some(pair) = self.session.list.get(id) else { return };
         let (component, route, to, kind) = (pair.component, pair.route, pair.to, pair.path);
+        let before = self.selected_on(component);
         let Some(known) = self.session.streams.component_mut(component) else { return };
         known.path.selected = Some(id);
+        known.path.selected_since.get_or_insert(now);
+        let why = known.path.why.unwrap_or_default();
         known.path.current = Some(id);
         known.path.relayed_since = None;
         known.ordinary = Ordinary::beside(kind);
@@ -179,7 +184,30 @@ impl Agent {
         self.begin_consent(now, component);
         self.set_component_state(component, State::Completed);
         if let Some(selected) = self.selected_on(component) {
+            if before.is_some() {
+                self.out.events.push_back(Event::PathChanged { component, why: why.to_owned() });
+            }
             self.out.events.push_back(Event::Selected(selected));
+        }
+    }
+
+    /// A pair on a new interface works. If the interface is a better one than that of the selected pair, and the path is no
+    /// worse, the controlling agent moves there before the old one breaks.
+    pub(super) fn consider_better_interface(&mut self, now: Instant, component: ComponentId, id: PairId) {
+        let Some(path) = self.session.streams.path(component) else { return };
+        let preference = |id: PairId| {
+            let pair = self.session.list.get(id)?;
+            Some((pair.path, self.local.get(pair.local)?.local_preference >> 8))
+        };
+        if self.role != Role::Controlling || path.nominating.is_some() {
+            return;
+        }
+        if let (Some((ours, fresh)), Some((theirs, old))) =
+            (preference(id), path.selected.and_then(preference))
+            && ours == theirs
+            && fresh > old
+        {
+            self.nominate(now, id, "a better interface has come");
         }
     }
 

@@ -202,6 +202,8 @@ pub(super) struct Pair {
     pub(super) check: Option<OutgoingCheck>,
     /// Transactions whose answer would still count, the oldest first.
     pub(super) asked: VecDeque<TransactionId>,
+    /// Checked although a pair is selected: one of its ends is new.
+    pub(super) wanted: bool,
     /// The next check nominates.
     pub(super) nominate: bool,
     /// The controlling peer has nominated this pair, and our own check has yet to succeed.

@@ -106,7 +106,7 @@ impl Agent {
         let of_it = [
             Timer::RelayPatience(component),
             Timer::Consent(component),
-            Timer::Disconnected(component),
+            Timer::Silence(component),
             Timer::ConsentExpiry(component),
         ];
         of_it.into_iter().for_each(|timer| self.timers.cancel(timer));

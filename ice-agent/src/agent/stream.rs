@@ -2,6 +2,7 @@
 
 use super::check_list::Ordinary;
 use super::event::{PathKind, State};
+use super::liveness::Liveness;
 use super::nomination::Path;
 use super::pair::Pair;
 use super::remote::RemoteCredentials;
@@ -23,6 +24,8 @@ pub(super) struct Stream {
 pub(super) struct Component {
     pub(super) state: State,
     pub(super) path: Path,
+    /// Whether the pair that carries its data still answers.
+    pub(super) liveness: Liveness,
     /// Which of its pairs get ordinary checks.
     pub(super) ordinary: Ordinary,
 }
@@ -33,7 +36,12 @@ pub(super) struct Streams(Vec<Stream>);
 
 impl Streams {
     pub(super) fn new(components: &[u16]) -> Streams {
-        let component = || Component { state: State::New, path: Path::default(), ordinary: Ordinary::All };
+        let component = || Component {
+            state: State::New,
+            path: Path::default(),
+            liveness: Liveness::default(),
+            ordinary: Ordinary::All,
+        };
         let stream = |count: &u16| Stream {
             remote: None,
             end_of_candidates: false,
@@ -110,6 +118,7 @@ impl Streams {
         stream.remote.is_some()
             && stream.failure.is_none()
             && match ordinary {
+                _ if pair.wanted => true,
                 Ordinary::All => true,
                 Ordinary::DirectOnly => pair.path == PathKind::Direct,
                 Ordinary::Stopped => false,

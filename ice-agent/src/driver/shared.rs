@@ -147,7 +147,10 @@ impl Shared {
             Event::LocalCandidate(_) => {}
             Event::GatheringComplete => progress.gathered = true,
             // A failure is told with its report.
-            Event::StateChanged(State::Failed) | Event::StreamFailed { .. } | Event::RemoteRestarted => {}
+            Event::StateChanged(State::Failed)
+            | Event::StreamFailed { .. }
+            | Event::RemoteRestarted
+            | Event::PathChanged { .. } => {}
             Event::StateChanged(state) => progress.state = *state,
             Event::Selected(selected) => progress.selected = Some(selected.clone()),
             Event::Failed(report) => {

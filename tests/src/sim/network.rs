@@ -140,6 +140,11 @@ impl Network {
         self.hosts[host.0].nat = nat;
     }
 
+    /// Gives a host other addresses.
+    pub fn renumber(&mut self, host: HostId, addresses: &[IpAddr]) {
+        self.hosts[host.0].addresses = addresses.to_vec();
+    }
+
     /// Unplugs a host's cable, or plugs it in again.
     pub fn set_down(&mut self, host: HostId, down: bool) {
         self.hosts[host.0].down = down;

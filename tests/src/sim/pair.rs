@@ -70,6 +70,7 @@ pub struct Peer {
     pub host: HostId,
     /// Its NAT.
     pub nat: Option<usize>,
+    asleep: bool,
     address: IpAddr,
     link: Link,
     sockets: BTreeMap<SocketId, SocketAddr>,
@@ -93,6 +94,8 @@ pub struct Peer {
     dead: Vec<Candidate>,
     /// What waits to be told to the other side, and when.
     mail: Vec<(Instant, Mail)>,
+    /// Why data went another way than before.
+    pub changes: Vec<String>,
     /// How often the other side has restarted, as its agent noticed.
     pub remote_restarts: u32,
 }
@@ -172,6 +175,33 @@ impl Pair {
         peer.tell_description(now + delay);
     }
 
+    /// Gives a side one more socket, on an address that its host has.
+    pub fn add_socket(&mut self, side: Side, address: IpAddr) {
+        let now = self.network.now();
+        let peer = self.peer(side);
+        let local = SocketAddr::new(address, 50_000);
+        let socket = peer.agent.add_local_socket(now, local, 255);
+        peer.sockets.insert(socket, local);
+        peer.by_address.insert(local, socket);
+    }
+
+    /// Takes the socket from a side that is on this address.
+    pub fn lose_socket(&mut self, side: Side, address: IpAddr) {
+        let now = self.network.now();
+        let peer = self.peer(side);
+        let lost = peer.by_address.iter().find(|(local, _)| local.ip() == address).map(|(_, id)| *id);
+        if let Some(lost) = lost {
+            peer.by_address.retain(|_, socket| *socket != lost);
+            peer.sockets.remove(&lost);
+            peer.agent.local_socket_lost(now, lost);
+        }
+    }
+
+    /// Puts a side to sleep, or wakes it: nothing is received and no timer runs meanwhile.
+    pub fn set_asleep(&mut self, side: Side, asleep: bool) {
+        self.peer(side).asleep = asleep;
+    }
+
     /// Runs until the condition holds. `false` if it does not within this time.
     pub fn run_until(&mut self, limit: Duration, mut condition: impl FnMut(&Pair) -> bool) -> bool {
         let end = self.network.now() + limit;
@@ -227,7 +257,8 @@ impl Pair {
         let peers = [&self.a, &self.b].into_iter();
         let mail = peers.clone().flat_map(|peer| peer.mail.iter().map(|(at, _)| *at));
         let connecting = peers.clone().flat_map(|peer| peer.connecting.iter().map(|(at, _)| *at));
-        let timers = peers.filter_map(|peer| peer.agent.poll_timeout());
+        let awake = peers.filter(|peer| !peer.asleep);
+        let timers = awake.filter_map(|peer| peer.agent.poll_timeout());
         let servers = self.servers.iter().filter_map(Server::poll_timeout);
         let next =
             mail.chain(connecting).chain(timers).chain(servers).chain(self.network.next_event()).min()?;
@@ -249,6 +280,9 @@ impl Pair {
                 self.peer(side.other()).take_mail(now, mail);
             }
             let peer = self.peer(side);
+            if peer.asleep {
+                continue;
+            }
             let connected: Vec<_> = peer.connecting.extract_if(.., |(at, _)| *at <= now).collect();
             for (_, stream) in connected {
                 peer.agent.stream_connected(now, stream, Ok(peer.streams[&stream].0));
@@ -264,6 +298,9 @@ impl Pair {
             return;
         }
         let peer = if self.a.host == host { &mut self.a } else { &mut self.b };
+        if peer.asleep {
+            return;
+        }
         let received = if packet.transport.is_reliable() {
             let ends = (packet.to, packet.from);
             let stream = peer.streams.iter().find(|(_, known)| **known == ends).map(|(stream, _)| *stream);
@@ -307,6 +344,7 @@ impl Pair {
                         let delay = self.network.rng().random_range(least..=most);
                         peer.tell_description(now + delay);
                     }
+                    Event::PathChanged { why, .. } => peer.changes.push(why),
                     Event::StreamFailed { stream, .. } => peer.failed_streams.push(stream),
                     Event::Failed(report) => peer.failure = Some(*report),
                     _ => {}
@@ -314,7 +352,10 @@ impl Pair {
             }
             while let Some(transmit) = peer.agent.poll_transmit() {
                 let packet = match transmit.via {
-                    Via::Socket(socket) => Packet::udp(peer.sockets[&socket], transmit.to, transmit.payload),
+                    Via::Socket(socket) => match peer.sockets.get(&socket) {
+                        Some(local) => Packet::udp(*local, transmit.to, transmit.payload),
+                        None => continue,
+                    },
                     Via::Stream(stream) => {
                         Packet::tcp(peer.streams[&stream].0, transmit.to, transmit.payload)
                     }
@@ -381,6 +422,7 @@ impl Peer {
             agent,
             host,
             nat,
+            asleep: false,
             address: first,
             link: spec.link,
             sockets,
@@ -395,6 +437,7 @@ impl Peer {
             failure: None,
             dead: spec.dead,
             mail: Vec::new(),
+            changes: Vec::new(),
             remote_restarts: 0,
         }
     }
