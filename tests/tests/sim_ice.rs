@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use thirl_common::net::Transport;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State};
 use thirl_ice_agent::candidate::{Candidate, CandidateKind, ComponentId};
-use thirl_tests::sim::{Filtering, Link, Mapping, NatSpec, Packet, Pair, PeerSpec, PortAllocation, Side};
+use thirl_tests::sim::{
+    Filtering, Link, Mapping, NatSpec, PREFERENCE, Packet, Pair, PeerSpec, PortAllocation, Side,
+};
 
 const EIM: Mapping = Mapping::EndpointIndependent;
 const ADM: Mapping = Mapping::AddressDependent;
@@ -433,7 +435,7 @@ fn roaming_keeps_the_path() {
         pair.network.renumber(host, &[ip("10.0.0.7")]);
         pair.network.move_host(host, Some(other));
         pair.lose_socket(side, old);
-        pair.add_socket(side, ip("10.0.0.7"));
+        pair.add_socket(side, ip("10.0.0.7"), PREFERENCE);
         let (sent, arrived) = stream_for(&mut pair, Duration::from_secs(6));
         let gap = ms(20) * (600 - arrived.min(600)) / 2;
         println!("roamed on side {side:?}: {sent} sent, {arrived} arrived, a gap of some {gap:?} on average");
@@ -455,7 +457,7 @@ fn a_new_interface_is_ready_before_the_old_one_goes() {
         stream_for(&mut pair, Duration::from_secs(3));
         let (host, old) = (pair.peer(side).host, if side == Side::A { "5.5.5.1" } else { "5.5.5.2" });
         pair.network.renumber(host, &[ip(old), ip("5.5.5.9")]);
-        pair.add_socket(side, ip("5.5.5.9"));
+        pair.add_socket(side, ip("5.5.5.9"), PREFERENCE);
         assert_eq!(stream_for(&mut pair, Duration::from_secs(1)), (100, 100));
         // What is sent from here on goes the new way; the other side hears that, and follows.
         pair.lose_socket(side, ip(old));
@@ -492,6 +494,70 @@ fn sleep_is_noticed_and_outlived() {
         let states = (pair.a.agent.state(), pair.b.agent.state());
         assert_eq!(states, (State::Completed, State::Completed), "{sides:?}");
     }
+}
+
+#[test]
+fn a_better_interface_is_taken_at_once() {
+    for (seed, renomination) in [(60, false), (61, true)] {
+        let mut pair = open_pair(seed);
+        if renomination {
+            pair.exchange_capabilities();
+        }
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(5)));
+        stream_for(&mut pair, Duration::from_secs(4));
+        pair.network.renumber(pair.a.host, &[ip("5.5.5.1"), ip("5.5.5.9")]);
+        pair.add_socket(Side::A, ip("5.5.5.9"), PREFERENCE + 1);
+        assert_eq!(stream_for(&mut pair, Duration::from_secs(2)), (200, 200), "make before break");
+        let (ours, theirs) = (pair.a.agent.selected().unwrap(), pair.b.agent.selected().unwrap());
+        assert_eq!(ours.local.address.ip(), Some("5.5.5.9:50000".parse().unwrap()), "{renomination}");
+        assert_eq!(theirs.remote.address, ours.local.address, "{renomination}");
+        assert_eq!(pair.a.changes, ["a better interface has come"]);
+        assert_eq!(pair.b.changes, ["the peer nominated it"]);
+    }
+}
+
+#[test]
+fn lite_sides_are_controlled_and_keep_the_path() {
+    let nat = NatSpec::new(APDM, APDF);
+    // The full side is told that the other is lite, or finds out by the conflict, or has the right role already.
+    let cases = [(62, Role::Controlling, false), (63, Role::Controlled, true), (64, Role::Controlled, false)];
+    for (seed, role, told) in cases {
+        let mut a = open(role, "5.5.5.1");
+        a.config.lite = true;
+        let mut pair = Pair::new(seed, a, behind(role, nat, 2), false);
+        if told {
+            pair.exchange_capabilities();
+        }
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(2)), "{}", pair.b.agent.report());
+        assert_eq!((pair.a.agent.role(), pair.b.agent.role()), (Role::Controlled, Role::Controlling));
+        assert!(pair.a.agent.local_candidates().all(|candidate| candidate.kind == CandidateKind::Host));
+        let report = pair.a.agent.report();
+        assert!(report.pairs.iter().all(|pair| pair.stats.requests_sent == 0), "{report}");
+        assert!(pair.data_flows());
+        pair.run_for(Duration::from_secs(120));
+        assert_eq!((pair.a.agent.state(), pair.b.agent.state()), (State::Completed, State::Completed));
+        assert!(pair.data_flows());
+        pair.network.set_down(pair.b.host, true);
+        assert!(pair.run_until(Duration::from_secs(60), |pair| pair.a.failure.is_some()));
+    }
+}
+
+#[test]
+fn two_lite_sides_take_their_best_pair() {
+    let [a, b] = [(Role::Controlling, "5.5.5.1"), (Role::Controlled, "5.5.5.2")].map(|(role, address)| {
+        let mut spec = open(role, address);
+        spec.config.lite = true;
+        spec
+    });
+    let mut pair = Pair::new(65, a, b, false);
+    pair.exchange_capabilities();
+    pair.start();
+    assert!(pair.connect(Duration::from_secs(1)));
+    assert_eq!((pair.a.agent.role(), pair.b.agent.role()), (Role::Controlling, Role::Controlled));
+    pair.run_for(Duration::from_secs(100));
+    assert!(pair.data_flows());
 }
 
 #[test]

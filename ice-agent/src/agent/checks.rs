@@ -96,9 +96,9 @@ impl Agent {
             wanted: false,
             nominate: false,
             nominated_by_peer: false,
+            nomination: None,
             heard: false,
             mapped: None,
-            rtt: None,
             failure: None,
             stats: PairStats::default(),
         })
@@ -147,10 +147,12 @@ impl Agent {
 
     /// Sends a check on a pair, with a new transaction. One that is under way may still be answered.
     pub(super) fn start_check(&mut self, now: Instant, id: PairId) -> bool {
-        let Some(pair) = self.session.list.get(id) else { return false };
+        let Some(pair) = self.session.list.get(id).filter(|_| !self.config.lite) else { return false };
         let nominate = pair.nominate && self.role == Role::Controlling;
         let repeats = pair.check.as_ref().map_or(0, |check| check.repeats.saturating_add(1));
-        let repeat_at = (pair.heard && repeats < MAX_REPEATS).then(|| now + repeat_after(pair.rtt));
+        let repeat_at = (pair.heard && repeats < MAX_REPEATS)
+            .then(|| now + repeat_after(pair.stats.current_round_trip_time));
+        self.nominations += u32::from(nominate);
         let Some((transaction_id, bytes)) = self.write_check(id, nominate) else { return false };
         // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
         let timings = &self.config.timings;
@@ -195,6 +197,7 @@ impl Agent {
             role: self.role,
             tie_breaker: self.tie_breaker,
             nominate,
+            nomination: (nominate && session.capabilities.renomination).then_some(self.nominations),
         };
         Some((transaction, check.write(&remote.key)))
     }
@@ -326,7 +329,7 @@ impl Agent {
         pair.state = PairState::Succeeded;
         let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
         if current.is_none_or(|check| check.transaction.transmissions() == 1) {
-            pair.rtt = Some(now.saturating_duration_since(asked.sent));
+            pair.stats.round_trip(now.saturating_duration_since(asked.sent));
         }
         // A nomination is only over when it is answered itself.
         if asked.nominate || !pair.nominate {

@@ -45,6 +45,19 @@ pub enum Policy {
     Relay,
 }
 
+/// What a side can do, as its description says (RFC 8839, sections 5.3 and 5.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Capabilities {
+    /// `a=ice-lite`: it answers checks and sends none.
+    pub lite: bool,
+    /// The option `ice2`: it follows RFC 8445 and never nominates aggressively.
+    pub ice2: bool,
+    /// The option `trickle` (RFC 8840, section 4.1).
+    pub trickle: bool,
+    /// The option `renomination` (draft-thatcher-ice-renomination): the latest nomination counts, whatever the priorities.
+    pub renomination: bool,
+}
+
 /// A username fragment and a password, which make one session (RFC 8445, section 5.3).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -192,6 +205,9 @@ pub struct AgentConfig {
     pub role: Role,
     /// Made from the seed if not given.
     pub credentials: Option<Credentials>,
+    /// Whether this is a lite implementation (RFC 8445, section 2.5), as a host with public addresses may be: it has host
+    /// candidates only, sends no checks, and is controlled by any full peer.
+    pub lite: bool,
     /// How many components each data stream has: from 1 to 256, of 256 streams at most. By default there is one stream
     /// of one component.
     pub streams: Vec<u16>,
@@ -215,6 +231,7 @@ impl AgentConfig {
         AgentConfig {
             role,
             credentials: None,
+            lite: false,
             streams: vec![1],
             stun: Vec::new(),
             turn: Vec::new(),

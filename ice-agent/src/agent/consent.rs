@@ -24,7 +24,9 @@ impl Agent {
             known.liveness = Liveness::default();
         }
         self.consented(now, component);
-        self.schedule_consent(now, component);
+        if !self.config.lite {
+            self.schedule_consent(now, component);
+        }
     }
 
     /// A valid answer came on a pair (RFC 7675, section 5.1).
@@ -67,6 +69,9 @@ impl Agent {
     /// Asks the selected pair, while it carries data.
     fn ask(&mut self, now: Instant, component: ComponentId) {
         let Some(id) = self.carrier(component).filter(|id| self.is_selected(*id)) else { return };
+        if self.config.lite {
+            return;
+        }
         let Some((transaction, bytes)) = self.write_check(id, false) else { return };
         let asked = Asked { pair: id, sent: now, role: self.role, nominate: false };
         let list = &mut self.session_with_mut(id).list;
@@ -91,7 +96,7 @@ impl Agent {
 
     /// Data is sent on the pair that carries it.
     pub(super) fn note_sent(&mut self, now: Instant, component: ComponentId) {
-        let known = self.session.streams.component_mut(component);
+        let known = self.session.streams.component_mut(component).filter(|_| !self.config.lite);
         if known.is_some_and(|known| known.liveness.sent_data(now)) {
             self.watch(component, now);
         }
@@ -104,6 +109,10 @@ impl Agent {
         let Some(known) = self.session.streams.component_mut(component) else { return };
         if carrier == Some(id) {
             known.liveness.heard(data);
+            // Who sends no checks takes the peer's for its consent.
+            if self.config.lite && self.timers.get(Timer::ConsentExpiry(component)).is_some() {
+                self.consented(now, component);
+            }
         } else if selected && known.path.nominating.is_none() {
             self.doubt(now, component);
         }
@@ -111,14 +120,16 @@ impl Agent {
 
     /// Something speaks against the pair that carries data: it is asked at once.
     pub(super) fn doubt(&mut self, now: Instant, component: ComponentId) {
-        let known = self.session.streams.component_mut(component);
+        let known = self.session.streams.component_mut(component).filter(|_| !self.config.lite);
         if known.is_some_and(|known| known.liveness.doubts(now)) {
             self.watch(component, now);
         }
     }
 
     pub(super) fn handle_silence(&mut self, now: Instant, component: ComponentId) {
-        let rtt = self.carrier(component).and_then(|id| self.session_with(id).list.get(id)?.rtt);
+        let rtt = self
+            .carrier(component)
+            .and_then(|id| self.session_with(id).list.get(id)?.stats.current_round_trip_time);
         let Some(known) = self.session.streams.component_mut(component) else { return };
         match known.liveness.handle_timeout(now, rtt.unwrap_or_default(), &self.config.timings) {
             Due::Nothing => {}

@@ -5,20 +5,19 @@ use std::time::Instant;
 
 use thirl_common::net::canonical;
 use thirl_common::wire::{
-    Class, ErrorCode, IceControlled, IceControlling, Message, Method, Priority, Protocol, UseCandidate,
-    Username, classify,
+    Class, ErrorCode, IceControlled, IceControlling, Message, Method, Nomination, Priority, Protocol,
+    UseCandidate, Username, classify,
 };
 
 use super::config::Role;
 use super::event::{Received, Route, SocketId};
 use super::pair::{PairId, PairOrigin};
-use super::remote::{EarlyCheck, RemoteCredentials, Session};
+use super::remote::{Claim, EarlyCheck, RemoteCredentials, Session};
 use super::{Agent, message};
 
 /// What a check asks for, once it has proved where it comes from.
 struct InboundCheck {
-    priority: u32,
-    use_candidate: bool,
+    claim: Claim,
     conflict: Option<(Role, u64)>,
     ufrag: String,
 }
@@ -73,7 +72,7 @@ impl Agent {
             return None;
         };
         let pair = self.session_with_mut(id).list.get_mut(id)?;
-        pair.stats.packets_received += 1;
+        pair.stats.received(data.len());
         let (component, path) = (pair.component, pair.path);
         self.note_heard(now, component, id, true);
         Some(Received { component, data, from, path })
@@ -96,7 +95,14 @@ impl Agent {
         }
         match message.class() {
             Class::Request => self.handle_request(now, route, from, message),
-            Class::Indication => message.check_fingerprint() == Ok(true),
+            Class::Indication => {
+                let keepalive = message.check_fingerprint() == Ok(true);
+                if let Some(id) = self.heard_from(route, from).filter(|_| keepalive) {
+                    let component = self.session_with(id).list.get(id).map(|pair| pair.component);
+                    component.into_iter().for_each(|component| self.note_heard(now, component, id, false));
+                }
+                keepalive
+            }
             Class::Success | Class::Error => {
                 let gathered = match route {
                     Route::Socket(socket) => self.handle_binding_response(now, socket, from, message),
@@ -172,8 +178,15 @@ impl Agent {
         let controlling = message.get::<IceControlling>().map_err(malformed)?;
         let controlled = message.get::<IceControlled>().map_err(malformed)?;
         Ok(InboundCheck {
-            priority: message.get::<Priority>().map_err(malformed)?.ok_or((ErrorCode::BAD_REQUEST, true))?.0,
-            use_candidate: message.get::<UseCandidate>().map_err(malformed)?.is_some(),
+            claim: Claim {
+                priority: message
+                    .get::<Priority>()
+                    .map_err(malformed)?
+                    .ok_or((ErrorCode::BAD_REQUEST, true))?
+                    .0,
+                use_candidate: message.get::<UseCandidate>().map_err(malformed)?.is_some(),
+                nomination: message.get::<Nomination>().ok().flatten().map(|Nomination(number)| number),
+            },
             conflict: match (controlling, controlled) {
                 (Some(IceControlling(theirs)), _) => Some((Role::Controlling, theirs)),
                 (None, Some(IceControlled(theirs))) => Some((Role::Controlled, theirs)),
@@ -200,13 +213,12 @@ impl Agent {
         let response = message::success(id, from, &self.session.local_key);
         self.transmit_on(now, route, from, response);
         if self.remote_on(route).is_some() {
-            self.follow_check(now, route, from, check.priority, check.use_candidate);
+            self.follow_check(now, route, from, check.claim);
         } else {
             self.session.keep_early(EarlyCheck {
                 route,
                 from,
-                priority: check.priority,
-                use_candidate: check.use_candidate,
+                claim: check.claim,
                 ufrag: check.ufrag.clone(),
             });
         }
@@ -218,7 +230,8 @@ impl Agent {
         match claimed {
             Some((role, theirs)) if role == self.role => {
                 let ours_is_larger = self.tie_breaker >= theirs;
-                let peer_must_switch = ours_is_larger == (role == Role::Controlling);
+                // A lite side controls no full one.
+                let peer_must_switch = self.config.lite || ours_is_larger == (role == Role::Controlling);
                 if !peer_must_switch {
                     self.switch_role(now, false);
                 }
@@ -230,23 +243,21 @@ impl Agent {
 
     /// What an inbound check leads to: perhaps a candidate, a pair, and at once a check the other way (RFC 8445, sections
     /// 7.3.1.3 to 7.3.1.5).
-    pub(super) fn follow_check(
-        &mut self,
-        now: Instant,
-        route: Route,
-        from: SocketAddr,
-        priority: u32,
-        use_candidate: bool,
-    ) {
-        let Some(remote) = self.peer_reflexive(route, from, priority) else { return };
+    pub(super) fn follow_check(&mut self, now: Instant, route: Route, from: SocketAddr, claim: Claim) {
+        let Some(remote) = self.peer_reflexive(route, from, claim.priority) else { return };
         let Some(id) = self.form_pair(now, route, remote, PairOrigin::InboundCheck) else { return };
         let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.heard = true;
+        pair.nomination = claim.nomination.max(pair.nomination);
         pair.stats.requests_received += 1;
+        pair.stats.responses_sent += 1;
         let (valid, component) = (pair.is_valid(), pair.component);
         self.note_heard(now, component, id, false);
+        if self.config.lite {
+            return self.follow_as_lite(now, id, claim.use_candidate);
+        }
         let Some(pair) = self.session.list.get_mut(id) else { return };
-        if self.role == Role::Controlled && !use_candidate {
+        if self.role == Role::Controlled && !claim.use_candidate {
             self.session.nominates_deliberately = true;
         } else if self.role == Role::Controlled {
             pair.nominated_by_peer = true;

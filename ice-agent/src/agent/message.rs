@@ -2,7 +2,8 @@
 
 use thirl_common::wire::{
     AttributeType, BufferTooSmall, Class, ErrorCode, IceControlled, IceControlling, IntegrityAlgorithm,
-    IntegrityKey, MessageWriter, Method, Priority, TransactionId, UseCandidate, Username, XorMappedAddress,
+    IntegrityKey, MessageWriter, Method, Nomination, Priority, TransactionId, UseCandidate, Username,
+    XorMappedAddress,
 };
 
 use super::config::Role;
@@ -30,6 +31,8 @@ pub(super) struct Check<'a> {
     pub(super) role: Role,
     pub(super) tie_breaker: u64,
     pub(super) nominate: bool,
+    /// The number of the nomination, for peers that renominate.
+    pub(super) nomination: Option<u32>,
 }
 
 impl Check<'_> {
@@ -42,6 +45,9 @@ impl Check<'_> {
             };
             if self.nominate {
                 writer.attribute(&UseCandidate)?;
+            }
+            if let Some(number) = self.nomination {
+                writer.attribute(&Nomination(number))?;
             }
             sign(writer, key)
         })

@@ -11,7 +11,8 @@
 //! 6. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
 //!    of that.
 //! 7. `restart`: the next session, and what is left of the one before.
-//! 8. `report`: what happened and why.
+//! 8. `lite`: what is different where a side is a lite implementation.
+//! 9. `report`: what happened and why.
 
 mod check_list;
 mod checks;
@@ -21,6 +22,7 @@ mod event;
 mod external;
 mod gather;
 mod inbound;
+mod lite;
 mod liveness;
 mod local;
 mod message;
@@ -47,7 +49,9 @@ use thirl_common::wire::TransactionId;
 
 use crate::candidate::ComponentId;
 
-pub use config::{AgentConfig, Credentials, CredentialsError, Policy, Role, Timings, TurnServer};
+pub use config::{
+    AgentConfig, Capabilities, Credentials, CredentialsError, Policy, Role, Timings, TurnServer,
+};
 pub use event::{
     Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,
 };
@@ -156,6 +160,8 @@ pub struct Agent {
     config: AgentConfig,
     rng: StdRng,
     role: Role,
+    /// How often this side has nominated a pair (draft-thatcher-ice-renomination, section 4).
+    nominations: u32,
     tie_breaker: u64,
     state: State,
     local: LocalSide,
@@ -182,12 +188,17 @@ impl Agent {
         config.stun.sort_unstable();
         config.stun.dedup();
         config.streams.iter_mut().for_each(|components| *components = (*components).clamp(1, 256));
+        if config.lite {
+            config.stun.clear();
+            config.turn.clear();
+        }
         config.streams.truncate(256);
         if config.streams.is_empty() {
             config.streams.push(1);
         }
         Agent {
-            role: config.role,
+            role: if config.lite { Role::Controlled } else { config.role },
+            nominations: 0,
             tie_breaker: rng.random(),
             state: State::New,
             local: LocalSide::default(),
@@ -217,6 +228,11 @@ impl Agent {
             .iter()
             .filter(|local| local.signalled && !local.lost)
             .map(|local| &local.candidate)
+    }
+
+    /// All components of all data streams.
+    pub fn components(&self) -> Vec<ComponentId> {
+        self.session.streams.ids()
     }
 
     /// How far the agent has come.
@@ -303,6 +319,13 @@ impl Agent {
         {
             self.fail_pair(now, id, "cannot be reached from this address");
             self.consider_failure(now);
+        } else {
+            let carries = |component: &ComponentId| {
+                let pair = self.carrier(*component).and_then(|id| self.session_with(id).list.get(id));
+                pair.is_some_and(|pair| (pair.route, pair.to) == (Route::Socket(socket), to))
+            };
+            let doubtful = self.session.streams.ids().into_iter().find(carries);
+            doubtful.into_iter().for_each(|component| self.doubt(now, component));
         }
         self.pump(now);
     }
@@ -320,12 +343,12 @@ impl Agent {
         }
         let current = self.carrier(component).filter(|_| self.is_running()).ok_or(SendError::NotConnected)?;
         let pair = self.session_with_mut(current).list.get_mut(current).ok_or(SendError::NotConnected)?;
-        pair.stats.packets_sent += 1;
+        pair.stats.sent(data.len());
         let (route, to) = (pair.route, pair.to);
         self.note_sent(now, component);
-        match route {
-            Route::Socket(socket) => self.transmit_from(Via::Socket(socket), to, data.to_vec()),
-            Route::Relay(relay) => self.send_over_relay(now, relay, to, data),
+        let sent = self.transmit_on(now, route, to, data);
+        if !sent && let Some(pair) = self.session_with_mut(current).list.get_mut(current) {
+            pair.stats.discarded(data.len());
         }
         Ok(())
     }
@@ -463,10 +486,20 @@ impl Agent {
         self.consider_failure(now);
     }
 
-    fn transmit_on(&mut self, now: Instant, route: Route, to: SocketAddr, payload: Vec<u8>) {
+    /// `false` if an allocation does not take it.
+    fn transmit_on(
+        &mut self,
+        now: Instant,
+        route: Route,
+        to: SocketAddr,
+        payload: impl Into<Vec<u8>> + AsRef<[u8]>,
+    ) -> bool {
         match route {
-            Route::Socket(socket) => self.transmit_from(Via::Socket(socket), to, payload),
-            Route::Relay(relay) => self.send_over_relay(now, relay, to, &payload),
+            Route::Socket(socket) => {
+                self.transmit_from(Via::Socket(socket), to, payload.into());
+                true
+            }
+            Route::Relay(relay) => self.send_over_relay(now, relay, to, payload.as_ref()),
         }
     }
 

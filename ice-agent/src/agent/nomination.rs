@@ -27,6 +27,8 @@ pub(super) struct Path {
     pub(super) current: Option<PairId>,
     /// The pair that is being nominated.
     pub(super) nominating: Option<PairId>,
+    /// The number of the peer's nomination that selected it, if the peer renominates.
+    nomination: Option<u32>,
     /// Since when there is a selected pair.
     pub(super) selected_since: Option<Instant>,
     /// Since when a relayed pair works and no direct one.
@@ -52,6 +54,9 @@ impl Agent {
         let Some((best, path)) = self.best_candidate_for_nomination(id) else { return };
         let why = match (self.selected_pair_kind(id), path) {
             (Some(PathKind::Relayed), PathKind::Direct) => "a direct path was found after a relayed one",
+            (Some(PathKind::Direct), PathKind::Direct) if self.may_renominate(id, best) => {
+                "a direct path of higher priority was found"
+            }
             (Some(_), _) if !disconnected => return,
             (Some(_), _) => "the pair selected before does not answer any more",
             (None, PathKind::Direct) => "the first direct path that worked",
@@ -61,6 +66,13 @@ impl Agent {
             },
         };
         self.nominate(now, best, why);
+    }
+
+    /// Whether the peer follows from one direct pair to a better one at any time.
+    fn may_renominate(&self, component: ComponentId, best: PairId) -> bool {
+        let priority = |id: PairId| self.session.list.get(id).map(|pair| pair.priority);
+        let selected = self.session.streams.path(component).and_then(|path| path.selected);
+        self.session.capabilities.renomination && priority(best) > selected.and_then(priority)
     }
 
     fn nominate(&mut self, now: Instant, id: PairId, why: &'static str) {
@@ -151,17 +163,19 @@ impl Agent {
     pub(super) fn accept_nomination(&mut self, now: Instant, id: PairId) {
         let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.nominated_by_peer = false;
-        let (priority, component) = (pair.priority, pair.component);
-        let deliberate = self.session.nominates_deliberately;
+        let (priority, component, nomination) = (pair.priority, pair.component, pair.nomination);
+        let deliberate = self.session.nominates_deliberately || self.session.capabilities.ice2;
         let Some(component) = self.session.streams.component_mut(component) else { return };
-        let better = match component.path.selected.and_then(|selected| self.session.list.get(selected)) {
-            Some(selected) => {
-                deliberate || component.state == State::Disconnected || priority >= selected.priority
-            }
-            None => true,
-        };
+        let better = nomination > component.path.nomination
+            || match component.path.selected.and_then(|selected| self.session.list.get(selected)) {
+                Some(selected) => {
+                    deliberate || component.state == State::Disconnected || priority >= selected.priority
+                }
+                None => true,
+            };
         if better && component.path.selected != Some(id) {
             component.path.why = Some("the peer nominated it");
+            component.path.nomination = nomination.max(component.path.nomination);
             self.select(now, id);
         }
     }

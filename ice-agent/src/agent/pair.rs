@@ -170,21 +170,72 @@ pub(super) struct Asked {
     pub(super) nominate: bool,
 }
 
-/// Counts for the report, named after W3C's `RTCIceCandidatePairStats`.
+/// Counts for the report. The names are those of W3C's `RTCIceCandidatePairStats`, in JSON to the letter; times are in seconds
+/// there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PairStats {
-    /// Checks sent, repetitions included.
-    pub requests_sent: u32,
-    /// Checks answered by the peer.
-    pub responses_received: u32,
-    /// Checks of the peer's.
-    pub requests_received: u32,
-    /// Consent checks sent.
-    pub consent_requests_sent: u32,
     /// Datagrams of application data sent.
     pub packets_sent: u64,
     /// Datagrams of application data received.
     pub packets_received: u64,
+    /// Their bytes, without any header.
+    pub bytes_sent: u64,
+    /// Their bytes, without any header.
+    pub bytes_received: u64,
+    /// Round-trip times of all checks whose answer tells it, together; consent checks are among them.
+    #[serde(serialize_with = "seconds")]
+    pub total_round_trip_time: Duration,
+    /// The last of these.
+    #[serde(serialize_with = "maybe_seconds")]
+    pub current_round_trip_time: Option<Duration>,
+    /// Checks sent, repetitions included.
+    pub requests_sent: u32,
+    /// Checks of the peer's.
+    pub requests_received: u32,
+    /// Those of them that were answered with success.
+    pub responses_sent: u32,
+    /// Checks and consent checks answered by the peer.
+    pub responses_received: u32,
+    /// Consent checks sent.
+    pub consent_requests_sent: u32,
+    /// Datagrams of application data that could not leave.
+    pub packets_discarded_on_send: u32,
+    /// Their bytes.
+    pub bytes_discarded_on_send: u64,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+fn maybe_seconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+impl PairStats {
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.packets_sent += 1;
+        self.bytes_sent += bytes as u64;
+    }
+
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.packets_received += 1;
+        self.bytes_received += bytes as u64;
+    }
+
+    /// What was counted as sent has not left.
+    pub(super) fn discarded(&mut self, bytes: usize) {
+        self.packets_sent = self.packets_sent.saturating_sub(1);
+        self.bytes_sent = self.bytes_sent.saturating_sub(bytes as u64);
+        self.packets_discarded_on_send += 1;
+        self.bytes_discarded_on_send += bytes as u64;
+    }
+
+    pub(super) fn round_trip(&mut self, time: Duration) {
+        self.total_round_trip_time += time;
+        self.current_round_trip_time = Some(time);
+    }
 }
 
 #[derive(Debug)]
@@ -208,11 +259,12 @@ pub(super) struct Pair {
     pub(super) nominate: bool,
     /// The controlling peer has nominated this pair, and our own check has yet to succeed.
     pub(super) nominated_by_peer: bool,
+    /// The number of the peer's last nomination of this pair, if it renominates.
+    pub(super) nomination: Option<u32>,
     /// The peer has proved itself on this pair, so that its data is taken.
     pub(super) heard: bool,
     /// The local candidate as the peer sees it: the valid pair's (RFC 8445, section 7.2.5.3.2).
     pub(super) mapped: Option<LocalId>,
-    pub(super) rtt: Option<Duration>,
     pub(super) failure: Option<String>,
     pub(super) stats: PairStats,
 }

@@ -72,7 +72,8 @@ impl Agent {
         if gathered && !offers && self.session.streams.remote(id).is_some() {
             return Some("this side has no candidate to offer");
         }
-        if !self.session.patience_over || self.session.list.has_open(id) {
+        let checks = !self.config.lite;
+        if !self.session.patience_over || checks && self.session.list.has_open(id) {
             return None;
         }
         match self.session.candidates.iter().any(|remote| remote.candidate.component == id) {

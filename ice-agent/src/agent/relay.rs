@@ -174,11 +174,17 @@ impl Agent {
         self.with_client(now, id, |client| client.bind_channel(now, peer));
     }
 
-    pub(super) fn send_over_relay(&mut self, now: Instant, id: RelayId, peer: SocketAddr, data: &[u8]) {
-        // What an allocation refuses to send is lost, as any datagram may be.
-        self.with_client(now, id, |client| {
-            let _ = client.send(now, peer, data);
-        });
+    /// What an allocation refuses to send is lost, as any datagram may be: `false` then.
+    pub(super) fn send_over_relay(
+        &mut self,
+        now: Instant,
+        id: RelayId,
+        peer: SocketAddr,
+        data: &[u8],
+    ) -> bool {
+        let mut sent = false;
+        self.with_client(now, id, |client| sent = client.send(now, peer, data).is_ok());
+        sent
     }
 
     pub(super) fn close_relays(&mut self, now: Instant) {

@@ -8,7 +8,7 @@ use thirl_common::net::canonical;
 use thirl_common::wire::IntegrityKey;
 
 use super::check_list::CheckList;
-use super::config::{Credentials, CredentialsError};
+use super::config::{Capabilities, Credentials, CredentialsError};
 use super::event::{Route, State};
 use super::pair::PairOrigin;
 use super::stream::Streams;
@@ -45,13 +45,22 @@ pub(super) struct RemoteCredentials {
     pub(super) username: String,
 }
 
+/// What a check of the peer's says of its pair.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    /// The priority of the peer-reflexive candidate that it may discover.
+    pub(super) priority: u32,
+    pub(super) use_candidate: bool,
+    /// How many times the peer has nominated, if it renominates.
+    pub(super) nomination: Option<u32>,
+}
+
 /// A check that was answered before the peer's credentials were known, so that none could be sent back.
 #[derive(Debug)]
 pub(super) struct EarlyCheck {
     pub(super) route: Route,
     pub(super) from: SocketAddr,
-    pub(super) priority: u32,
-    pub(super) use_candidate: bool,
+    pub(super) claim: Claim,
     /// The sender's ufrag, as the username said.
     pub(super) ufrag: String,
 }
@@ -64,6 +73,8 @@ pub(super) struct Session {
     pub(super) streams: Streams,
     pub(super) candidates: Vec<RemoteCandidate>,
     pub(super) skipped: Vec<String>,
+    /// What the peer said that it can do.
+    pub(super) capabilities: Capabilities,
     /// Whether the peer's mapping depends on the destination, if it told.
     pub(super) hint: Option<bool>,
     pub(super) early: VecDeque<EarlyCheck>,
@@ -86,6 +97,7 @@ impl Session {
             streams: Streams::new(streams),
             candidates: Vec::new(),
             skipped: Vec::new(),
+            capabilities: Capabilities::default(),
             hint: None,
             early: VecDeque::new(),
             list: CheckList::default(),
@@ -95,10 +107,11 @@ impl Session {
         }
     }
 
-    /// The session that a restart makes after this one. What the peer's NAT does is not forgotten.
+    /// The session that a restart makes after this one. What the peer is like is not forgotten.
     pub(super) fn after(before: &Session, local: Credentials, streams: &[u16]) -> Session {
         let fresh = Session::new(local, streams);
-        Session { hint: before.hint, list: CheckList::after(&before.list), ..fresh }
+        let (hint, capabilities) = (before.hint, before.capabilities);
+        Session { hint, capabilities, list: CheckList::after(&before.list), ..fresh }
     }
 
     /// Whether each component has a selected pair.
@@ -185,6 +198,7 @@ impl Agent {
         self.timers.set(Timer::Patience, now + self.config.timings.patience);
         self.refresh_state();
         self.follow_early_checks(now);
+        self.select_between_lites(now);
         self.pump(now);
         self.consider_failure(now);
         Ok(())
@@ -205,7 +219,7 @@ impl Agent {
             match component.and_then(|component| self.session.streams.remote(component)) {
                 None => self.session.keep_early(check),
                 Some(remote) if remote.credentials.ufrag == check.ufrag => {
-                    self.follow_check(now, check.route, check.from, check.priority, check.use_candidate);
+                    self.follow_check(now, check.route, check.from, check.claim);
                 }
                 Some(_) => {}
             }
@@ -233,6 +247,7 @@ impl Agent {
             (None, Some(address)) => self.learn_remote(now, canonical(address), candidate),
             (None, None) => {}
         }
+        self.select_between_lites(now);
         self.pump(now);
     }
 

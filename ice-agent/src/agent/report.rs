@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::event::{PathKind, State};
 use super::pair::{Pair, PairId, PairState, PairStats};
 use super::{Agent, Policy, Role};
-use crate::candidate::{Candidate, CandidateKind};
+use crate::candidate::{Candidate, CandidateKind, ComponentId};
 
 /// The story of an agent so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +97,8 @@ pub struct PairReport {
     pub state: PairState,
     /// Whether it is the selected one.
     pub selected: bool,
+    /// Why it was nominated, if it is the selected one.
+    pub why_selected: Option<String>,
     /// Why it failed, if it did.
     pub failure: Option<String>,
     /// The last round-trip time that was measured, in microseconds.
@@ -148,6 +150,10 @@ impl Agent {
         failures.collect::<Option<Vec<_>>>().and_then(|failures| failures.into_iter().next())
     }
 
+    fn why_nominated(&self, component: ComponentId) -> Option<String> {
+        self.session.streams.path(component).and_then(|path| path.why).map(str::to_owned)
+    }
+
     fn why_selected(&self) -> Option<String> {
         let paths = self.session.streams.components().map(|(_, component)| &component.path);
         paths.filter(|path| path.selected.is_some()).find_map(|path| path.why).map(str::to_owned)
@@ -164,8 +170,9 @@ impl Agent {
             path: pair.path,
             state: pair.state,
             selected: self.is_selected(id),
+            why_selected: self.is_selected(id).then(|| self.why_nominated(pair.component)).flatten(),
             failure: pair.failure.clone(),
-            rtt_us: pair.rtt.map(micros),
+            rtt_us: pair.stats.current_round_trip_time.map(micros),
             stats: pair.stats,
         })
     }

@@ -157,6 +157,7 @@ impl Agent {
         if let Some(pair) = former.list.find(route, from).and_then(|id| former.list.get_mut(id)) {
             pair.heard = true;
             pair.stats.requests_received += 1;
+            pair.stats.responses_sent += 1;
         }
         self.transmit_on(now, route, from, response);
         true
@@ -182,6 +183,7 @@ impl Agent {
         if symmetric && response.class() == Class::Success {
             if let Some(pair) = former.list.get_mut(asked.pair) {
                 pair.stats.responses_received += 1;
+                pair.stats.round_trip(now.saturating_duration_since(asked.sent));
             }
             self.refresh_consent(now, component, asked.pair);
         }

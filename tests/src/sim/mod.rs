@@ -19,5 +19,5 @@ pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use diagnosis::{Lie, Scene};
 pub use nat::{Nat, NatSpec};
 pub use network::{HostId, Link, Network, Packet};
-pub use pair::{Pair, Peer, PeerSpec, Side};
+pub use pair::{PREFERENCE, Pair, Peer, PeerSpec, Side};
 pub use server::Server;

@@ -116,6 +116,9 @@ pub struct Pair {
     pub signalling: (Duration, Duration),
 }
 
+/// How the hosts' interfaces are ranked.
+pub const PREFERENCE: u8 = 200;
+
 /// The servers' addresses: public ones, since the engine refuses the test networks as peers.
 const SERVERS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 10)), IpAddr::V4(Ipv4Addr::new(9, 9, 9, 11))];
 
@@ -147,6 +150,14 @@ impl Pair {
         }
     }
 
+    /// Tells each side what the other can do.
+    pub fn exchange_capabilities(&mut self) {
+        let now = self.network.now();
+        let (a, b) = (self.a.agent.local_capabilities(), self.b.agent.local_capabilities());
+        self.a.agent.set_remote_capabilities(now, b);
+        self.b.agent.set_remote_capabilities(now, a);
+    }
+
     /// Starts both sides: credentials are exchanged, candidates are told as they are found.
     pub fn start(&mut self) {
         self.exchange_credentials();
@@ -176,11 +187,11 @@ impl Pair {
     }
 
     /// Gives a side one more socket, on an address that its host has.
-    pub fn add_socket(&mut self, side: Side, address: IpAddr) {
+    pub fn add_socket(&mut self, side: Side, address: IpAddr, preference: u8) {
         let now = self.network.now();
         let peer = self.peer(side);
         let local = SocketAddr::new(address, 50_000);
-        let socket = peer.agent.add_local_socket(now, local, 255);
+        let socket = peer.agent.add_local_socket(now, local, preference);
         peer.sockets.insert(socket, local);
         peer.by_address.insert(local, socket);
     }
@@ -414,7 +425,8 @@ impl Peer {
         for (component, port) in components.into_iter().zip(40_000..) {
             for address in &spec.addresses {
                 let local = SocketAddr::new(*address, port);
-                sockets.insert(agent.add_local_socket_for(network.now(), component, local, 255), local);
+                sockets
+                    .insert(agent.add_local_socket_for(network.now(), component, local, PREFERENCE), local);
             }
         }
         let by_address = sockets.iter().map(|(id, local)| (*local, *id)).collect();
