@@ -8,11 +8,12 @@
 //!
 //! 1. [`candidate`]: what one side tells the other: candidates, their priority, the `candidate:` line.
 //! 2. [`agent`]: the sans-IO agent: gathering, checks, nomination, consent, report.
-//! 3. [`turn`]: the sans-IO TURN client, of which the agent has one for each server and socket.
-//! 4. [`mux`]: one UDP port for many agents: which of them a datagram is for.
-//! 5. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
-//! 6. [`nat`]: what this side's NAT does.
-//! 7. [`port_mapping`]: asking the gateway for a way in.
+//! 3. [`sdp`]: what offers and answers say about ICE.
+//! 4. [`turn`]: the sans-IO TURN client, of which the agent has one for each server and socket.
+//! 5. [`mux`]: one UDP port for many agents: which of them a datagram is for.
+//! 6. `driver` (feature `driver`): the agent with sockets, clock and task; interfaces; host names.
+//! 7. [`nat`]: what this side's NAT does.
+//! 8. [`port_mapping`]: asking the gateway for a way in.
 
 pub mod agent;
 pub mod candidate;
@@ -21,4 +22,5 @@ pub mod driver;
 pub mod mux;
 pub mod nat;
 pub mod port_mapping;
+pub mod sdp;
 pub mod turn;

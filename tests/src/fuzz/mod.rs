@@ -15,7 +15,7 @@
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
 //!   system.
-//! - [`uri`], [`settings`], [`candidate`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
+//! - [`uri`], [`settings`], [`candidate`], [`sdp`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
 mod allocations;
@@ -42,7 +42,7 @@ pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
 pub use proxy::proxy_protocol;
 pub use server_certificates::server_certificates;
-pub use text::{candidate, facts, session, settings, signalling, ticket, uri};
+pub use text::{candidate, facts, sdp, session, settings, signalling, ticket, uri};
 
 /// A body of a target.
 pub type Body = fn(&[u8]);
@@ -69,6 +69,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("proxy_protocol", proxy_protocol),
     ("quic_version", quic_version),
     ("routes", routes),
+    ("sdp", sdp),
     ("server_certificates", server_certificates),
     ("session", session),
     ("settings", settings),

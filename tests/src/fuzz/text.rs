@@ -7,6 +7,7 @@ use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
 use thirl_ice_agent::candidate::Candidate;
 use thirl_ice_agent::nat::{PairPath, predict};
+use thirl_ice_agent::sdp::IceDescription;
 use thirl_overlay::Ticket;
 use thirl_overlay::session::{Body, SessionMessage};
 use thirl_overlay::signalling::protocol::{ClientMessage, ServerMessage};
@@ -39,6 +40,20 @@ pub fn candidate(data: &[u8]) {
         return;
     }
     assert_eq!(Candidate::parse(&printed), Ok(candidate), "{printed}");
+}
+
+/// What SDP says about ICE is printed as what is read as the same, and is bounded.
+pub fn sdp(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let description = IceDescription::parse(text);
+    assert!(description.streams.len() <= 256);
+    let printed = description.to_string();
+    // A candidate that grows in printing may become too long to be read.
+    if printed.lines().any(|line| line.len() > MAX_CANDIDATE_LINE) {
+        return;
+    }
+    let again = IceDescription::parse(&printed);
+    assert_eq!(again, IceDescription { skipped: Vec::new(), ..description }, "{printed}");
 }
 
 /// A ticket has one spelling.
