@@ -42,6 +42,30 @@ async fn two_descriptions_make_a_path() {
 }
 
 #[tokio::test]
+async fn a_restart_keeps_the_path() {
+    let (a, b) = pair().await;
+    b.set_remote(&a.description()).unwrap();
+    a.set_remote(&b.description()).unwrap();
+    let (a_path, b_path) = tokio::try_join!(a.connect(), b.connect()).unwrap();
+    let (mut a_events, mut b_events) = (a.events(), b.events());
+    let before = a.description();
+    let offer = a.restart().unwrap();
+    assert!(offer.ufrag != before.ufrag && offer.candidates == before.candidates);
+    // The old path carries data while the peer has yet to answer, and after that the new one does.
+    a_path.send(b"meanwhile").await.unwrap();
+    assert_eq!(b_path.recv_datagram().await.unwrap(), "meanwhile");
+    b.set_remote(&offer).unwrap();
+    while !matches!(b_events.recv().await.unwrap(), Event::RemoteRestarted) {}
+    a.set_remote(&b.description()).unwrap();
+    while !matches!(a_events.recv().await.unwrap(), Event::PathChanged { .. }) {}
+    a_path.send(b"after").await.unwrap();
+    assert_eq!(b_path.recv_datagram().await.unwrap(), "after");
+    assert_eq!((a.report().restarts, b.report().restarts), (1, 1));
+    a.close().await;
+    assert!(a.restart().is_err());
+}
+
+#[tokio::test]
 async fn candidates_may_trickle_in() {
     let (a, b) = pair().await;
     let describe = |agent: &IceAgent| agent.description();

@@ -472,6 +472,37 @@ fn a_new_interface_is_ready_before_the_old_one_goes() {
 }
 
 #[test]
+fn a_relay_that_was_killed_is_used_again() {
+    for (seed, down) in [(70, 0), (71, 10)] {
+        let nat = NatSpec::new(APDM, APDF);
+        let mut pair = both_behind(seed, nat, nat, true);
+        assert!(pair.connect(Duration::from_secs(5)));
+        stream_for(&mut pair, Duration::from_secs(5));
+        pair.servers[0].down = true;
+        stream_for(&mut pair, Duration::from_secs(down));
+        pair.servers[0].restart();
+        pair.servers[0].down = false;
+        let back = pair.elapsed();
+        let mut flows = false;
+        while !flows && pair.elapsed() < back + Duration::from_secs(20) {
+            let before = (pair.a.received.len(), pair.b.received.len());
+            stream_for(&mut pair, ms(100));
+            flows = pair.a.received.len() > before.0 && pair.b.received.len() > before.1;
+        }
+        let gap = pair.elapsed() - back;
+        println!(
+            "the relay was down for {down} s; {gap:?} later data flows again, since: {:?}",
+            pair.a.changes
+        );
+        assert!(flows, "{}", pair.a.agent.report());
+        assert!(gap < Duration::from_secs(10), "{gap:?}");
+        assert_eq!(pair.paths(), RELAYED);
+        pair.run_for(Duration::from_secs(60));
+        assert!(pair.data_flows());
+    }
+}
+
+#[test]
 fn sleep_is_noticed_and_outlived() {
     // One side, whose NAT forgets its mapping meanwhile; or both, for longer than consent lasts.
     for (seed, sides, time) in

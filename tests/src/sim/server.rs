@@ -18,6 +18,7 @@ pub struct Server {
     host: HostId,
     address: SocketAddr,
     engine: Engine,
+    config: EngineConfig,
     relays: BTreeMap<u16, RelayId>,
     next_port: u16,
     /// Whether it answers at all.
@@ -33,11 +34,18 @@ impl Server {
         Server {
             host,
             address: SocketAddr::new(ip, 3478),
-            engine: Engine::new(config, [9; 32]),
+            engine: Engine::new(config.clone(), [9; 32]),
+            config,
             relays: BTreeMap::new(),
             next_port: 49_152,
             down: false,
         }
+    }
+
+    /// Kills it and starts it again: it knows nothing of what was before, and gives other ports.
+    pub fn restart(&mut self) {
+        self.engine = Engine::new(self.config.clone(), [10; 32]);
+        self.relays.clear();
     }
 
     /// The host that it runs on.
