@@ -503,6 +503,16 @@ fn a_relay_that_was_killed_is_used_again() {
 }
 
 #[test]
+fn patience_outlasts_slow_signalling() {
+    let mut pair = open_pair(72);
+    // The peer's candidates are told when others have long given up (RFC 8863).
+    pair.signalling = (Duration::from_secs(35), Duration::from_secs(36));
+    pair.start();
+    assert!(pair.connect(Duration::from_secs(37)), "{}", pair.a.agent.report());
+    assert!(pair.data_flows());
+}
+
+#[test]
 fn sleep_is_noticed_and_outlived() {
     // One side, whose NAT forgets its mapping meanwhile; or both, for longer than consent lasts.
     for (seed, sides, time) in

@@ -166,16 +166,19 @@ impl Agent {
         let (priority, component, nomination) = (pair.priority, pair.component, pair.nomination);
         let deliberate = self.session.nominates_deliberately || self.session.capabilities.ice2;
         let Some(component) = self.session.streams.component_mut(component) else { return };
-        let better = nomination > component.path.nomination
-            || match component.path.selected.and_then(|selected| self.session.list.get(selected)) {
-                Some(selected) => {
-                    deliberate || component.state == State::Disconnected || priority >= selected.priority
-                }
-                None => true,
-            };
-        if better && component.path.selected != Some(id) {
-            component.path.why = Some("the peer nominated it");
+        let selected = component.path.selected.and_then(|selected| self.session.list.get(selected));
+        let follows = match (nomination, selected) {
+            (_, None) => true,
+            (Some(number), _) => Some(number) > component.path.nomination,
+            (None, Some(selected)) => {
+                deliberate || component.state == State::Disconnected || priority >= selected.priority
+            }
+        };
+        if follows {
             component.path.nomination = nomination.max(component.path.nomination);
+        }
+        if follows && component.path.selected != Some(id) {
+            component.path.why = Some("the peer nominated it");
             self.select(now, id);
         }
     }
