@@ -15,7 +15,7 @@ use thirl_common::net::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr
 use thirl_common::wire::{
     AttributeType, Class, ErrorCode, Message, MessageWriter, Nonce, PasswordAlgorithms, Realm,
 };
-use thirl_ice_agent::turn::{TurnClient, TurnClientConfig, TurnError, TurnEvent};
+use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnError, TurnEvent};
 use thirl_turn_relay::engine::{Action, Engine, EngineConfig, Forward, RelayId};
 
 const UNIX: u64 = 1_800_000_000;
@@ -162,7 +162,8 @@ impl Pair {
             local: five_tuple.client.0,
             username,
             password,
-            family: None,
+            families: Families::Ipv4,
+            mobile: false,
         };
         #[expect(clippy::disallowed_methods, reason = "any origin will do")]
         let start = Instant::now();

@@ -21,7 +21,7 @@ use thirl_common::net::Transport;
 use thirl_common::wire::{
     ChannelData, ChannelNumber, Class, Data, MessageWriter, Method, TransactionId, XorPeerAddress,
 };
-use thirl_ice_agent::turn::{TurnClient, TurnClientConfig};
+use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig};
 
 use crate::network::Network;
 use crate::{BenchError, Context};
@@ -156,7 +156,8 @@ impl Load {
             local,
             username: "bench".to_owned(),
             password: "bench".to_owned(),
-            family: None,
+            families: Families::Ipv4,
+            mobile: false,
         };
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);

@@ -10,6 +10,8 @@ use serde::Serialize;
 use thirl_common::net::Transport;
 use thirl_common::uri::Host;
 
+use crate::turn::Families;
+
 use super::external::{CandidateFilter, ExternalAddress};
 
 /// Who nominates (RFC 8445, section 6.1.1). If both sides claim the same role, the agents settle it between them.
@@ -221,6 +223,11 @@ pub struct AgentConfig {
     pub filter: CandidateFilter,
     /// How this host's addresses are known outside, if it stands behind a 1:1 NAT.
     pub external_addresses: Vec<ExternalAddress>,
+    /// Of which families relayed candidates are wanted; [`Families::Both`] by default.
+    pub relayed_families: Families,
+    /// Whether allocations are to be kept when what carried them goes, where the server lets them be moved (RFC 8016). A
+    /// server that forbids it costs a round trip.
+    pub mobility: bool,
     /// How fast, and how patient.
     pub timings: Timings,
 }
@@ -236,6 +243,8 @@ impl AgentConfig {
             stun: Vec::new(),
             turn: Vec::new(),
             policy: Policy::All,
+            relayed_families: Families::Both,
+            mobility: true,
             filter: CandidateFilter::default(),
             external_addresses: Vec::new(),
             timings: Timings::default(),

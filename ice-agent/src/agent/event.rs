@@ -60,8 +60,10 @@ pub enum Action {
         stream: StreamId,
         /// Where to.
         server: SocketAddr,
-        /// Whom to: what a certificate has to bear, and what a proxy is asked for.
+        /// What a certificate has to bear.
         host: Host,
+        /// Whether a proxy is asked for `host`; otherwise for `server`, where another server has sent us.
+        by_name: bool,
         /// What carries it: over UDP and DTLS a socket of its own, each datagram as a frame.
         transport: Transport,
         /// From which address, if that matters.

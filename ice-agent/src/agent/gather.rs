@@ -51,6 +51,9 @@ pub(super) struct Gathering {
     queue: VecDeque<Task>,
     requests: BTreeMap<TransactionId, Request>,
     pub(super) relays: BTreeMap<RelayId, Relay>,
+    /// So many had names.
+    pub(super) relays_made: u32,
+    pub(super) streams_made: u32,
     /// From where packets are a relay's: the socket and the server.
     pub(super) relay_by_server: BTreeMap<(SocketId, SocketAddr), RelayId>,
     pub(super) relay_by_stream: BTreeMap<StreamId, RelayId>,
@@ -77,7 +80,7 @@ impl Agent {
         for socket in live.collect::<Vec<_>>() {
             self.gather_on(now, socket);
         }
-        self.connect_relays();
+        self.connect_relays(now);
         self.pump(now);
         self.check_gathering(now);
     }

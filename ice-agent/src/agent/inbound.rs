@@ -35,8 +35,8 @@ impl Agent {
         if let Some(&relay) = self.gathering.relay_by_server.get(&(socket, from)) {
             let answer = parse(datagram).filter(|message| message.method() == Method::BINDING);
             if answer.is_none() {
-                let (peer, data) = self.handle_relay_input(now, relay, datagram)?;
-                return self.handle_on_route(now, Route::Relay(relay), peer, data);
+                let (route, peer, data) = self.handle_relay_input(now, relay, datagram)?;
+                return self.handle_on_route(now, route, peer, data);
             }
         }
         self.handle_on_route(now, Route::Socket(socket), from, datagram)

@@ -4,7 +4,7 @@
 //!
 //! 1. `config`, `event`: what it is told, and what comes out.
 //! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers. `external`: what else is
-//!    known of addresses outside, and which are told. `renewal`: allocations that were lost.
+//!    known of addresses outside, and which are told.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
@@ -32,7 +32,6 @@ mod pair;
 mod progress;
 mod relay;
 mod remote;
-mod renewal;
 mod report;
 mod restart;
 mod stream;
@@ -77,8 +76,8 @@ enum Timer {
     Pace,
     Binding(TransactionId),
     Relay(RelayId),
-    /// An allocation that was lost is asked for again.
-    Renew(RelayId),
+    /// A relay is to be tried, or tried again.
+    RelayTurn(RelayId),
     GatheringEnd,
     Keepalive,
     Check(PairId),
@@ -302,11 +301,7 @@ impl Agent {
         let Some(socket) = self.local.sockets.get_mut(&id) else { return };
         socket.lost = true;
         self.route_lost(now, Route::Socket(id));
-        let on_it = |relay: &relay::Relay| relay.carrier == Via::Socket(id);
-        let relays = self.gathering.relays.iter().filter(|(_, relay)| on_it(relay)).map(|(id, _)| *id);
-        for relay in relays.collect::<Vec<_>>() {
-            self.route_lost(now, Route::Relay(relay));
-        }
+        self.relays_lost_with(now, id);
         self.pump(now);
     }
 
@@ -361,7 +356,7 @@ impl Agent {
                 Timer::Pace => {}
                 Timer::Binding(id) => self.handle_binding_timeout(now, id),
                 Timer::Relay(id) => self.handle_relay_timeout(now, id),
-                Timer::Renew(id) => self.renew(now, id),
+                Timer::RelayTurn(id) => self.handle_relay_turn(id),
                 Timer::GatheringEnd => self.handle_gathering_end(now),
                 Timer::Keepalive => self.send_keepalives(now),
                 Timer::Check(id) => self.handle_check_timeout(now, id),

@@ -1,4 +1,10 @@
 //! The allocations of this agent: one TURN client for each server and socket, or for each stream.
+//!
+//! - `turns`: which of several ways to one server is tried when.
+//! - `recovery`: what becomes of an allocation whose server, socket, stream or credentials go.
+
+mod recovery;
+mod turns;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -13,14 +19,22 @@ use super::gather::ServerOutcome;
 use super::local::{Found, LocalId};
 use super::{Agent, Timer};
 use crate::candidate::{CandidateKind, ComponentId};
-use crate::turn::{TurnClient, TurnClientConfig, TurnEvent};
+use crate::turn::{Redirection, TurnClient, TurnClientConfig, TurnEvent};
 
 /// The local preference of allocations over a stream: below those over UDP, since a stream delays what it repeats.
 const STREAM_LOCAL_PREFERENCE: u16 = 0x1000;
 
+/// That of allocations over a UDP socket of their own.
+const OWN_SOCKET_LOCAL_PREFERENCE: u16 = 0x2000;
+
+/// So much lower is the local preference of an allocation's second address: more than there are servers.
+const SECOND_ADDRESS: u16 = 0x40;
+
 /// Where an allocation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
+    /// Not asked for as long as there is a better way to the same server.
+    Reserved,
     /// Waits for its turn, its stream or the server.
     Pending,
     /// There is a candidate.
@@ -33,26 +47,50 @@ enum Progress {
 #[derive(Debug)]
 pub(super) struct Relay {
     /// Whose packets it carries.
-    pub(super) component: ComponentId,
+    component: ComponentId,
     pub(super) server: TurnServer,
-    pub(super) index: usize,
+    index: usize,
     pub(super) carrier: Via,
-    /// How often it was tried to have it again, since it was lost.
-    pub(super) attempts: u32,
     progress: Progress,
     client: Option<TurnClient>,
+    /// Who was asked, each on the word of the one before.
+    redirection: Redirection,
+    /// What the other address of the allocation goes by. That has no client.
+    other: Option<RelayId>,
+    /// What has the client, if this is the other address of an allocation.
+    owner: Option<RelayId>,
+    /// Another allocation takes the place of this one: when it ends, that is all.
+    replaced: bool,
+    /// How often in a row it failed.
+    failures: u32,
+    /// Since when there is an allocation.
+    since: Option<Instant>,
 }
 
 impl Relay {
     pub(super) fn new(component: ComponentId, server: &TurnServer, index: usize, carrier: Via) -> Relay {
         let server = TurnServer { address: canonical(server.address), ..server.clone() };
-        Relay { component, server, index, carrier, attempts: 0, progress: Progress::Pending, client: None }
+        Relay {
+            component,
+            index,
+            carrier,
+            progress: Progress::Pending,
+            client: None,
+            redirection: Redirection::from(server.address),
+            other: None,
+            owner: None,
+            replaced: false,
+            failures: 0,
+            since: None,
+            server,
+        }
     }
 
     /// There is no allocation any more.
     pub(super) fn retire(&mut self) {
         self.progress = Progress::Over;
         self.client = None;
+        self.replaced = true;
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -62,40 +100,42 @@ impl Relay {
 
 impl Agent {
     pub(super) fn add_relay(&mut self, relay: Relay) -> RelayId {
-        // One that is replaced leaves the list after the new one has come: no name is used twice.
-        let id = RelayId(self.gathering.relays.last_key_value().map_or(0, |(last, _)| last.0 + 1));
+        let id = RelayId(self.gathering.relays_made);
+        self.gathering.relays_made += 1;
         self.gathering.relays.insert(id, relay);
         id
     }
 
-    /// Asks for a stream to each TURN server that is reached by one, for each component.
-    pub(super) fn connect_relays(&mut self) {
-        for (index, server) in self.config.turn.clone().into_iter().enumerate() {
-            if server.transport != Transport::Udp {
-                for component in self.session.streams.ids() {
-                    self.connect_relay(component, index, &server);
-                }
-            }
-        }
+    /// A relay that a stream is to carry, or a UDP socket of its own, once it is [connected](Self::connect_relay).
+    fn add_relay_by_stream(&mut self, component: ComponentId, server: &TurnServer, index: usize) -> RelayId {
+        let stream = self.new_stream();
+        let id = self.add_relay(Relay::new(component, server, index, Via::Stream(stream)));
+        self.gathering.relay_by_stream.insert(stream, id);
+        id
     }
 
-    pub(super) fn connect_relay(
-        &mut self,
-        component: ComponentId,
-        index: usize,
-        server: &TurnServer,
-    ) -> RelayId {
-        let stream = StreamId(u32::try_from(self.gathering.relay_by_stream.len()).unwrap_or(u32::MAX));
-        let relay = self.add_relay(Relay::new(component, server, index, Via::Stream(stream)));
-        self.gathering.relay_by_stream.insert(stream, relay);
+    fn new_stream(&mut self) -> StreamId {
+        let stream = StreamId(self.gathering.streams_made);
+        self.gathering.streams_made += 1;
+        stream
+    }
+
+    /// Asks for the stream.
+    fn connect_relay(&mut self, id: RelayId) {
+        let Some(relay) = self.gathering.relays.get_mut(&id) else { return };
+        let Via::Stream(stream) = relay.carrier else { return };
+        if relay.client.is_none() {
+            relay.progress = Progress::Pending;
+        }
+        let server = &relay.server;
         self.out.actions.push_back(Action::Connect {
             stream,
-            server: canonical(server.address),
+            server: server.address,
             host: server.host.clone().unwrap_or(Host::Ip(server.address.ip())),
+            by_name: !relay.redirection.has_moved(),
             transport: server.transport,
             local: None,
         });
-        relay
     }
 
     /// Sends the Allocate request of a relay over UDP.
@@ -111,8 +151,9 @@ impl Agent {
     pub fn stream_connected(&mut self, now: Instant, stream: StreamId, result: Result<SocketAddr, String>) {
         let Some(&id) = self.gathering.relay_by_stream.get(&stream) else { return };
         match result {
+            Ok(local) if self.move_relay(now, id, canonical(local)) => {}
             Ok(local) => self.start_relay_from(now, id, canonical(local)),
-            Err(reason) => self.relay_failed(now, id, reason),
+            Err(reason) => self.stream_failed(now, id, reason),
         }
         self.pump(now);
     }
@@ -125,36 +166,43 @@ impl Agent {
         frame: &'a [u8],
     ) -> Option<super::Received<'a>> {
         let &id = self.gathering.relay_by_stream.get(&stream)?;
-        let received = self.handle_relay_input(now, id, frame)?;
-        self.handle_on_route(now, Route::Relay(id), received.0, received.1)
+        let (route, peer, data) = self.handle_relay_input(now, id, frame)?;
+        self.handle_on_route(now, route, peer, data)
     }
 
     /// The stream was closed, by whomever.
     pub fn stream_closed(&mut self, now: Instant, stream: StreamId) {
-        let Some(&id) = self.gathering.relay_by_stream.get(&stream) else { return };
-        if let Some(client) = self.gathering.relays.get_mut(&id).and_then(|relay| relay.client.as_mut()) {
-            client.handle_disconnect();
-            self.drain_relay(now, id);
-        } else {
-            self.relay_failed(now, id, "the connection was closed".to_owned());
-        }
+        let Some(id) = self.gathering.relay_by_stream.remove(&stream) else { return };
+        self.carrier_lost(now, id);
         self.pump(now);
     }
 
-    /// What came from the server: a peer's address and data, if it was that.
+    /// What came from the server: by which of its addresses, a peer's address and data, if it was that.
     pub(super) fn handle_relay_input<'a>(
         &mut self,
         now: Instant,
         id: RelayId,
         bytes: &'a [u8],
-    ) -> Option<(SocketAddr, &'a [u8])> {
+    ) -> Option<(Route, SocketAddr, &'a [u8])> {
         let client = self.gathering.relays.get_mut(&id)?.client.as_mut()?;
         let received = client.handle_input(now, bytes);
         if received.is_none() {
             self.drain_relay(now, id);
             self.pump(now);
         }
-        received.map(|received| (canonical(received.peer), received.data))
+        let received = received?;
+        let peer = canonical(received.peer);
+        Some((Route::Relay(self.address_towards(id, peer.ip())), peer, received.data))
+    }
+
+    /// Of an allocation's addresses the one that is of the peer's family.
+    fn address_towards(&self, id: RelayId, peer: IpAddr) -> RelayId {
+        let fits = |id: &RelayId| match self.gathering.relays.get(id)?.progress {
+            Progress::Allocated(local) => Some(self.local.get(local)?.address.is_ipv4() == peer.is_ipv4()),
+            _ => None,
+        };
+        let other = self.gathering.relays.get(&id).and_then(|relay| relay.other);
+        other.filter(|other| fits(other) == Some(true)).unwrap_or(id)
     }
 
     pub(super) fn handle_relay_timeout(&mut self, now: Instant, id: RelayId) {
@@ -191,6 +239,7 @@ impl Agent {
         for id in self.gathering.relays.keys().copied().collect::<Vec<_>>() {
             self.with_client(now, id, |client| client.close(now));
             self.timers.cancel(Timer::Relay(id));
+            self.timers.cancel(Timer::RelayTurn(id));
         }
         for &stream in self.gathering.relay_by_stream.keys() {
             self.out.actions.push_back(Action::Close { stream });
@@ -208,7 +257,8 @@ impl Agent {
             local,
             username: relay.server.username.clone(),
             password: relay.server.password.clone(),
-            family: None,
+            families: self.config.relayed_families,
+            mobile: self.config.mobility,
         };
         let mut client = TurnClient::new(config, seed);
         client.start(now);
@@ -216,7 +266,8 @@ impl Agent {
         self.drain_relay(now, id);
     }
 
-    pub(super) fn with_client(&mut self, now: Instant, id: RelayId, act: impl FnOnce(&mut TurnClient)) {
+    fn with_client(&mut self, now: Instant, id: RelayId, act: impl FnOnce(&mut TurnClient)) {
+        let id = self.gathering.relays.get(&id).and_then(|relay| relay.owner).unwrap_or(id);
         if let Some(client) = self.gathering.relays.get_mut(&id).and_then(|relay| relay.client.as_mut()) {
             act(client);
             self.drain_relay(now, id);
@@ -245,51 +296,68 @@ impl Agent {
 
     fn handle_turn_event(&mut self, now: Instant, id: RelayId, event: TurnEvent) {
         match event {
-            TurnEvent::Allocated { relayed, mapped, .. } => self.relay_allocated(now, id, relayed, mapped),
-            TurnEvent::Failed { reason } => {
-                self.relay_failed(now, id, reason.to_string());
-                if self.gathering.relays.get(&id).is_some_and(|relay| relay.attempts > 0) {
-                    self.renew_later(now, id, &reason);
+            TurnEvent::Allocated { relayed, additional, mapped, .. } => {
+                self.relay_allocated(now, id, relayed, mapped);
+                if let Some(additional) = additional {
+                    self.second_address(now, id, additional, mapped);
                 }
+                self.check_gathering(now);
             }
-            TurnEvent::Lost { reason } => {
-                self.relay_failed(now, id, reason.to_string());
-                self.renew_later(now, id, &reason);
+            TurnEvent::Moved { .. } => {}
+            TurnEvent::Failed { reason } | TurnEvent::Lost { reason } => {
+                self.allocation_ended(now, id, &reason);
             }
             TurnEvent::PermissionFailed { peer, reason } => {
+                let id = self.address_towards(id, peer);
                 self.route_refuses(now, Route::Relay(id), peer, &reason.to_string());
             }
         }
     }
 
     fn relay_allocated(&mut self, now: Instant, id: RelayId, relayed: SocketAddr, mapped: SocketAddr) {
-        let Some(relay) = self.gathering.relays.get(&id) else { return };
-        let (component, server, carrier, index) =
-            (relay.component, relay.server.clone(), relay.carrier, relay.index);
-        let later = u16::try_from(index).unwrap_or(u16::MAX);
-        let local_preference = match carrier {
-            Via::Socket(socket) => {
-                self.add_server_reflexive(now, socket, server.address, canonical(mapped));
-                let preference = self.local.sockets.get(&socket).map_or(0, |socket| socket.local_preference);
-                preference.saturating_sub(later)
-            }
-            Via::Stream(_) => STREAM_LOCAL_PREFERENCE.saturating_sub(later),
-        };
+        let Some(relay) = self.gathering.relays.get_mut(&id) else { return };
+        relay.since = Some(now);
+        let (server, carrier) = (relay.server.clone(), relay.carrier);
+        if let Via::Socket(socket) = carrier {
+            self.add_server_reflexive(now, socket, server.address, mapped);
+        }
         self.hasten_gathering(now);
-        self.note_turn_outcome(&server, carrier, Ok(canonical(relayed)));
+        self.note_turn_outcome(&server, carrier, Ok(relayed));
+        let preference = self.relay_preference(id);
+        self.add_relayed(now, id, relayed, mapped, preference);
+    }
+
+    /// The allocation's address of the other family is a candidate of its own.
+    fn second_address(&mut self, now: Instant, id: RelayId, relayed: SocketAddr, mapped: SocketAddr) {
+        let preference = self.relay_preference(id).saturating_sub(SECOND_ADDRESS);
+        let Some(relay) = self.gathering.relays.get(&id) else { return };
+        let second = Relay::new(relay.component, &relay.server, relay.index, relay.carrier);
+        let second = self.add_relay(Relay { owner: Some(id), ..second });
+        if let Some(relay) = self.gathering.relays.get_mut(&id) {
+            relay.other = Some(second);
+        }
+        self.add_relayed(now, second, relayed, mapped, preference);
+    }
+
+    fn add_relayed(
+        &mut self,
+        now: Instant,
+        id: RelayId,
+        relayed: SocketAddr,
+        mapped: SocketAddr,
+        local_preference: u16,
+    ) {
+        let Some(relay) = self.gathering.relays.get(&id) else { return };
         let found = Found {
-            component,
+            component: relay.component,
             kind: CandidateKind::Relayed,
             address: relayed,
             told: None,
             route: Route::Relay(id),
             local_preference,
             related: Some(mapped),
-            server: Some(server.address),
+            server: Some(relay.server.address),
         };
-        if let Some(relay) = self.gathering.relays.get_mut(&id) {
-            relay.attempts = 0;
-        }
         let progress = match self.add_local_candidate(now, &found) {
             Some(local) => Progress::Allocated(local),
             None => Progress::Over,
@@ -297,7 +365,19 @@ impl Agent {
         if let Some(relay) = self.gathering.relays.get_mut(&id) {
             relay.progress = progress;
         }
-        self.check_gathering(now);
+    }
+
+    /// Better interfaces, and servers that were named first, have the higher local preference.
+    fn relay_preference(&self, id: RelayId) -> u16 {
+        let Some(relay) = self.gathering.relays.get(&id) else { return 0 };
+        let base = match relay.carrier {
+            Via::Socket(socket) => {
+                self.local.sockets.get(&socket).map_or(0, |socket| socket.local_preference)
+            }
+            Via::Stream(_) if relay.server.transport == Transport::Udp => OWN_SOCKET_LOCAL_PREFERENCE,
+            Via::Stream(_) => STREAM_LOCAL_PREFERENCE,
+        };
+        base.saturating_sub(u16::try_from(relay.index).unwrap_or(u16::MAX))
     }
 
     /// What was to ask for the allocation could not leave.
@@ -317,10 +397,22 @@ impl Agent {
         self.note_turn_outcome(&server, carrier, Err(reason));
         match (before, carrier) {
             (Progress::Pending, Via::Socket(socket)) => self.queue_binding(socket, server.address),
-            (Progress::Allocated(_), _) => self.route_lost(now, Route::Relay(id)),
+            (Progress::Allocated(_), _) => self.addresses_lost(now, id),
             _ => {}
         }
+        self.call_reserve(id);
         self.check_gathering(now);
+    }
+
+    /// The candidates of an allocation are no more.
+    fn addresses_lost(&mut self, now: Instant, id: RelayId) {
+        let other = self.gathering.relays.get(&id).and_then(|relay| relay.other);
+        for id in [Some(id), other].into_iter().flatten() {
+            if let Some(relay) = self.gathering.relays.get_mut(&id) {
+                relay.progress = Progress::Over;
+            }
+            self.route_lost(now, Route::Relay(id));
+        }
     }
 
     fn note_turn_outcome(&mut self, server: &TurnServer, carrier: Via, result: Result<SocketAddr, String>) {

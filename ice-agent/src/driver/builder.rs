@@ -24,6 +24,7 @@ use crate::agent::{
 };
 use crate::candidate::Candidate;
 use crate::mux::UfragTaken;
+use crate::turn::Families;
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +157,21 @@ impl Builder {
     #[must_use]
     pub fn networks(mut self, accepts: impl Fn(&str, IpAddr) -> bool + Send + Sync + 'static) -> Self {
         self.networks.filter = Some(Arc::new(accepts));
+        self
+    }
+
+    /// Of which families relayed candidates are wanted: by default of both.
+    #[must_use]
+    pub fn relayed_families(mut self, families: Families) -> Self {
+        self.config.relayed_families = families;
+        self
+    }
+
+    /// Whether allocations are to be kept when this host's address changes, where the TURN server lets them be moved
+    /// (RFC 8016): by default they are. A server that forbids it costs a round trip.
+    #[must_use]
+    pub fn mobility(mut self, mobility: bool) -> Self {
+        self.config.mobility = mobility;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use thirl_common::uri::Host;
 use tokio::sync::{broadcast, watch};
 
 use super::builder::Builder;
@@ -123,6 +124,12 @@ impl IceAgent {
     /// What the peer's [`local_nat_hint`](IceAgent::local_nat_hint) said.
     pub fn set_remote_hint(&self, mapping_depends_on_destination: bool) {
         self.shared.with_agent(|agent| agent.set_remote_hint(now(), mapping_depends_on_destination));
+    }
+
+    /// New credentials for the TURN servers of this host, as it stands in their URIs, because the old ones expire. Other
+    /// allocations are made with them, and those that there are live until the server refuses to refresh them.
+    pub fn set_turn_credentials(&self, host: &Host, username: &str, password: &str) {
+        self.shared.with_agent(|agent| agent.set_turn_credentials(now(), host, username, password));
     }
 
     /// Waits until a pair is nominated, or nothing is left to try.

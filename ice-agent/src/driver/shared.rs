@@ -245,8 +245,9 @@ fn leads_nowhere(error: &io::Error) -> bool {
 
 fn act(core: &mut Core, action: &Action) {
     match action {
-        Action::Connect { stream, server, host, transport, .. } => {
-            let target = Target { server: *server, host: host.clone(), transport: *transport };
+        Action::Connect { stream, server, host, by_name, transport, .. } => {
+            let (server, transport, by_name) = (*server, *transport, *by_name);
+            let target = Target { server, host: host.clone(), by_name, transport };
             core.streams.connect(*stream, target);
         }
         Action::Close { stream } => core.streams.close(*stream),

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use thirl_common::net::{Transport, canonical};
 use thirl_common::time::Deadlines;
 use thirl_common::wire::{
-    AddressFamily, CHANNEL_HEADER_LEN, ChannelData, ChannelNumber, Class, Data, Lifetime, Message,
-    MessageWriter, Method, Protocol, TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
-    classify, padded,
+    CHANNEL_HEADER_LEN, ChannelData, ChannelNumber, Class, Data, Lifetime, Message, MessageWriter, Method,
+    Protocol, TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress, classify, padded,
 };
 
 use super::error::{SendError, TurnError};
@@ -44,8 +43,23 @@ pub struct TurnClientConfig {
     pub username: String,
     /// The user's password, as a person wrote it: it is prepared here (OpaqueString; RFC 8265, section 4.2).
     pub password: String,
-    /// The family of the relayed transport address; `None` leaves it to the server, which takes IPv4.
-    pub family: Option<AddressFamily>,
+    /// The families of the relayed transport addresses.
+    pub families: Families,
+    /// Whether to ask for a ticket by which the allocation can be moved (RFC 8016). A server that forbids it costs a round
+    /// trip.
+    pub mobile: bool,
+}
+
+/// Of which families relayed transport addresses are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Families {
+    /// IPv4, which every server relays.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Both in one allocation, or the one that there is (RFC 8656, section 7.1).
+    Both,
 }
 
 impl std::fmt::Debug for TurnClientConfig {
@@ -75,6 +89,8 @@ pub enum TurnEvent {
     Allocated {
         /// The relayed transport address: what peers send to.
         relayed: SocketAddr,
+        /// That of the other family, if both were asked for and granted.
+        additional: Option<SocketAddr>,
         /// The client's reflexive transport address, as the server sees it.
         mapped: SocketAddr,
         /// How long it lasts without a refresh. The client refreshes it by itself.
@@ -84,6 +100,11 @@ pub enum TurnEvent {
     Failed {
         /// Why.
         reason: TurnError,
+    },
+    /// The allocation is the client's on its new five-tuple; after [`TurnClient::move_to`].
+    Moved {
+        /// The client's reflexive transport address there, if the server says it.
+        mapped: Option<SocketAddr>,
     },
     /// There was an allocation, and is no more.
     Lost {
@@ -121,7 +142,7 @@ enum Timer {
 ///
 /// - in: [`start`](Self::start), [`handle_input`](Self::handle_input), [`handle_timeout`](Self::handle_timeout), and
 ///   what the owner wants: [`allow`](Self::allow), [`bind_channel`](Self::bind_channel), [`send`](Self::send),
-///   [`close`](Self::close);
+///   [`refresh`](Self::refresh), [`move_to`](Self::move_to), [`close`](Self::close);
 /// - out, after each of them, until each returns `None`: [`poll_transmit`](Self::poll_transmit),
 ///   [`poll_event`](Self::poll_event); then wait until [`poll_timeout`](Self::poll_timeout).
 ///
@@ -131,7 +152,7 @@ enum Timer {
 /// use std::time::Instant;
 /// use thirl_common::net::Transport;
 /// use thirl_common::wire::{Message, Method};
-/// use thirl_ice_agent::turn::{TurnClient, TurnClientConfig};
+/// use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig};
 ///
 /// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
 /// let now = Instant::now();
@@ -141,7 +162,8 @@ enum Timer {
 ///     local: "192.0.2.1:40000".parse().unwrap(),
 ///     username: "alice".into(),
 ///     password: "secret".into(),
-///     family: None,
+///     families: Families::Ipv4,
+///     mobile: false,
 /// };
 /// let mut client = TurnClient::new(config, [7; 32]);
 /// client.start(now);
@@ -155,6 +177,9 @@ pub struct TurnClient {
     exchange: Exchange,
     peers: Peers,
     phase: Phase,
+    /// What the next Allocate request asks for: less than was wanted, once the server has refused that.
+    families: Families,
+    mobile: bool,
     /// Whether an older allocation on this five-tuple has been deleted once already (437).
     cleared: bool,
     timers: Deadlines<Timer>,
@@ -167,6 +192,8 @@ impl TurnClient {
     pub fn new(config: TurnClientConfig, seed: [u8; 32]) -> TurnClient {
         let exchange = Exchange::new(config.transport, &config.username, &config.password, seed);
         TurnClient {
+            families: config.families,
+            mobile: config.mobile,
             config,
             exchange,
             peers: Peers::default(),
@@ -197,8 +224,36 @@ impl TurnClient {
     pub fn start(&mut self, now: Instant) {
         if self.phase == Phase::Idle {
             self.phase = Phase::Allocating;
-            self.ask(now, Asked::Allocate { family: self.config.family });
+            self.allocate(now);
         }
+    }
+
+    /// Asks whether the allocation still stands, such as when nothing comes through it any more. A server that has
+    /// restarted says that it does not.
+    pub fn refresh(&mut self, now: Instant) {
+        let asked = Asked::Refresh { lifetime: None };
+        if self.phase == Phase::Allocated && !self.exchange.is_asking(asked) {
+            self.ask(now, asked);
+        }
+    }
+
+    /// Whether the allocation can be moved to another five-tuple.
+    pub fn is_mobile(&self) -> bool {
+        self.phase == Phase::Allocated && self.exchange.has_ticket()
+    }
+
+    /// Moves the allocation to another five-tuple, because the old one is gone (RFC 8016): from now on everything goes by
+    /// that one. `false` if it cannot be moved.
+    pub fn move_to(&mut self, now: Instant, local: SocketAddr, transport: Transport) -> bool {
+        if !self.is_mobile() {
+            return false;
+        }
+        (self.config.local, self.config.transport) = (local, transport);
+        self.exchange.set_transport(transport);
+        if !self.exchange.is_asking(Asked::Move) {
+            self.ask(now, Asked::Move);
+        }
+        true
     }
 
     /// Takes one datagram, or one whole frame of the stream, that came from the server. What is none of this client's
@@ -229,7 +284,7 @@ impl TurnClient {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Request(id) => self.handle_request_timeout(now, id),
-                Timer::RefreshAllocation => self.ask(now, Asked::Refresh { lifetime: None }),
+                Timer::RefreshAllocation => self.refresh(now),
                 Timer::RefreshPermission(peer) => self.ask(now, Asked::Permission { peer }),
                 Timer::RefreshChannel(peer) => {
                     if let Some(number) = self.peers.channel(peer) {
@@ -243,14 +298,6 @@ impl TurnClient {
     /// The stream to the server is gone.
     pub fn handle_disconnect(&mut self) {
         self.end(TurnError::Disconnected);
-    }
-
-    /// Asks whether the server still has the allocation, as it should: for when something is wrong with a path. If it has
-    /// not, [`TurnEvent::Lost`] follows.
-    pub fn check(&mut self, now: Instant) {
-        if self.phase == Phase::Allocated {
-            self.ask(now, Asked::Refresh { lifetime: None });
-        }
     }
 
     /// Lets a peer's packets through, whatever its port, until the client is closed.
@@ -284,12 +331,16 @@ impl TurnClient {
         self.peers.bound_channel(peer).is_some()
     }
 
-    /// Sends data to a peer: over its channel if it has one, else in a Send indication.
+    /// Sends data to a peer: over its channel if it has one, else in a Send indication. Application data, which is
+    /// everything but STUN, makes the client bind a channel.
     ///
     /// The server drops what is sent to a peer without a permission.
-    pub fn send(&mut self, _now: Instant, peer: SocketAddr, data: &[u8]) -> Result<(), SendError> {
+    pub fn send(&mut self, now: Instant, peer: SocketAddr, data: &[u8]) -> Result<(), SendError> {
         if self.phase != Phase::Allocated {
             return Err(SendError::NoAllocation);
+        }
+        if classify(data) != Protocol::Stun {
+            self.bind_channel(now, peer);
         }
         let message = match self.peers.bound_channel(peer) {
             Some(number) => {
@@ -329,6 +380,10 @@ impl TurnClient {
     /// When [`TurnClient::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    fn allocate(&mut self, now: Instant) {
+        self.ask(now, Asked::Allocate { families: self.families, mobile: self.mobile });
     }
 
     fn ask(&mut self, now: Instant, asked: Asked) {
@@ -376,11 +431,14 @@ impl TurnClient {
             Asked::Allocate { .. } => self.allocated(now, message),
             Asked::Refresh { lifetime: Some(0) } if self.phase == Phase::Closing => self.phase = Phase::Over,
             // An older allocation on this five-tuple is gone now.
-            Asked::Refresh { lifetime: Some(0) } => {
-                self.ask(now, Asked::Allocate { family: self.config.family });
-            }
+            Asked::Refresh { lifetime: Some(0) } => self.allocate(now),
             Asked::Refresh { .. } => {
                 self.schedule_refresh(now, message);
+            }
+            Asked::Move => {
+                self.schedule_refresh(now, message);
+                let mapped = message.get::<XorMappedAddress>().ok().flatten();
+                self.events.push_back(TurnEvent::Moved { mapped: mapped.map(|mapped| canonical(mapped.0)) });
             }
             Asked::Permission { peer } => {
                 self.peers.set_permission(peer, PermissionState::Installed);
@@ -394,16 +452,17 @@ impl TurnClient {
     }
 
     fn allocated(&mut self, now: Instant, message: &Message<'_>) {
-        let (Ok(relayed), Ok(mapped)) =
-            (message.require::<XorRelayedAddress>(), message.require::<XorMappedAddress>())
-        else {
+        let mut relayed =
+            message.get_all::<XorRelayedAddress>().flatten().map(|relayed| canonical(relayed.0));
+        let (Some(first), Ok(mapped)) = (relayed.next(), message.require::<XorMappedAddress>()) else {
             self.end(TurnError::ServerMisbehaved { what: "an allocation without its addresses" });
             return;
         };
+        let additional = relayed.find(|other| other.is_ipv4() != first.is_ipv4());
         self.phase = Phase::Allocated;
         let lifetime = self.schedule_refresh(now, message);
-        let (relayed, mapped) = (canonical(relayed.0), canonical(mapped.0));
-        self.events.push_back(TurnEvent::Allocated { relayed, mapped, lifetime });
+        let mapped = canonical(mapped.0);
+        self.events.push_back(TurnEvent::Allocated { relayed: first, additional, mapped, lifetime });
     }
 
     /// Reads LIFETIME and sets the timer so that a refresh that fails is known before the allocation ends.
@@ -426,16 +485,29 @@ impl TurnClient {
                 self.cleared = true;
                 self.ask(now, Asked::Refresh { lifetime: Some(0) });
             }
+            Asked::Allocate { .. } if self.lower_demands(&error) => self.allocate(now),
             Asked::Refresh { lifetime: Some(0) } if self.phase == Phase::Closing => self.phase = Phase::Over,
             // The older allocation expired in between.
             Asked::Refresh { lifetime: Some(0) } if error == TurnError::AllocationMismatch => {
-                self.ask(now, Asked::Allocate { family: self.config.family });
+                self.allocate(now);
             }
-            Asked::Allocate { .. } | Asked::Refresh { .. } => self.end(error),
-            // A permission cannot be had without its allocation: the server has restarted.
-            Asked::Permission { .. } | Asked::Channel { .. } if error == TurnError::AllocationMismatch => {
-                self.end(error);
+            // The older allocation is another user's: it is in the way until it expires.
+            Asked::Refresh { lifetime: Some(0) } if error == TurnError::WrongCredentials => {
+                self.end(TurnError::AllocationMismatch);
             }
+            // To the server this may be another five-tuple than before: a NAT on the way has changed its mapping.
+            Asked::Refresh { lifetime: None }
+                if error == TurnError::AllocationMismatch && self.is_mobile() =>
+            {
+                self.ask(now, Asked::Move);
+            }
+            // The server does not know the ticket: it has restarted.
+            Asked::Move if matches!(error, TurnError::Refused { .. }) => {
+                self.end(TurnError::AllocationMismatch);
+            }
+            Asked::Allocate { .. } | Asked::Refresh { .. } | Asked::Move => self.end(error),
+            // A permission cannot be had without its allocation: the server has restarted, or is gone.
+            Asked::Permission { .. } | Asked::Channel { .. } if ends_allocation(&error) => self.end(error),
             Asked::Permission { peer } => {
                 self.peers.set_permission(peer, PermissionState::Refused);
                 self.events.push_back(TurnEvent::PermissionFailed { peer, reason: error });
@@ -443,6 +515,26 @@ impl TurnClient {
             // Send indications do as well.
             Asked::Channel { peer, .. } => self.peers.set_bound(peer, false),
         }
+    }
+
+    /// Asks for less where the server refuses what not every server has. `false` if that is not why it refuses.
+    fn lower_demands(&mut self, error: &TurnError) -> bool {
+        let lower = match (error, self.families) {
+            (TurnError::Refused { code: 405, .. }, _) if self.mobile => {
+                self.mobile = false;
+                return true;
+            }
+            (TurnError::FamilyNotSupported | TurnError::Refused { code: 442, .. }, Families::Both) => {
+                Families::Ipv4
+            }
+            // Both were wanted, and there is no IPv4.
+            (TurnError::FamilyNotSupported, Families::Ipv4) if self.config.families == Families::Both => {
+                Families::Ipv6
+            }
+            _ => return false,
+        };
+        self.families = lower;
+        true
     }
 
     fn end(&mut self, reason: TurnError) {
@@ -493,6 +585,11 @@ impl TurnClient {
         message.truncate(len);
         Ok(message)
     }
+}
+
+/// Whether a refusal says that there is no allocation, or nobody to ask for one.
+fn ends_allocation(error: &TurnError) -> bool {
+    matches!(error, TurnError::AllocationMismatch | TurnError::WrongCredentials | TurnError::TimedOut { .. })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Why an allocation could not be had or kept, and whose fault it is.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// What ends an allocation, or refuses a permission.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +34,24 @@ pub enum TurnError {
     TryAlternate {
         /// ALTERNATE-SERVER.
         to: SocketAddr,
+        /// ALTERNATE-DOMAIN: what that server's certificate bears, if it is another name.
+        domain: Option<String>,
     },
     /// The server knows no such allocation any more, or another one holds the five-tuple (437).
     #[error("the TURN server has lost the allocation, or holds an older one of this address and port")]
     AllocationMismatch,
+    /// The allocation is another user's (441): the credentials have changed since it was made.
+    #[error("the TURN server says that the allocation was made with other credentials")]
+    WrongCredentials,
+    /// The server relays no addresses of this family (440).
+    #[error("the TURN server relays no addresses of the family that was asked for")]
+    FamilyNotSupported,
+    /// The user has as many allocations as are allowed (486).
+    #[error("the TURN server lets this user have no more allocations")]
+    QuotaReached,
+    /// The server has no room (508).
+    #[error("the TURN server is full")]
+    InsufficientCapacity,
     /// The server refuses for a reason of its own.
     #[error("the TURN server refuses: {code} {reason}")]
     Refused {
@@ -51,6 +66,35 @@ pub enum TurnError {
         /// In which way.
         what: &'static str,
     },
+}
+
+impl TurnError {
+    /// What the server's error code means.
+    pub(super) fn of_code(code: u16, reason: &str) -> TurnError {
+        match code {
+            437 => TurnError::AllocationMismatch,
+            440 => TurnError::FamilyNotSupported,
+            441 => TurnError::WrongCredentials,
+            486 => TurnError::QuotaReached,
+            508 => TurnError::InsufficientCapacity,
+            code => TurnError::Refused { code, reason: reason.to_owned() },
+        }
+    }
+
+    /// How long to wait before the same server is asked again; `None` if that is of no use.
+    ///
+    /// A full server or quota: "it SHOULD wait at least 1 minute" (RFC 8656, section 7.4). Where nothing else is said, back
+    /// off from the second that is told here.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            TurnError::QuotaReached | TurnError::InsufficientCapacity => Some(Duration::from_secs(60)),
+            TurnError::TimedOut { .. } | TurnError::Disconnected | TurnError::AllocationMismatch => {
+                Some(Duration::from_secs(1))
+            }
+            TurnError::Refused { code: 500.., .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
 }
 
 /// Why data was not sent.

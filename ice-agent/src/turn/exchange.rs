@@ -8,19 +8,24 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use thirl_common::auth::{Challenge, ChallengeError, LongTermKey, opaque_string};
-use thirl_common::net::Transport;
+use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::wire::{
-    AddressFamily, AlternateServer, BufferTooSmall, ChannelNumber, Class, ErrorCode, IntegrityAlgorithm,
-    IntegrityKey, Lifetime, Message, MessageWriter, Method, RequestedAddressFamily, RequestedTransport,
-    TransactionId, XorPeerAddress,
+    AdditionalAddressFamily, AddressFamily, AlternateDomain, AlternateServer, BufferTooSmall, ChannelNumber,
+    Class, ErrorCode, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter, Method,
+    MobilityTicket, RequestedAddressFamily, RequestedTransport, SsodaAdditionalAddressFamily, TransactionId,
+    XorPeerAddress,
 };
 
+use super::client::Families;
 use super::error::TurnError;
 
-/// Room for any request: USERNAME 508, REALM and NONCE 763 each, and the small ones. A server that offers so many
+/// A longer ticket is not kept: bytes. That of coturn has 12.
+const MAX_TICKET: usize = 512;
+
+/// Room for any request: USERNAME 508, REALM and NONCE 763 each, a ticket, and the small ones. A server that offers so many
 /// password algorithms that they do not fit is not answered.
-const MAX_REQUEST: usize = 2400;
+const MAX_REQUEST: usize = 2900;
 
 /// How often one request may be sent anew because its nonce was stale or a challenge came.
 const MAX_CHALLENGES: u32 = 3;
@@ -28,30 +33,58 @@ const MAX_CHALLENGES: u32 = 3;
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    Allocate { family: Option<AddressFamily> },
-    Refresh { lifetime: Option<u32> },
-    Permission { peer: IpAddr },
-    Channel { peer: SocketAddr, number: ChannelNumber },
+    /// With `mobile` for a ticket by which it can be moved (RFC 8016, section 3.1).
+    Allocate {
+        families: Families,
+        mobile: bool,
+    },
+    Refresh {
+        lifetime: Option<u32>,
+    },
+    /// A Refresh with the ticket, from another five-tuple (RFC 8016, section 3.2).
+    Move,
+    Permission {
+        peer: IpAddr,
+    },
+    Channel {
+        peer: SocketAddr,
+        number: ChannelNumber,
+    },
 }
 
 impl Asked {
     fn method(self) -> Method {
         match self {
             Asked::Allocate { .. } => Method::ALLOCATE,
-            Asked::Refresh { .. } => Method::REFRESH,
+            Asked::Refresh { .. } | Asked::Move => Method::REFRESH,
             Asked::Permission { .. } => Method::CREATE_PERMISSION,
             Asked::Channel { .. } => Method::CHANNEL_BIND,
         }
     }
 
-    fn write(self, writer: &mut MessageWriter<'_>) -> Result<(), BufferTooSmall> {
+    fn write(self, ticket: &[u8], writer: &mut MessageWriter<'_>) -> Result<(), BufferTooSmall> {
         match self {
-            Asked::Allocate { family } => {
+            Asked::Allocate { families, mobile } => {
                 writer.attribute(&RequestedTransport::UDP)?;
-                // IPv4 is the default, and servers of RFC 5766 refuse the attribute.
-                if family == Some(AddressFamily::Ipv6) {
-                    writer.attribute(&RequestedAddressFamily(family))?;
+                let ipv6 = Some(AddressFamily::Ipv6);
+                match families {
+                    // IPv4 is the default, and servers of RFC 5766 refuse the attribute.
+                    Families::Ipv4 => {}
+                    Families::Ipv6 => {
+                        writer.attribute(&RequestedAddressFamily(ipv6))?;
+                    }
+                    Families::Both => {
+                        writer.attribute(&AdditionalAddressFamily(ipv6))?;
+                        // What coturn knew it by before the RFC; others pass over what they do not know.
+                        writer.attribute(&SsodaAdditionalAddressFamily(ipv6))?;
+                    }
                 }
+                if mobile {
+                    writer.attribute(&MobilityTicket(&[]))?;
+                }
+            }
+            Asked::Move => {
+                writer.attribute(&MobilityTicket(ticket))?;
             }
             Asked::Refresh { lifetime } => {
                 if let Some(lifetime) = lifetime {
@@ -110,6 +143,8 @@ pub(super) struct Exchange {
     password: String,
     rng: StdRng,
     authentication: Option<Authentication>,
+    /// What the allocation can be moved with: the latest that the server gave.
+    ticket: Option<Vec<u8>>,
     pending: BTreeMap<TransactionId, Pending>,
 }
 
@@ -121,6 +156,7 @@ impl Exchange {
             password: prepared(password).into_owned(),
             rng: StdRng::from_seed(seed),
             authentication: None,
+            ticket: None,
             pending: BTreeMap::new(),
         }
     }
@@ -128,6 +164,21 @@ impl Exchange {
     /// Starts a request. The bytes are to be sent now; [`Exchange::deadline`] tells when to look again.
     pub(super) fn ask(&mut self, now: Instant, asked: Asked) -> (TransactionId, Vec<u8>) {
         self.ask_again(now, asked, 0)
+    }
+
+    /// Whether a request like this is under way.
+    pub(super) fn is_asking(&self, asked: Asked) -> bool {
+        self.pending.values().any(|pending| pending.asked == asked)
+    }
+
+    /// Whether the server has given a ticket.
+    pub(super) fn has_ticket(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    /// What carries the requests from now on.
+    pub(super) fn set_transport(&mut self, transport: Transport) {
+        self.transport = transport;
     }
 
     pub(super) fn deadline(&self, id: TransactionId) -> Option<Instant> {
@@ -180,6 +231,9 @@ impl Exchange {
         match message.class() {
             Class::Success if proved || !pending.authenticated => {
                 let pending = self.pending.remove(&message.transaction_id())?;
+                if let Ok(Some(MobilityTicket(ticket))) = message.get() {
+                    self.ticket = (1..=MAX_TICKET).contains(&ticket.len()).then(|| ticket.to_vec());
+                }
                 Some(Ok((pending.asked, Outcome::Success(*message))))
             }
             Class::Error => {
@@ -208,11 +262,14 @@ impl Exchange {
                 Err(error) => failure(error),
             },
             300 => match message.require::<AlternateServer>() {
-                Ok(AlternateServer(to)) => failure(TurnError::TryAlternate { to }),
+                Ok(AlternateServer(to)) => {
+                    let domain = message.get::<AlternateDomain<'_>>().ok().flatten();
+                    let domain = domain.map(|AlternateDomain(domain)| domain.to_owned());
+                    failure(TurnError::TryAlternate { to: canonical(to), domain })
+                }
                 Err(_) => failure(TurnError::ServerMisbehaved { what: "300 without ALTERNATE-SERVER" }),
             },
-            437 => failure(TurnError::AllocationMismatch),
-            code => failure(TurnError::Refused { code, reason: error.reason.to_owned() }),
+            code => failure(TurnError::of_code(code, error.reason)),
         }
     }
 
@@ -266,7 +323,7 @@ impl Exchange {
     fn write(&self, asked: Asked, id: TransactionId) -> Result<Vec<u8>, BufferTooSmall> {
         let mut buffer = [0; MAX_REQUEST];
         let mut writer = MessageWriter::new(&mut buffer, Class::Request, asked.method(), id)?;
-        asked.write(&mut writer)?;
+        asked.write(self.ticket.as_deref().unwrap_or_default(), &mut writer)?;
         if let Some(authentication) = &self.authentication {
             let Authentication { challenge, key } = authentication;
             challenge.answer(&mut writer, &self.username)?;

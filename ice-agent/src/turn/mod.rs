@@ -4,11 +4,14 @@
 //!    `poll_timeout`.
 //! 2. `exchange`: requests under way, their authentication and repetition.
 //! 3. `peers`: permissions and channels.
+//! 4. [`Redirection`]: where servers send their clients.
 
 mod client;
 mod error;
 mod exchange;
 mod peers;
+mod redirection;
 
-pub use client::{Received, TurnClient, TurnClientConfig, TurnEvent};
+pub use client::{Families, Received, TurnClient, TurnClientConfig, TurnEvent};
 pub use error::{SendError, TurnError};
+pub use redirection::{Redirection, RedirectionError};

@@ -1,6 +1,7 @@
 //! Permissions and channels of an allocation (RFC 8656, sections 9 to 12).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 
 use thirl_common::wire::ChannelNumber;
@@ -35,7 +36,13 @@ struct Channel {
 impl Peers {
     /// Notes that a permission was asked for. `false` if it stands or is under way already.
     pub(super) fn want_permission(&mut self, peer: IpAddr) -> bool {
-        self.permissions.insert(peer, PermissionState::Pending).is_none()
+        match self.permissions.entry(peer) {
+            Entry::Vacant(entry) => {
+                entry.insert(PermissionState::Pending);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     pub(super) fn set_permission(&mut self, peer: IpAddr, state: PermissionState) {

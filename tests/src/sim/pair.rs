@@ -15,7 +15,7 @@ use thirl_ice_agent::candidate::{Candidate, ComponentId};
 
 use super::nat::NatSpec;
 use super::network::{HostId, Link, Network, Packet};
-use super::server::Server;
+use super::server::{IPV6, Server};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,13 @@ pub struct Peer {
     link: Link,
     sockets: BTreeMap<SocketId, SocketAddr>,
     by_address: BTreeMap<SocketAddr, SocketId>,
-    /// The local and the far end of each stream.
-    streams: BTreeMap<StreamId, (SocketAddr, SocketAddr)>,
+    /// The local and the far end of each stream, or socket of its own, and what it is.
+    streams: BTreeMap<StreamId, (SocketAddr, SocketAddr, Transport)>,
     /// Streams that were asked for and not yet answered: the server accepts them after a round trip.
     connecting: Vec<(Instant, StreamId)>,
+    /// What it connected by, with the time since the start.
+    pub connects: Vec<(Duration, Transport)>,
+    next_port: u16,
     /// What it has received, with the way that it came.
     pub received: Vec<(Vec<u8>, PathKind)>,
     /// For which component each of these was.
@@ -127,7 +130,8 @@ impl Pair {
     pub fn new(seed: u64, a: PeerSpec, b: PeerSpec, turn: bool) -> Pair {
         let mut network = Network::new(seed);
         let servers = SERVERS.map(|ip| {
-            let host = network.add_host(&[ip], None, Link::delayed(Duration::ZERO));
+            let addresses = if ip == SERVERS[0] { vec![ip, IPV6.into()] } else { vec![ip] };
+            let host = network.add_host(&addresses, None, Link::delayed(Duration::ZERO));
             Server::new(host, ip, "user", "secret")
         });
         let start = network.now();
@@ -140,6 +144,17 @@ impl Pair {
     /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.network.now() - self.start
+    }
+
+    /// Takes all of a side's sockets away, as when its address changes.
+    pub fn lose_sockets(&mut self, side: Side) {
+        let now = self.network.now();
+        let peer = self.peer(side);
+        peer.by_address.clear();
+        for &socket in peer.sockets.keys() {
+            peer.agent.local_socket_lost(now, socket);
+        }
+        self.drain();
     }
 
     /// One side.
@@ -296,7 +311,9 @@ impl Pair {
             }
             let connected: Vec<_> = peer.connecting.extract_if(.., |(at, _)| *at <= now).collect();
             for (_, stream) in connected {
-                peer.agent.stream_connected(now, stream, Ok(peer.streams[&stream].0));
+                if let Some(&(local, ..)) = peer.streams.get(&stream) {
+                    peer.agent.stream_connected(now, stream, Ok(local));
+                }
             }
             peer.agent.handle_timeout(now);
         }
@@ -312,14 +329,16 @@ impl Pair {
         if peer.asleep {
             return;
         }
-        let received = if packet.transport.is_reliable() {
-            let ends = (packet.to, packet.from);
-            let stream = peer.streams.iter().find(|(_, known)| **known == ends).map(|(stream, _)| *stream);
-            let (Some(stream), Ok(FrameLen::Complete { frame, .. })) = (stream, frame_len(&packet.payload))
-            else {
-                return;
+        let ends = (packet.to, packet.from, packet.transport);
+        let stream = peer.streams.iter().find(|(_, known)| **known == ends).map(|(stream, _)| *stream);
+        let received = if let Some(stream) = stream {
+            let frame = match frame_len(&packet.payload) {
+                Ok(FrameLen::Complete { frame, .. }) if packet.transport.is_reliable() => frame,
+                _ => packet.payload.len(),
             };
             peer.agent.handle_stream_frame(now, stream, &packet.payload[..frame])
+        } else if packet.transport.is_reliable() {
+            return;
         } else {
             let Some(&socket) = peer.by_address.get(&packet.to) else { return };
             peer.agent.handle_datagram(now, socket, packet.from, &packet.payload)
@@ -368,16 +387,24 @@ impl Pair {
                         None => continue,
                     },
                     Via::Stream(stream) => {
-                        Packet::tcp(peer.streams[&stream].0, transmit.to, transmit.payload)
+                        let Some(&(from, to, transport)) = peer.streams.get(&stream) else { continue };
+                        Packet { from, to, transport, payload: transmit.payload }
                     }
                 };
                 self.network.send(peer.host, packet);
             }
             while let Some(action) = peer.agent.poll_action() {
-                if let Action::Connect { stream, server, .. } = action {
-                    let port = 30_000 + u16::try_from(peer.streams.len()).unwrap_or(0);
-                    peer.streams.insert(stream, (SocketAddr::new(peer.address, port), server));
-                    peer.connecting.push((now + 2 * peer.link.delay, stream));
+                match action {
+                    Action::Connect { stream, server, transport, .. } => {
+                        peer.next_port += 1;
+                        let local = SocketAddr::new(peer.address, peer.next_port);
+                        peer.streams.insert(stream, (local, server, transport));
+                        let wait = if transport.is_reliable() { 2 * peer.link.delay } else { Duration::ZERO };
+                        peer.connecting.push((now + wait, stream));
+                        peer.connects.push((elapsed, transport));
+                    }
+                    Action::Close { stream } => drop(peer.streams.remove(&stream)),
+                    _ => {}
                 }
             }
         }
@@ -441,6 +468,8 @@ impl Peer {
             by_address,
             streams: BTreeMap::new(),
             connecting: Vec::new(),
+            connects: Vec::new(),
+            next_port: 30_000,
             received: Vec::new(),
             received_for: Vec::new(),
             states: Vec::new(),

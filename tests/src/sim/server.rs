@@ -1,14 +1,14 @@
 //! A server in the simulated network: a Binding responder and the TURN engine.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use thirl_common::auth::StaticUsers;
 use thirl_common::net::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
-use thirl_common::wire::{Class, Message, MessageWriter, Method, XorMappedAddress};
-use thirl_turn_relay::engine::{Action, Engine, EngineConfig, Forward, RelayId};
+use thirl_common::wire::{AddressFamily, Class, Message, MessageWriter, Method, XorMappedAddress};
+use thirl_turn_relay::engine::{Action, BindError, Engine, EngineConfig, Forward, RelayId};
 
 use super::network::{HostId, Network, Packet};
 
@@ -23,7 +23,14 @@ pub struct Server {
     next_port: u16,
     /// Whether it answers at all.
     pub down: bool,
+    /// Whether UDP to it is dropped.
+    pub udp_blocked: bool,
+    /// Whether it relays from an IPv6 address too.
+    pub relays_ipv6: bool,
 }
+
+/// The IPv6 address that servers relay from.
+pub(super) const IPV6: Ipv6Addr = Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 0x10);
 
 impl Server {
     /// A server that serves one user.
@@ -35,10 +42,12 @@ impl Server {
             host,
             address: SocketAddr::new(ip, 3478),
             engine: Engine::new(config.clone(), [9; 32]),
-            config,
             relays: BTreeMap::new(),
             next_port: 49_152,
             down: false,
+            udp_blocked: false,
+            relays_ipv6: false,
+            config,
         }
     }
 
@@ -46,6 +55,16 @@ impl Server {
     pub fn restart(&mut self) {
         self.engine = Engine::new(self.config.clone(), [10; 32]);
         self.relays.clear();
+    }
+
+    /// The same, with these users.
+    pub fn restart_with(&mut self, users: &[(&str, &str)]) {
+        let mut all = StaticUsers::default();
+        for (username, password) in users {
+            all.insert(*username, *password);
+        }
+        self.config.credentials = Arc::new(all);
+        self.restart();
     }
 
     /// The host that it runs on.
@@ -65,7 +84,8 @@ impl Server {
 
     /// Takes a packet for the host.
     pub fn handle(&mut self, network: &mut Network, packet: &Packet) {
-        if self.down {
+        if self.down || (self.udp_blocked && packet.to == self.address && packet.transport == Transport::Udp)
+        {
             return;
         }
         let now = network.now();
@@ -106,7 +126,8 @@ impl Server {
             Some(Forward::ToPeer { relay, to, range, .. }) => {
                 let port = self.relays.iter().find(|(_, known)| **known == relay).map(|(port, _)| *port);
                 let Some(port) = port else { return };
-                let from = SocketAddr::new(self.address.ip(), port);
+                let from =
+                    SocketAddr::new(if to.0.is_ipv6() { IPV6.into() } else { self.address.ip() }, port);
                 Packet::udp(from, to.0, bytes[range].to_vec())
             }
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
@@ -124,11 +145,17 @@ impl Server {
     fn drain(&mut self, network: &mut Network) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::BindRelay { relay, .. } => {
+                Action::BindRelay { relay, family, .. }
+                    if !self.relays_ipv6 && family == AddressFamily::Ipv6 =>
+                {
+                    self.engine.relay_bound(relay, Err(BindError::NoAddress), network.now());
+                }
+                Action::BindRelay { relay, family, .. } => {
                     let port = self.next_port;
                     self.next_port += 1;
                     self.relays.insert(port, relay);
-                    let bound = RelayedAddr(SocketAddr::new(self.address.ip(), port));
+                    let ip = if family == AddressFamily::Ipv6 { IPV6.into() } else { self.address.ip() };
+                    let bound = RelayedAddr(SocketAddr::new(ip, port));
                     self.engine.relay_bound(relay, Ok(bound), network.now());
                 }
                 Action::ReleaseRelay { relay } => self.relays.retain(|_, known| *known != relay),

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use thirl_common::net::Transport;
+use thirl_common::uri::Host;
 use thirl_common::wire::{FrameLen, frame_len};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -51,7 +52,8 @@ async fn open(target: &Target, settings: &Settings) -> Result<Opened, String> {
 /// What TLS goes over, or frames by themselves.
 pub(super) async fn open_clear(target: &Target, settings: &Settings) -> Result<Opened, String> {
     if let Some(proxy) = &settings.proxy {
-        let opened = proxy.connect(&target.host, target.server.port()).await;
+        let host = if target.by_name { target.host.clone() } else { Host::Ip(target.server.ip()) };
+        let opened = proxy.connect(&host, target.server.port()).await;
         let (local, stream) = opened.map_err(|error| format!("through the proxy {proxy}: {error}"))?;
         return Ok((local, Box::new(stream)));
     }

@@ -46,8 +46,10 @@ pub(super) struct Settings {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) server: SocketAddr,
-    /// What its certificate has to bear, and what a proxy is asked for.
+    /// What its certificate has to bear.
     pub(super) host: Host,
+    /// Whether a proxy is asked for the host, and not for the address.
+    pub(super) by_name: bool,
     pub(super) transport: Transport,
 }
 
@@ -129,7 +131,7 @@ async fn run(target: Target, settings: Arc<Settings>, outgoing: Arc<Queue>, repo
     match ended {
         Ok(()) => reporter.tell(StreamEvent::Closed).await,
         Err(reason) => {
-            let Target { host, server, transport } = target;
+            let Target { host, server, transport, .. } = target;
             let server = match host {
                 Host::Ip(_) => server.to_string(),
                 Host::Name(name) => format!("{name}:{}", server.port()),

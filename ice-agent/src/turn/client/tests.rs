@@ -3,8 +3,9 @@
 use super::*;
 use thirl_common::auth::{KeyAlgorithm, LongTermKey, userhash};
 use thirl_common::wire::{
-    AttributeType, ErrorCode, IntegrityAlgorithm, IntegrityKey, Nonce, PasswordAlgorithm, PasswordAlgorithms,
-    Realm, RequestedTransport, UserHash, Username,
+    AdditionalAddressFamily, AddressFamily, AlternateDomain, AlternateServer, AttributeType, ErrorCode,
+    IntegrityAlgorithm, IntegrityKey, MobilityTicket, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm,
+    RequestedAddressFamily, RequestedTransport, UserHash, Username,
 };
 
 const PEER: &str = "198.51.100.20:4000";
@@ -21,7 +22,8 @@ fn config(transport: Transport) -> TurnClientConfig {
         local: "192.0.2.1:40000".parse().unwrap(),
         username: "alice".into(),
         password: "secret".into(),
-        family: None,
+        families: Families::Ipv4,
+        mobile: false,
     }
 }
 
@@ -65,6 +67,22 @@ fn ok(request: &[u8]) -> Vec<u8> {
     response(request, Class::Success, Some(&key()), |writer| {
         writer.attribute(&Lifetime(600)).unwrap();
     })
+}
+
+fn refused(request: &[u8], code: ErrorCode<'_>) -> Vec<u8> {
+    response(request, Class::Error, Some(&key()), |writer| {
+        writer.attribute(&code).unwrap();
+    })
+}
+
+/// A client with these wishes whose next request is an authenticated Allocate.
+fn asking(families: Families, mobile: bool) -> TurnClient {
+    let config = TurnClientConfig { families, mobile, ..config(Transport::Udp) };
+    let mut client = TurnClient::new(config, [1; 32]);
+    client.start(origin());
+    let first = client.poll_transmit().unwrap();
+    client.handle_input(origin(), &challenge(&first, ErrorCode::UNAUTHENTICATED, "n1"));
+    client
 }
 
 fn allocated(transport: Transport, now: Instant) -> TurnClient {
@@ -156,11 +174,17 @@ fn data_goes_in_indications_until_the_channel_is_confirmed() {
     let request = client.poll_transmit().unwrap();
     assert_eq!(client.poll_transmit(), None, "asked for once");
     client.handle_input(now, &ok(&request));
-    assert!(client.is_allowed(peer.ip()));
+    client.allow(now, peer.ip());
+    assert!(client.is_allowed(peer.ip()) && client.poll_transmit().is_none());
 
-    client.bind_channel(now, peer);
-    let request = client.poll_transmit().unwrap();
+    // A check is no reason for a channel, data is.
+    client.send(now, peer, &request).unwrap();
+    let sent = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&sent).unwrap().method(), Method::SEND);
+    assert_eq!(client.poll_transmit(), None);
     client.send(now, peer, b"hello").unwrap();
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&request).unwrap().method(), Method::CHANNEL_BIND);
     let sent = client.poll_transmit().unwrap();
     let message = Message::parse(&sent).unwrap();
     assert_eq!((message.method(), message.require::<Data<'_>>().unwrap().0), (Method::SEND, &b"hello"[..]));
@@ -240,6 +264,158 @@ fn a_server_that_restarted_is_noticed_and_closing_gives_back() {
     client.handle_input(now, &gone);
     assert_eq!(client.poll_event(), Some(TurnEvent::Lost { reason: TurnError::AllocationMismatch }));
     assert_eq!(client.send(now, peer, b"x"), Err(SendError::NoAllocation));
+}
+
+#[test]
+fn both_families_are_had_in_one_allocation() {
+    let mut client = asking(Families::Both, false);
+    let request = client.poll_transmit().unwrap();
+    let message = Message::parse(&request).unwrap();
+    let ipv6 = Some(AddressFamily::Ipv6);
+    assert_eq!(message.require::<AdditionalAddressFamily>(), Ok(AdditionalAddressFamily(ipv6)));
+    assert_eq!(
+        message.get::<RequestedAddressFamily>(),
+        Ok(None),
+        "never with the other (RFC 8656, section 7.1)"
+    );
+    let relayed = ["203.0.113.10:50000", "[2001:db8::10]:50000"].map(|address| address.parse().unwrap());
+    let granted = response(&request, Class::Success, Some(&key()), |writer| {
+        for relayed in relayed {
+            writer.attribute(&XorRelayedAddress(relayed)).unwrap();
+        }
+        writer.attribute(&XorMappedAddress("198.51.100.10:1234".parse().unwrap())).unwrap();
+    });
+    client.handle_input(origin(), &granted);
+    let Some(TurnEvent::Allocated { relayed: first, additional, .. }) = client.poll_event() else { panic!() };
+    assert_eq!((first, additional), (relayed[0], Some(relayed[1])));
+}
+
+#[test]
+fn of_two_families_the_one_that_there_is_will_do() {
+    let now = origin();
+    let mut client = asking(Families::Both, false);
+    for code in [ErrorCode::UNSUPPORTED_TRANSPORT, ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED] {
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(now, &refused(&request, code));
+    }
+    // Neither both nor IPv4.
+    let request = client.poll_transmit().unwrap();
+    let message = Message::parse(&request).unwrap();
+    let ipv6 = RequestedAddressFamily(Some(AddressFamily::Ipv6));
+    assert_eq!(message.require::<RequestedAddressFamily>(), Ok(ipv6));
+    client.handle_input(now, &refused(&request, ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED));
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason: TurnError::FamilyNotSupported }));
+    // Who asks for one gets it or nothing.
+    let mut client = asking(Families::Ipv4, false);
+    let request = client.poll_transmit().unwrap();
+    client.handle_input(now, &refused(&request, ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED));
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason: TurnError::FamilyNotSupported }));
+}
+
+fn ticketed(request: &[u8], ticket: &[u8]) -> Vec<u8> {
+    response(request, Class::Success, Some(&key()), |writer| {
+        writer.attribute(&XorRelayedAddress("203.0.113.10:50000".parse().unwrap())).unwrap();
+        writer.attribute(&XorMappedAddress("198.51.100.10:1234".parse().unwrap())).unwrap();
+        writer.attribute(&MobilityTicket(ticket)).unwrap();
+    })
+}
+
+#[test]
+fn an_allocation_with_a_ticket_moves_to_another_five_tuple() {
+    let now = origin();
+    let mut client = asking(Families::Ipv4, true);
+    let request = client.poll_transmit().unwrap();
+    let empty = MobilityTicket(&[]);
+    assert_eq!(Message::parse(&request).unwrap().require::<MobilityTicket<'_>>(), Ok(empty));
+    client.handle_input(now, &ticketed(&request, b"first"));
+    assert!(client.poll_event().is_some() && client.is_mobile());
+    for ticket in ["first", "second"] {
+        let local = "192.0.2.77:41000".parse().unwrap();
+        assert!(client.move_to(now, local, Transport::Tcp) && client.move_to(now, local, Transport::Tcp));
+        let request = client.poll_transmit().unwrap();
+        let message = Message::parse(&request).unwrap();
+        assert_eq!(message.method(), Method::REFRESH);
+        assert_eq!(message.require::<MobilityTicket<'_>>().unwrap().0, ticket.as_bytes());
+        assert_eq!(client.poll_transmit(), None, "asked once");
+        client.handle_input(now, &ticketed(&request, b"second"));
+        let mapped = Some("198.51.100.10:1234".parse().unwrap());
+        assert_eq!(client.poll_event(), Some(TurnEvent::Moved { mapped }));
+    }
+    // Behind a NAT whose mapping is another now, the server does not know the client by its five-tuple.
+    client.refresh(now);
+    for (ticket, code) in [(false, ErrorCode::ALLOCATION_MISMATCH), (true, ErrorCode::BAD_REQUEST)] {
+        let request = client.poll_transmit().unwrap();
+        assert_eq!(Message::parse(&request).unwrap().has(AttributeType::MOBILITY_TICKET), ticket);
+        client.handle_input(now, &refused(&request, code));
+    }
+    assert_eq!(client.poll_event(), Some(TurnEvent::Lost { reason: TurnError::AllocationMismatch }));
+}
+
+#[test]
+fn a_server_without_mobility_costs_a_round_trip() {
+    let now = origin();
+    let mut client = asking(Families::Ipv4, true);
+    let request = client.poll_transmit().unwrap();
+    client.handle_input(now, &refused(&request, ErrorCode::MOBILITY_FORBIDDEN));
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&request).unwrap().get::<MobilityTicket<'_>>(), Ok(None));
+    client.handle_input(now, &granted(&request, &key()));
+    assert!(client.is_allocated() && !client.is_mobile());
+    assert!(!client.move_to(now, "192.0.2.77:41000".parse().unwrap(), Transport::Udp));
+}
+
+#[test]
+fn refusals_have_names_and_a_time_after_which_to_ask_again() {
+    let minute = Some(Duration::from_secs(60));
+    for (code, reason, retry) in [
+        (ErrorCode::ALLOCATION_QUOTA_REACHED, TurnError::QuotaReached, minute),
+        (ErrorCode::INSUFFICIENT_CAPACITY, TurnError::InsufficientCapacity, minute),
+        (ErrorCode::WRONG_CREDENTIALS, TurnError::WrongCredentials, None),
+    ] {
+        let mut client = asking(Families::Ipv4, false);
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(origin(), &refused(&request, code));
+        assert_eq!(reason.retry_after(), retry);
+        assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason }));
+        assert!(client.is_over() && client.poll_timeout().is_none());
+    }
+}
+
+#[test]
+fn who_is_sent_elsewhere_is_told_where_and_by_which_name() {
+    for domain in [None, Some("turn.example")] {
+        let mut client = asking(Families::Ipv4, false);
+        let request = client.poll_transmit().unwrap();
+        let to = "203.0.113.99:5349".parse().unwrap();
+        let elsewhere = response(&request, Class::Error, Some(&key()), |writer| {
+            writer.attribute(&ErrorCode::TRY_ALTERNATE).unwrap().attribute(&AlternateServer(to)).unwrap();
+            if let Some(domain) = domain {
+                writer.attribute(&AlternateDomain(domain)).unwrap();
+            }
+        });
+        client.handle_input(origin(), &elsewhere);
+        let reason = TurnError::TryAlternate { to, domain: domain.map(str::to_owned) };
+        assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason }));
+    }
+}
+
+#[test]
+fn an_allocation_of_other_credentials_is_lost() {
+    let now = origin();
+    let mut client = allocated(Transport::Udp, now);
+    client.refresh(now);
+    client.refresh(now);
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(client.poll_transmit(), None, "asked once");
+    client.handle_input(now, &refused(&request, ErrorCode::WRONG_CREDENTIALS));
+    assert_eq!(client.poll_event(), Some(TurnEvent::Lost { reason: TurnError::WrongCredentials }));
+    // An older one on the same five-tuple, of another user: nothing can be had until it expires.
+    let mut client = asking(Families::Ipv4, false);
+    for code in [ErrorCode::ALLOCATION_MISMATCH, ErrorCode::WRONG_CREDENTIALS] {
+        let request = client.poll_transmit().unwrap();
+        client.handle_input(now, &refused(&request, code));
+    }
+    assert_eq!(client.poll_event(), Some(TurnEvent::Failed { reason: TurnError::AllocationMismatch }));
 }
 
 /// A nonce that says that password algorithms are offered and usernames are to be hidden.
