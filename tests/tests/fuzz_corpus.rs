@@ -66,4 +66,9 @@ proptest! {
     fn allocations_are_as_in_the_model(data in proptest::collection::vec(any::<u8>(), 0..600)) {
         thirl_tests::fuzz::allocations(&data);
     }
+
+    #[test]
+    fn a_shared_port_is_as_in_the_model(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+        thirl_tests::fuzz::mux(&data);
+    }
 }

@@ -22,11 +22,13 @@ use super::path::{MAX_BATCH, Path, PathClosed, TrySendError};
 /// use std::sync::Arc;
 /// use thirl_ice_agent::driver::{Path, QuicSocket};
 ///
-/// # async fn run(path: Path, config: quinn::ClientConfig, runtime: Arc<dyn quinn::Runtime>) -> Result<(), Box<dyn std::error::Error>> {
+/// # type Error = Box<dyn std::error::Error>;
+/// # type Given = (quinn::EndpointConfig, quinn::ClientConfig, Arc<dyn quinn::Runtime>);
+/// # async fn run(path: Path, (config, client, runtime): Given) -> Result<(), Error> {
 /// let socket = QuicSocket::new(path);
 /// let peer = socket.remote();
-/// let endpoint = quinn::Endpoint::new_with_abstract_socket(Default::default(), None, Arc::new(socket), runtime)?;
-/// let connection = endpoint.connect_with(config, peer, "peer")?.await?;
+/// let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)?;
+/// let connection = endpoint.connect_with(client, peer, "peer")?.await?;
 /// # Ok(())
 /// # }
 /// ```

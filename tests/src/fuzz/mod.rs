@@ -10,6 +10,7 @@
 //!   server.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`proxy_protocol`]: what a proxy says of its client.
+//! - [`mux`]: datagrams to a port that agents share.
 //! - [`allocations`]: operations on the TURN engine, beside a model of it.
 //! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
@@ -25,6 +26,7 @@ mod diagnosis;
 mod framing;
 mod gateway;
 mod message;
+mod mux;
 mod network;
 mod partner;
 mod proxy;
@@ -38,6 +40,7 @@ pub use diagnosis::diagnosis;
 pub use framing::{channel_data, framing};
 pub use gateway::{port_mapping, routes};
 pub use message::{classic, message};
+pub use mux::mux;
 pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
 pub use proxy::proxy_protocol;
@@ -61,6 +64,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("framing", framing),
     ("if_inet6", if_inet6),
     ("message", message),
+    ("mux", mux),
     ("nat64", nat64),
     ("nonce", nonce),
     ("partner", partner),
