@@ -51,7 +51,8 @@ typedef enum thirl_ice_error {
 
 typedef struct thirl_ice_agent thirl_ice_agent;
 
-/* A STUN server ("stun:host", "stun:host:port"), or a TURN server ("turn:host?transport=tcp") with user and password. */
+/* A STUN server ("stun:host", "stun:host:port"), or a TURN server ("turn:host?transport=tcp", "turns:host" for TLS) with user
+ * and password. */
 typedef struct thirl_ice_server {
     const char *uri;
     const char *username; /* null for a STUN server */
@@ -88,7 +89,8 @@ int thirl_ice_gather(thirl_ice_agent *agent);
  * it from others: with the password in it one can take the peer's place. */
 int thirl_ice_local_description(thirl_ice_agent *agent, char *buffer, size_t size);
 
-/* SDP with the peer's ice-ufrag, ice-pwd, candidates, and perhaps end-of-candidates; other lines are passed over. */
+/* SDP with the peer's ice-ufrag, ice-pwd, candidates, options, and perhaps end-of-candidates, each as "a=..."; other lines
+ * are passed over. */
 int thirl_ice_set_remote_description(thirl_ice_agent *agent, const char *sdp);
 
 /* "candidate:..." or "a=candidate:...", as on_candidate gives it. */

@@ -8,12 +8,11 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use thirl_common::uri::ServerUri;
 use thirl_ice_agent::agent::{Credentials, Event, Policy, Role, SelectedPair, State};
-use thirl_ice_agent::driver::{Builder, Description, IceAgent, LocalAddress, Path, PathClosed, TrySendError};
+use thirl_ice_agent::driver::{Builder, IceAgent, LocalAddress, Path, PathClosed, TrySendError};
+use thirl_ice_agent::sdp::{IceDescription, StreamDescription};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
-
-use crate::sdp;
 
 /// So many threads call back and look after all agents of the process.
 const THREADS: usize = 2;
@@ -79,7 +78,7 @@ enum Stage {
 }
 
 enum FromPeer {
-    Credentials { ufrag: String, pwd: String },
+    Description(IceDescription),
     Candidate(String),
     EndOfCandidates,
 }
@@ -177,24 +176,27 @@ impl Agent {
     }
 
     pub(crate) fn local_description(&self) -> String {
-        match &*self.stage() {
-            Stage::Running(agent) => sdp::write(&agent.description(), self.gathered.get().is_some()),
-            Stage::Before { .. } | Stage::Failed => {
-                let Credentials { ufrag, pwd } = self.credentials.clone();
-                sdp::write(&Description { ufrag, pwd, candidates: Vec::new() }, false)
-            }
-        }
+        let description = match &*self.stage() {
+            Stage::Running(agent) => agent.sdp(),
+            Stage::Before { .. } | Stage::Failed => IceDescription {
+                options: ["ice2", "trickle"].map(str::to_owned).into(),
+                streams: vec![StreamDescription {
+                    credentials: Some(self.credentials.clone()),
+                    ..StreamDescription::default()
+                }],
+                ..IceDescription::default()
+            },
+        };
+        let streams = description.streams.iter().map(ToString::to_string);
+        std::iter::once(description.session_lines()).chain(streams).collect()
     }
 
     pub(crate) fn set_remote_description(&self, text: &str) -> Result<(), Error> {
-        let parsed = sdp::parse(text);
-        let (Some(ufrag), Some(pwd)) = (parsed.ufrag, parsed.pwd) else { return Err(Error::Invalid) };
-        self.told(FromPeer::Credentials { ufrag, pwd })?;
-        for candidate in parsed.candidates {
-            // One that cannot be used, such as of another transport, does not spoil the others.
-            self.told(FromPeer::Candidate(candidate)).ok();
+        let description = IceDescription::parse(text);
+        match description.streams.first() {
+            Some(stream) if stream.credentials.is_some() => self.told(FromPeer::Description(description)),
+            _ => Err(Error::Invalid),
         }
-        if parsed.end_of_candidates { self.told(FromPeer::EndOfCandidates) } else { Ok(()) }
     }
 
     pub(crate) fn add_remote_candidate(&self, line: &str) -> Result<(), Error> {
@@ -260,9 +262,7 @@ impl Agent {
 
 fn tell_agent(agent: &IceAgent, told: FromPeer) -> Result<(), Error> {
     match told {
-        FromPeer::Credentials { ufrag, pwd } => {
-            agent.set_remote_credentials(&ufrag, &pwd).map_err(|_| Error::Invalid)
-        }
+        FromPeer::Description(description) => agent.set_remote_sdp(&description).map_err(|_| Error::Invalid),
         FromPeer::Candidate(line) => agent.add_remote_candidate(&line).map_err(|_| Error::Invalid),
         FromPeer::EndOfCandidates => {
             agent.set_remote_end_of_candidates();

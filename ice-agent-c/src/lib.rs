@@ -3,8 +3,6 @@
 //!
 //! 1. `ffi`: the functions of the header: pointers are checked and become values. All that is unsafe is here.
 //! 2. `agent`: an agent of the driver with what C expects of it: calls that do not wait, and callbacks.
-//! 3. `sdp`: descriptions as text.
 
 mod agent;
 mod ffi;
-mod sdp;

@@ -14,6 +14,7 @@ use super::shared::{Lifeline, Progress, Shared};
 use super::watch::HostAddresses;
 use crate::agent::{Credentials, CredentialsError, Event, Report, State};
 use crate::candidate::{Candidate, CandidateSyntaxError};
+use crate::sdp::IceDescription;
 
 /// There is no path.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,29 @@ impl IceAgent {
             }
         }
         self.set_remote_end_of_candidates();
+        Ok(())
+    }
+
+    /// What to tell the peer in SDP: as [`description`](IceAgent::description), with what this side can do and whether
+    /// there will be more candidates.
+    pub fn sdp(&self) -> IceDescription {
+        IceDescription::of(&self.shared.lock().agent)
+    }
+
+    /// What the peer has told in SDP, of its first data stream. There may be more candidates unless it says that there are
+    /// not.
+    pub fn set_remote_sdp(&self, description: &IceDescription) -> Result<(), CredentialsError> {
+        self.shared.with_agent(|agent| agent.set_remote_capabilities(now(), description.capabilities()));
+        let Some(stream) = description.streams.first() else { return Ok(()) };
+        if let Some(Credentials { ufrag, pwd }) = &stream.credentials {
+            self.set_remote_credentials(ufrag, pwd)?;
+        }
+        for candidate in &stream.candidates {
+            self.shared.add_remote_candidate(candidate.clone());
+        }
+        if stream.end_of_candidates {
+            self.set_remote_end_of_candidates();
+        }
         Ok(())
     }
 
