@@ -11,6 +11,9 @@ use crate::net::{IpRange, canonical};
 /// A header is no longer than this, in bytes: addresses and a few TLVs. The longest that HAProxy writes has some 300.
 pub const MAX_HEADER_LEN: usize = 2048;
 
+/// A header of version 1 is no longer than this, in bytes, with its line's end.
+const MAX_V1_LEN: usize = 107;
+
 /// The proxies whose headers count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(pub Vec<IpRange>);
@@ -41,6 +44,8 @@ pub struct NoHeader;
 pub fn of_stream(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
     let bytes = bytes.get(..MAX_HEADER_LEN).unwrap_or(bytes);
     match ProxyHeader::parse(bytes, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
+        // Whether a longer one would be taken must not depend on how much of it has come.
+        Ok((_, len)) if len > MAX_V1_LEN && bytes.starts_with(b"PROXY") => Err(NoHeader),
         Ok((header, len)) => client_of(&header, Protocol::Stream).map(|client| Some(Header { client, len })),
         Err(Error::BufferTooShort) if bytes.len() < MAX_HEADER_LEN => Ok(None),
         Err(_) => Err(NoHeader),
@@ -113,7 +118,9 @@ mod tests {
 
     #[test]
     fn a_proxy_that_speaks_for_itself() {
-        for header in [&b"PROXY UNKNOWN\r\n"[..], &v2([0x20, 0], b""), &v2([0x20, 0x11], ADDRESSES)] {
+        let longest = [&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\n"].concat();
+        for header in [&b"PROXY UNKNOWN\r\n"[..], &longest, &v2([0x20, 0], b""), &v2([0x20, 0x11], ADDRESSES)]
+        {
             assert_eq!(of_stream(header), Ok(Some(Header { client: None, len: header.len() })));
         }
         assert_eq!(of_datagram(&v2([0x20, 0], b"")), Ok(Header { client: None, len: 16 }));
@@ -128,6 +135,7 @@ mod tests {
             b"PROXY TCP5 192.0.2.1 198.51.100.1 5000 443\r\n",
             b"GET / HTTP/1.1\r\n",
             &[b'P'; 200],
+            &[&b"PROXY UNKNOWN "[..], &[b'x'; 92], b"\r\n"].concat(),
             &v2([0x31, 0x11], ADDRESSES),
             &v2([0x21, 0x12], ADDRESSES),
             // Too short for its addresses, and what follows.
