@@ -3,3 +3,10 @@
 
 #[path = "../../tests/src/fuzz/mod.rs"]
 pub mod bodies;
+#[path = "../../tests/src/harness/turn.rs"]
+pub mod turn;
+
+/// What the bodies have of the tests' harness.
+mod harness {
+    pub(crate) use super::turn;
+}
