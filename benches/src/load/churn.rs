@@ -5,8 +5,9 @@
 //! allocations and gives them up.
 
 use std::io::IoSliceMut;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -64,6 +65,9 @@ impl Latencies {
 /// How long a guest has its allocation.
 const STAY: Duration = Duration::from_millis(500);
 
+/// So far behind, the load still makes up for what it has missed.
+const LAG: Duration = Duration::from_micros(500);
+
 /// When nothing has arrived for so long, nothing more will.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -78,11 +82,12 @@ impl Pace {
         Pace { next: from, gap: Duration::from_secs(1) / rate.max(1) }
     }
 
-    /// Whether one is due, which it then is no more.
+    /// Whether one is due, which it then is no more. What the load has missed while it got no time is left out: all at once,
+    /// it would be another load.
     fn take(&mut self, now: Instant) -> bool {
         let due = self.next <= now;
         if due {
-            self.next += self.gap;
+            self.next = (self.next + self.gap).max(now.checked_sub(LAG).unwrap_or(now));
         }
         due
     }
@@ -99,14 +104,15 @@ impl Load {
     ) -> Result<Latencies, BenchError> {
         let socket = self.io.remove(self.sockets[1]).ok_or_else(|| gone("the peers' socket"))?;
         let shape = Shape { count: 0, ..self.shape };
-        let (server, sent_all) = (self.server, AtomicBool::new(false));
+        let (server, sent_all, ready) = (self.server, AtomicBool::new(false), Barrier::new(2));
         let (sent, mut latencies) = thread::scope(|scope| {
             let arrivals = scope.spawn(|| take_arrivals(socket.as_fd(), &sent_all));
-            let guests = scope.spawn(move || {
-                let mut load = Load::new(network, shape)?;
-                load.server = server;
-                load.come_and_go(churn.allocations, time)
+            let guests = scope.spawn(|| {
+                let load = Load::with_guests(network, shape, server, churn.allocations);
+                ready.wait();
+                load?.come_and_go(churn.allocations, time)
             });
+            ready.wait();
             let sent = self.send_at(churn.packets, time);
             sent_all.store(true, Ordering::Release);
             let nanoseconds = arrivals.join().map_err(|_| gone("a thread of the load"))??;
@@ -138,12 +144,23 @@ impl Load {
         Ok(sent as u64)
     }
 
-    fn come_and_go(&mut self, rate: u32, time: Duration) -> Result<Guests, BenchError> {
-        // Each is used again two seconds after it came.
-        let places = 2 * rate as usize;
-        for number in 0..places {
-            self.add_client(number)?;
+    /// Guests that may come at a rate. Each place is used again two seconds after its guest came.
+    fn with_guests(
+        network: &Network,
+        shape: Shape,
+        server: SocketAddr,
+        rate: u32,
+    ) -> Result<Load, BenchError> {
+        let mut load = Load::new(network, shape)?;
+        load.server = server;
+        for number in 0..2 * rate as usize {
+            load.add_client(number)?;
         }
+        Ok(load)
+    }
+
+    fn come_and_go(&mut self, rate: u32, time: Duration) -> Result<Guests, BenchError> {
+        let places = self.clients.len();
         let begun = now();
         let (mut coming, mut going) = (Pace::new(rate, begun), Pace::new(rate, begun + STAY));
         let (mut came, mut went) = (0, 0);

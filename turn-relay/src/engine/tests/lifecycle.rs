@@ -36,6 +36,22 @@ fn an_allocation_lives_its_lifetime() {
 }
 
 #[test]
+fn many_that_expire_together_end_in_parts() {
+    let mut server = Server::new(|_| {});
+    for port in 0..100 {
+        server.allocate(client(port), |_| {});
+    }
+    let mut left = Vec::new();
+    server.pass(Duration::from_secs(600));
+    while server.engine.poll_timeout().is_some_and(|due| due <= server.now) {
+        left.push(server.engine.allocations());
+        server.pass(Duration::ZERO);
+    }
+    assert_eq!(left, [68, 36, 4], "data may pass in between");
+    assert_eq!((server.engine.allocations(), server.sockets.len()), (0, 0));
+}
+
+#[test]
 fn lifetimes_are_between_the_default_and_the_maximum() {
     let mut server = Server::new(|_| {});
     for (port, (asked, got)) in
