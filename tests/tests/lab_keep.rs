@@ -15,12 +15,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// So many datagrams in a row show that traffic flows again.
 const FLOWING: u64 = 25;
 
+/// One that was killed may hold the port for a moment still: then another is started.
 fn relay(lab: &Lab) -> Program {
-    let mut command = lab.command(Node::Srv, harness::turn_relay());
-    command.args(["--listening-ip", &SRV.to_string(), "--user", "alice:secret"]);
-    let mut relay = Program::spawn(command).unwrap().named("turn-relay");
-    relay.wait_for_line("turn:", LIMIT).unwrap();
-    relay
+    let deadline = Deadline::after(LIMIT);
+    loop {
+        let mut command = lab.command(Node::Srv, harness::turn_relay());
+        command.args(["--listening-ip", &SRV.to_string(), "--user", "alice:secret"]);
+        let mut relay = Program::spawn(command).unwrap().named("turn-relay");
+        match relay.wait_for_line("turn:", LIMIT) {
+            Ok(_) => return relay,
+            Err(error) => assert!(!deadline.has_passed(), "{error}"),
+        }
+    }
 }
 
 /// Two agents that talk.
@@ -123,7 +129,7 @@ fn roaming_from_one_nat_to_another() {
     let mut gaps: Vec<_> = [Site::B, Site::A, Site::B, Site::A, Site::B]
         .map(|site| call.gap(|| lab.roam(Node::A, site).unwrap()))
         .into();
-    assert!(median("roaming", &mut gaps) < 3000, "{gaps:?}");
+    assert!(median("roaming", &mut gaps) < 1500, "{gaps:?}");
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn a_nat_with_another_public_address() {
             call.gap(|| lab.set_public_address(Node::NatA, address).unwrap())
         })
         .collect();
-    assert!(median("another public address", &mut gaps) < 13_000, "{gaps:?}");
+    assert!(median("another public address", &mut gaps) < 6000, "{gaps:?}");
 }
 
 #[test]
@@ -199,5 +205,5 @@ fn a_relay_that_is_killed_and_comes_back() {
             })
         })
         .collect();
-    assert!(median("relay restart", &mut gaps) < 13_000, "{gaps:?}");
+    assert!(median("relay restart", &mut gaps) < 6000, "{gaps:?}");
 }

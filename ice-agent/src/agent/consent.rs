@@ -18,6 +18,16 @@ const SETTLED: Duration = Duration::from_secs(2);
 const SLEEP: Duration = Duration::from_secs(5);
 
 impl Agent {
+    /// Something about this host's network is another now: a router, an address, or it slept. Paths that are in use are asked at
+    /// once whether they still work.
+    pub fn network_changed(&mut self, now: Instant) {
+        for component in self.session.streams.ids() {
+            if self.carrier(component).is_some_and(|carrier| self.is_selected(carrier)) {
+                self.doubt(now, component);
+            }
+        }
+    }
+
     /// A pair was selected: its nomination was the first consent.
     pub(super) fn begin_consent(&mut self, now: Instant, component: ComponentId) {
         if let Some(known) = self.session.streams.component_mut(component) {

@@ -21,6 +21,7 @@ impl Shared {
             let mut core = self.lock();
             // Where nothing can be bound, the agent waits for the next change.
             core.follow(addresses).ok();
+            core.agent.network_changed(now());
             self.flush(&mut core);
         }
         self.wake.notify_one();

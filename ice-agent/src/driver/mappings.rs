@@ -49,7 +49,8 @@ struct Router {
     ipv4: bool,
     /// Where it is, and from which address packets go there.
     place: Option<(SocketAddr, IpAddr)>,
-    mappings: Option<PortMappings>,
+    /// In a box, since most agents of a process with many have none.
+    mappings: Option<Box<PortMappings>>,
     sockets: BTreeMap<MappingId, SocketId>,
 }
 
@@ -67,7 +68,8 @@ impl Router {
         let place = default_gateway(self.ipv4).zip(facing);
         if self.place != place {
             self.place = place;
-            self.mappings = place.and_then(|(gateway, local)| PortMappings::bind(gateway, local).ok());
+            self.mappings =
+                place.and_then(|(gateway, local)| PortMappings::bind(gateway, local).ok().map(Box::new));
             self.sockets.clear();
         }
         let (Some(mappings), Some((_, facing))) = (&mut self.mappings, place) else { return };
