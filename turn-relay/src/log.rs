@@ -1,15 +1,18 @@
 //! What is said of a shard's allocations, and of who tries to get one without leave.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thirl_stun_server::{Limit, Limiter};
 use tracing::field::display;
 
-use crate::engine::{AllocationId, Event, Refusal};
+use crate::engine::{AllocationId, BindError, Event, Refusal};
 
 /// Lines about failed authentication from one source: 5 at once, and one in 10 s for ever.
 const FAILURES: Limit = Limit { per_second: 1, burst: 5 * FAILURE_COST };
 const FAILURE_COST: u32 = 10;
+
+/// A line in so much time about what has run out, whoever meets it.
+const SHORTAGE_EVERY: Duration = Duration::from_secs(10);
 
 /// So many characters of a name that anybody may have made up are logged.
 const NAME_LEN: usize = 64;
@@ -19,11 +22,13 @@ pub(crate) struct Log {
     /// The shard's number, which makes a session's name unique.
     shard: usize,
     failures: Limiter,
+    /// When a shortage may be told of again.
+    shortage_at: Option<Instant>,
 }
 
 impl Log {
     pub(crate) fn new(shard: usize, seed: [u8; 16]) -> Log {
-        Log { shard, failures: Limiter::new(FAILURES, seed) }
+        Log { shard, failures: Limiter::new(FAILURES, seed), shortage_at: None }
     }
 
     pub(crate) fn event(&mut self, now: Instant, event: &Event) {
@@ -62,6 +67,10 @@ impl Log {
                         );
                     }
                 }
+                if is_shortage(refusal) && self.shortage_at.is_none_or(|at| at <= now) {
+                    self.shortage_at = Some(now + SHORTAGE_EVERY);
+                    tracing::warn!(reason = %refusal, "clients are refused for want of room");
+                }
                 // One who is not authenticated must not be able to fill the log.
                 tracing::debug!(
                     session, client = %five_tuple, ?method, code = refusal.error_code().code, reason = %refusal,
@@ -74,4 +83,12 @@ impl Log {
     fn session(&self, id: AllocationId) -> String {
         format!("{}.{id}", self.shard)
     }
+}
+
+/// What only the operator can mend.
+fn is_shortage(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::TotalQuotaReached | Refusal::NotBound(BindError::PortsExhausted | BindError::System(_))
+    )
 }

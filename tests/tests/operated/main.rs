@@ -8,6 +8,7 @@ mod manager;
 mod metrics;
 mod reload;
 mod serve;
+mod shortage;
 
 use std::net::SocketAddr;
 use std::path::Path;
