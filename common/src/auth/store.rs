@@ -96,6 +96,10 @@ pub struct LookupId(pub(super) u64);
 /// What a store says to a claim.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, for the length of a request; a key is larger where others have hmac with `reset`"
+)]
 pub enum Finding {
     /// It is true.
     Found(Credential),
