@@ -237,6 +237,7 @@ impl Soak {
 
     /// What is left of its memory when the server has given back what it can, a while after the last allocation has ended:
     /// when it has not become less for some time.
+    #[expect(clippy::disallowed_methods, reason = "the condition is that nothing changes any more")]
     fn memory_left(&self) -> u64 {
         let mut least = u64::MAX;
         let mut quiet = Deadline::after(SETTLED);
