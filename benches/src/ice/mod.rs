@@ -3,9 +3,11 @@
 //! 1. [`scene`]: two hosts, and what each is told of the other: one candidate that lives, and some that do not.
 //! 2. [`agent`] says what a side is; [`ours`], and with the feature `peers` `is` and `rice`, are sides.
 //! 3. [`simulated`]: two of a kind in a network of virtual time. [`loopback`]: two of a kind with real sockets.
-//! 4. [`observed`] counts what they send; [`outcome`] sums up.
+//! 4. [`crowd`]: what one of 10,000 costs.
+//! 5. [`observed`] counts what they send; [`outcome`] sums up.
 
 mod agent;
+mod crowd;
 #[cfg(feature = "peers")]
 mod is;
 mod loopback;
@@ -22,6 +24,7 @@ use serde::Serialize;
 use crate::BenchError;
 use crate::relay::print_json;
 use agent::Kind;
+use crowd::Cost;
 use outcome::Summary;
 use scene::{Dead, Scene, Told};
 
@@ -44,7 +47,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Told::AtOnce, Told::Trickled])]
     told: Vec<Told>,
     /// Where.
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Over::Virtual, Over::Loopback])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Over::Virtual, Over::Loopback, Over::Crowd])]
     over: Vec<Over>,
     /// Runs of each scene in virtual time, each with a seed of its own.
     #[arg(long, default_value_t = 200)]
@@ -52,6 +55,9 @@ pub(crate) struct Options {
     /// Runs of each scene on loopback, which take as long as they take.
     #[arg(long, default_value_t = 11)]
     rounds: u64,
+    /// How many agents are in the crowd.
+    #[arg(long, default_value_t = 10_000)]
+    crowd: usize,
     /// Print one JSON line for each figure instead of a table.
     #[arg(long)]
     json: bool,
@@ -64,6 +70,8 @@ enum Over {
     Virtual,
     /// The loopback interface, without delay or loss, for agents with sockets of their own.
     Loopback,
+    /// Many sans-IO agents in one process: heap and CPU time instead of connect time.
+    Crowd,
 }
 
 /// The implementations that run in virtual time.
@@ -88,12 +96,23 @@ struct Figure {
     summary: Summary,
 }
 
+/// One line about a crowd.
+#[derive(Debug, Serialize)]
+struct CrowdFigure {
+    agent: &'static str,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
 pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     if options.over.contains(&Over::Virtual) {
         in_virtual_time(options)?;
     }
     if options.over.contains(&Over::Loopback) {
         on_loopback(options)?;
+    }
+    if options.over.contains(&Over::Crowd) {
+        in_a_crowd(options)?;
     }
     Ok(())
 }
@@ -125,6 +144,33 @@ fn on_loopback(options: &Options) -> Result<(), BenchError> {
             let outcomes = (0..options.rounds).map(|seed| loopback::run(kind, &scene, seed));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
             print(kind.name(), &scene, Summary::of(&outcomes), options.json)?;
+        }
+    }
+    Ok(())
+}
+
+fn in_a_crowd(options: &Options) -> Result<(), BenchError> {
+    if !options.json {
+        println!("{} agents in one process; each:", options.crowd);
+        println!(
+            "{:<11}{:>12}{:>13}{:>15}{:>18}{:>18}",
+            "agent", "heap bytes", "allocations", "connecting, µs", "idle, µs/minute", "packets/minute"
+        );
+    }
+    for kind in KINDS {
+        let cost = crowd::measure(*kind, options.crowd)?;
+        if options.json {
+            print_json(&CrowdFigure { agent: kind.name, cost })?;
+        } else {
+            println!(
+                "{:<11}{:>12.0}{:>13.1}{:>15.0}{:>18.0}{:>18.1}",
+                kind.name,
+                cost.heap_bytes,
+                cost.allocations,
+                cost.connect_us,
+                cost.idle_us_per_minute,
+                cost.idle_packets_per_minute
+            );
         }
     }
     Ok(())
