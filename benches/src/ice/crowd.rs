@@ -1,7 +1,7 @@
 //! What an agent costs among many in one process: heap, and CPU time for connecting and for a minute of idling.
 //!
-//! Agents of one kind in pairs, over a network without delay and in virtual time. Every pair connects among five dead
-//! candidates; then nothing is sent but what keeps the pairs alive.
+//! Agents of one kind in pairs, over a network without delay and in virtual time. They connect among dead candidates, if
+//! there are some; then nothing is sent but what keeps the pairs alive.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,8 +17,6 @@ use super::scene::{Dead, Hosts, Scene, Told};
 use crate::network::run_time;
 use crate::{BenchError, now};
 
-const SCENE: Scene =
-    Scene { dead: Dead::Private, count: 5, delay: Duration::ZERO, loss: 0.0, told: Told::AtOnce };
 /// Checks of pairs that lead nowhere are over by then.
 const SETTLED: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(60);
@@ -28,6 +26,8 @@ const TICK: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Cost {
     pub(super) agents: usize,
+    /// Dead candidates that each is told.
+    pub(super) dead: u8,
     /// Heap once everything has settled: bytes asked of the allocator, and how many allocations.
     pub(super) heap_bytes: f64,
     pub(super) allocations: f64,
@@ -41,15 +41,15 @@ struct Couple {
     sent: u64,
 }
 
-/// Measures so many agents of one kind.
-pub(super) fn measure(kind: Kind, agents: usize) -> Result<Cost, BenchError> {
+/// Measures so many agents of one kind, with so many dead candidates.
+pub(super) fn measure(kind: Kind, agents: usize, dead: u8) -> Result<Cost, BenchError> {
     let mut rng = StdRng::seed_from_u64(1);
     let start = now();
     let mut couples = Vec::with_capacity(agents / 2);
     let before = cpu();
     let heap = allocation_counter::measure(|| {
         for _ in 0..agents / 2 {
-            couples.push(Couple::new(kind, start, &mut rng));
+            couples.push(Couple::new(kind, dead, start, &mut rng));
         }
         couples.iter_mut().for_each(|couple| couple.run(start, start + SETTLED));
     });
@@ -66,6 +66,7 @@ pub(super) fn measure(kind: Kind, agents: usize) -> Result<Cost, BenchError> {
     let each = |sum: f64| sum / (2 * couples.len()) as f64;
     Ok(Cost {
         agents,
+        dead,
         heap_bytes: each(heap.bytes_current as f64),
         allocations: each(heap.count_current as f64),
         connect_us: each((connected - before) as f64 / 1000.0),
@@ -94,7 +95,9 @@ fn idle(couples: &mut [Couple], from: Instant, until: Instant) {
 }
 
 impl Couple {
-    fn new(kind: Kind, now: Instant, rng: &mut StdRng) -> Couple {
+    fn new(kind: Kind, count: u8, now: Instant, rng: &mut StdRng) -> Couple {
+        let told = Told::AtOnce;
+        let scene = Scene { dead: Dead::Private, count, delay: Duration::ZERO, loss: 0.0, told };
         let Hosts { a, b } = Hosts::LAN;
         let mut make = |address, controlling| {
             (kind.make)(&Start { controlling, address, now, seed: rng.random(), trickle: false })
@@ -103,7 +106,7 @@ impl Couple {
         let credentials = [agents[1].credentials(), agents[0].credentials()];
         for ((agent, peer), address) in agents.iter_mut().zip(credentials).zip([b, a]) {
             agent.set_remote_credentials(now, &peer);
-            for (_, line) in SCENE.candidates(address, |n| SCENE.dead_in_the_lan(n, 9), rng) {
+            for (_, line) in scene.candidates(address, |n| scene.dead_in_the_lan(n, 9), rng) {
                 agent.add_remote_candidate(now, &line);
             }
             agent.end_of_candidates(now);

@@ -153,17 +153,23 @@ fn in_a_crowd(options: &Options) -> Result<(), BenchError> {
     if !options.json {
         println!("{} agents in one process; each:", options.crowd);
         println!(
-            "{:<11}{:>12}{:>13}{:>15}{:>18}{:>18}",
-            "agent", "heap bytes", "allocations", "connecting, µs", "idle, µs/minute", "packets/minute"
+            "{:<11}{:>5}{:>12}{:>13}{:>15}{:>18}{:>18}",
+            "agent",
+            "dead",
+            "heap bytes",
+            "allocations",
+            "connecting, µs",
+            "idle, µs/minute",
+            "packets/minute"
         );
     }
-    for kind in KINDS {
-        let cost = crowd::measure(*kind, options.crowd)?;
+    for (dead, kind) in [0, 5].into_iter().flat_map(|dead| KINDS.iter().map(move |kind| (dead, kind))) {
+        let cost = crowd::measure(*kind, options.crowd, dead)?;
         if options.json {
             print_json(&CrowdFigure { agent: kind.name, cost })?;
         } else {
             println!(
-                "{:<11}{:>12.0}{:>13.1}{:>15.0}{:>18.0}{:>18.1}",
+                "{:<11}{dead:>5}{:>12.0}{:>13.1}{:>15.0}{:>18.0}{:>18.1}",
                 kind.name,
                 cost.heap_bytes,
                 cost.allocations,

@@ -9,6 +9,7 @@ use thirl_common::wire::TransactionId;
 use super::event::{PathKind, Route};
 use super::pair::{Asked, Group, Pair, PairId, PairState};
 use super::remote::RemoteId;
+use super::sorted::SortedMap;
 use crate::candidate::ComponentId;
 
 /// "a default of 100" (RFC 8445, section 6.1.2.5).
@@ -41,10 +42,11 @@ impl Ordinary {
 
 #[derive(Debug, Default)]
 pub(super) struct CheckList {
-    pairs: BTreeMap<PairId, Pair>,
-    by_way: BTreeMap<(Route, SocketAddr), PairId>,
+    /// In boxes, since a node of the map has room for eleven.
+    pairs: BTreeMap<PairId, Box<Pair>>,
+    by_way: SortedMap<(Route, SocketAddr), PairId>,
     triggered: VecDeque<PairId>,
-    asked: BTreeMap<TransactionId, Asked>,
+    asked: SortedMap<TransactionId, Asked>,
     next: u32,
     /// How many ordinary checks each group has had.
     served: BTreeMap<Group, u32>,
@@ -67,11 +69,11 @@ impl CheckList {
     }
 
     pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
-        self.pairs.get(&id)
+        self.pairs.get(&id).map(AsRef::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, id: PairId) -> Option<&mut Pair> {
-        self.pairs.get_mut(&id)
+        self.pairs.get_mut(&id).map(AsMut::as_mut)
     }
 
     /// The pair whose packets leave by this route to this address. No two pairs share both, so that a server-reflexive
@@ -81,11 +83,11 @@ impl CheckList {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
-        self.pairs.iter().map(|(id, pair)| (*id, pair))
+        self.pairs.iter().map(|(id, pair)| (*id, &**pair))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (PairId, &mut Pair)> {
-        self.pairs.iter_mut().map(|(id, pair)| (*id, pair))
+        self.pairs.iter_mut().map(|(id, pair)| (*id, &mut **pair))
     }
 
     /// Adds a pair, frozen if another of its foundation has yet to be answered. `None` if the list is full of better
@@ -99,12 +101,12 @@ impl CheckList {
         let same = self.pairs.values().filter(|other| other.foundation == pair.foundation);
         let blocked =
             same.clone().any(|other| matches!(other.state, PairState::Waiting | PairState::InProgress));
-        let proven = same.clone().any(Pair::is_valid);
+        let proven = same.clone().any(|other| other.is_valid());
         pair.state = if blocked && !proven { PairState::Frozen } else { PairState::Waiting };
         let id = PairId(self.next);
         self.next += 1;
         self.by_way.insert((pair.route, pair.to), id);
-        self.pairs.insert(id, pair);
+        self.pairs.insert(id, Box::new(pair));
         Some(id)
     }
 
@@ -172,10 +174,10 @@ impl CheckList {
         let best_first = *served % 2 == 1;
         let waiting =
             |pair: &Pair| pair.group == group && pair.state == PairState::Waiting && may_check(pair);
-        let waiting = self.pairs.iter().filter(|(_, pair)| waiting(pair));
-        let key = |(id, pair): &(&PairId, &Pair)| (pair.priority, std::cmp::Reverse(**id));
+        let waiting = self.iter().filter(|(_, pair)| waiting(pair));
+        let key = |(id, pair): &(PairId, &Pair)| (pair.priority, std::cmp::Reverse(*id));
         let chosen = if best_first { waiting.max_by_key(key) } else { waiting.min_by_key(key) };
-        chosen.map(|(id, _)| *id)
+        chosen.map(|(id, _)| id)
     }
 
     fn next_group(&self, may_check: &impl Fn(&Pair) -> bool) -> Option<Group> {
@@ -218,25 +220,26 @@ impl CheckList {
 
     /// How many pairs' checks share the pace (RFC 8445, section 14.3).
     pub(super) fn active(&self) -> u32 {
-        let active = |pair: &&Pair| matches!(pair.state, PairState::Waiting | PairState::InProgress);
-        u32::try_from(self.pairs.values().filter(active).count()).unwrap_or(u32::MAX)
+        let active =
+            |(_, pair): &(PairId, &Pair)| matches!(pair.state, PairState::Waiting | PairState::InProgress);
+        u32::try_from(self.iter().filter(active).count()).unwrap_or(u32::MAX)
     }
 
     /// Whether any pair of a component may yet work.
     pub(super) fn has_open(&self, component: ComponentId) -> bool {
-        let open = |(id, pair): (&PairId, &Pair)| {
-            pair.component == component && (pair.is_open() || self.triggered.contains(id))
+        let open = |(id, pair): (PairId, &Pair)| {
+            pair.component == component && (pair.is_open() || self.triggered.contains(&id))
         };
-        self.pairs.iter().any(open)
+        self.iter().any(open)
     }
 
     /// The best pair of a component that works, direct ones before relayed ones.
     pub(super) fn best_valid(&self, component: ComponentId) -> Option<PairId> {
-        let key = |(id, pair): &(&PairId, &Pair)| {
-            (pair.path == PathKind::Direct, pair.priority, std::cmp::Reverse(**id))
+        let key = |(id, pair): &(PairId, &Pair)| {
+            (pair.path == PathKind::Direct, pair.priority, std::cmp::Reverse(*id))
         };
         let works = |pair: &Pair| pair.component == component && pair.is_valid();
-        self.pairs.iter().filter(|(_, pair)| works(pair)).max_by_key(key).map(|(id, _)| *id)
+        self.iter().filter(|(_, pair)| works(pair)).max_by_key(key).map(|(id, _)| id)
     }
 
     /// Notes what was asked on a pair, and forgets what was asked long ago.
@@ -249,6 +252,14 @@ impl CheckList {
         }
         pair.asked.push_back(transaction);
         self.asked.insert(transaction, asked);
+    }
+
+    /// Nothing that was asked on a pair counts any more.
+    pub(super) fn forget_all_asked(&mut self, id: PairId) {
+        let asked = self.pairs.get_mut(&id).map(|pair| std::mem::take(&mut pair.asked));
+        for transaction in asked.into_iter().flatten() {
+            self.asked.remove(&transaction);
+        }
     }
 
     pub(super) fn asked(&self, transaction: TransactionId) -> Option<Asked> {

@@ -165,7 +165,7 @@ impl Agent {
         let asked = Asked { pair: id, sent: now, role: self.role, nominate };
         self.session.list.note_asked(transaction_id, asked);
         let Some(pair) = self.session.list.get_mut(id) else { return false };
-        pair.check = Some(check);
+        pair.check = Some(Box::new(check));
         if !pair.is_valid() {
             pair.state = PairState::InProgress;
         }
@@ -216,7 +216,10 @@ impl Agent {
         let due = check.transaction.handle_timeout(now);
         match due {
             Due::Nothing => self.timers.set(Timer::Check(id), check.transaction.deadline()),
-            Due::Retransmit if stopped => pair.check = None,
+            Due::Retransmit if stopped => {
+                pair.check = None;
+                self.session.list.forget_all_asked(id);
+            }
             Due::Retransmit => {
                 self.timers.set(Timer::Check(id), check.transaction.deadline());
                 pair.stats.requests_sent += 1;

@@ -300,6 +300,7 @@ impl Agent {
     fn end_gathering(&mut self) {
         if !self.gathering.complete && self.gathering.begun.is_some() {
             self.gathering.complete = true;
+            self.local.candidates.shrink_to_fit();
             self.timers.cancel(Timer::GatheringEnd);
             self.out.events.push_back(Event::GatheringComplete);
         }

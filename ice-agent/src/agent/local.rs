@@ -82,7 +82,8 @@ struct FoundationKey {
 
 #[derive(Debug, Default)]
 pub(super) struct LocalSide {
-    pub(super) sockets: BTreeMap<SocketId, Socket>,
+    /// In boxes, since a node of the map has room for eleven.
+    pub(super) sockets: BTreeMap<SocketId, Box<Socket>>,
     pub(super) candidates: Vec<LocalCandidate>,
     /// Names that the peer is told in place of host addresses.
     pub(super) names: BTreeMap<IpAddr, String>,
@@ -107,18 +108,19 @@ impl LocalSide {
             lost: false,
             mappings: Vec::new(),
         };
-        self.sockets.insert(id, socket);
+        self.sockets.insert(id, Box::new(socket));
         id
     }
 
     /// Better interfaces before worse; among equals IPv6 and IPv4 in turn, IPv6 first (RFC 8421, section 4).
     fn local_preference(&self, component: ComponentId, local: SocketAddr, preference: u8) -> u16 {
-        let alike = |socket: &&Socket| {
+        let alike = |socket: &Socket| {
             socket.component == component
                 && socket.preference == preference
                 && socket.local.is_ipv4() == local.is_ipv4()
         };
-        let before = 2 * self.sockets.values().filter(alike).count() + usize::from(local.is_ipv4());
+        let before =
+            2 * self.sockets.values().filter(|socket| alike(socket)).count() + usize::from(local.is_ipv4());
         u16::from(preference) << 8 | u16::from(255 - u8::try_from(before).unwrap_or(u8::MAX))
     }
 

@@ -34,6 +34,7 @@ mod relay;
 mod remote;
 mod report;
 mod restart;
+mod sorted;
 mod stream;
 
 use std::collections::VecDeque;
@@ -406,7 +407,12 @@ impl Agent {
 
     /// What happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
+        let event = self.out.events.pop_front();
+        if self.out.events.is_empty() {
+            // Events are large and rare.
+            self.out.events = VecDeque::new();
+        }
+        event
     }
 
     /// When [`Agent::handle_timeout`] is due.

@@ -250,7 +250,7 @@ pub(super) struct Pair {
     pub(super) path: PathKind,
     pub(super) group: Group,
     pub(super) state: PairState,
-    pub(super) check: Option<OutgoingCheck>,
+    pub(super) check: Option<Box<OutgoingCheck>>,
     /// Transactions whose answer would still count, the oldest first.
     pub(super) asked: VecDeque<TransactionId>,
     /// Checked although a pair is selected: one of its ends is new.

@@ -263,6 +263,7 @@ impl Agent {
         if let Some(stream) = self.session.streams.get_mut(stream) {
             stream.end_of_candidates = true;
         }
+        self.session.candidates.shrink_to_fit();
         self.evaluate_nomination(now);
         self.pump(now);
     }
