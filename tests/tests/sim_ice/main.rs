@@ -364,7 +364,7 @@ fn dead_candidates_hardly_delay_the_live_one() {
 
 #[test]
 fn what_is_lost_does_not_cost_an_rto() {
-    let mut times: Vec<_> = (0..40).map(|seed| connect_with_loss(seed)).collect();
+    let mut times: Vec<_> = (0..40).map(connect_with_loss).collect();
     times.sort_unstable();
     println!(
         "a tenth lost: median {:?}, nine of ten below {:?}, worst {:?}",

@@ -51,7 +51,11 @@ impl Relay {
     fn client(&self, version: &'static SupportedProtocolVersion) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
-        let config = ClientConfig::builder_with_protocol_versions(&[version])
+        // Named, since crates of the tests bring another one into the build of the whole workspace.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
         let name = ServerName::try_from(NAME).unwrap();

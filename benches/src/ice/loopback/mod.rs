@@ -1,6 +1,6 @@
 //! Two agents of a kind with real sockets on loopback: the delay is what the machine makes it, and nothing is lost.
 //!
-//! [`tap`] lies between them. [`ours`], [`webrtc`] and [`program`] (libnice and aioice) are the agents.
+//! [`tap`] lies between them. [`ours`], `webrtc` and [`program`] (libnice and aioice) are the agents.
 
 mod ours;
 mod program;

@@ -182,10 +182,12 @@ fn a_reader_that_does_not_read_costs_no_more_than_the_bound() {
     });
     let mut poller = Poller::new().unwrap();
     poller.add(&connection, 1, Interest::WRITE).unwrap();
-    let mut events = Vec::new();
+    let (mut events, mut in_vain) = (Vec::new(), 0);
     while !connection.flush().unwrap() {
         poller.wait(Some(Duration::from_secs(10)), &mut events).unwrap();
-        assert!(!events.is_empty(), "room comes as the other side reads");
+        // A signal may end one wait or another.
+        in_vain = if events.is_empty() { in_vain + 1 } else { 0 };
+        assert!(in_vain < 3, "room comes as the other side reads");
     }
     assert!(!connection.wants_write());
     assert_eq!(connection.buffer_memory(), 0);
