@@ -6,6 +6,7 @@
 //! - [`scripted`]: brings two ICE ends together that speak JSON lines.
 //! - [`harness`]: builds and runs our programs, waits for what they print, and says why a test could not run.
 //! - [`sim`]: a simulated network in virtual time, with the real cores at its ends.
+//! - [`reach`]: pairs of network situations, and whether peers in them connect, on both of these instruments.
 //! - [`fuzz`]: the bodies of the fuzz targets.
 //!
 //! The tests themselves are `tests/tests/*.rs`; each file is one suite and one row in the table of `cargo xtask test`.
@@ -15,5 +16,6 @@ pub mod fuzz;
 pub mod harness;
 pub mod judge;
 pub mod natlab;
+pub mod reach;
 pub mod scripted;
 pub mod sim;

@@ -1,0 +1,16 @@
+//! Reach: every pair of network situations, and whether two peers in them connect, by which path, and how fast.
+//!
+//! The same situations exist on two instruments: the simulated network ([`sim`](crate::sim)), thousands of runs a minute in
+//! virtual time, and the kernel lab ([`natlab`](crate::natlab)), real programs on real kernels, which is the judge of both.
+//!
+//! 1. [`situation`](Situation): what the network of a peer does, and the [`Pair`]s of them.
+//! 2. [`expectation`](Expectation): the best path that can exist, and what is required of the runs of a pair.
+//! 3. [`outcome`](Outcome): what one run came to.
+
+mod expectation;
+mod outcome;
+mod situation;
+
+pub use expectation::Expectation;
+pub use outcome::{Mode, Outcome, Path};
+pub use situation::{Pair, Shared, Situation};

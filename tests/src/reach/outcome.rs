@@ -1,0 +1,99 @@
+//! What one run of a pair came to.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thirl_common::net::Transport;
+use thirl_ice_agent::agent::PathKind;
+
+/// What the agents of a run may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Mode {
+    /// All that they can.
+    Thirl,
+    /// What standard ICE does: the hard-NAT parts are off.
+    Standard,
+}
+
+impl Mode {
+    /// For the matrix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Thirl => "thirl",
+            Self::Standard => "standard",
+        }
+    }
+}
+
+/// The way that data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Path {
+    /// From peer to peer in UDP datagrams.
+    Direct,
+    /// From peer to peer over a TCP connection.
+    DirectTcp,
+    /// Through a relay, on one side or both.
+    Relayed,
+}
+
+impl Path {
+    /// What a selected pair is; `transport` carries the packets of its local candidate.
+    pub fn of(kind: PathKind, transport: Transport) -> Self {
+        match (kind, transport) {
+            (PathKind::Relayed, _) => Self::Relayed,
+            (PathKind::Direct, Transport::Udp) => Self::Direct,
+            (PathKind::Direct, _) => Self::DirectTcp,
+        }
+    }
+
+    /// Whether no relay is in it.
+    pub fn is_direct(self) -> bool {
+        self != Self::Relayed
+    }
+
+    /// For the matrix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::DirectTcp => "direct TCP",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What one run came to. Times count from when the second of the two agents was told its peer's description.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The way that data went at the end, the worse one if the sides differ. `None`: it never flowed both ways.
+    pub path: Option<Path>,
+    /// When each side had received a first datagram from the other.
+    pub first_data: Option<Duration>,
+    /// When both sides had selected a direct pair for the first time, and it was the path to the end.
+    pub direct: Option<Duration>,
+    /// Datagrams, of both sides, that were sent after `first_data` and never came, while each sent one every 20 ms until
+    /// the run ended. What was on its way when the run ended does not count.
+    pub lost: u64,
+    /// So many were sent in that time.
+    pub sent: u64,
+    /// What the agents said of themselves, where the run came to less than was expected.
+    pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether data flowed both ways.
+    pub fn connected(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether it did so without a relay in the end.
+    pub fn is_direct(&self) -> bool {
+        self.path.is_some_and(Path::is_direct)
+    }
+}
