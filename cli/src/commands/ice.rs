@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
-use thirl_ice_agent::agent::{PathKind, Role};
+use thirl_ice_agent::agent::{HardNats, PathKind, Role};
 use thirl_ice_agent::driver::{Description, IceAgent, Path};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Which candidates may be used.
     #[arg(long, value_enum, default_value_t = PolicyArgument::All)]
     policy: PolicyArgument,
+    /// Do no more for hard NATs than standard ICE: no port prediction, no birthday probing, no optimistic candidates.
+    #[arg(long)]
+    no_hard_nats: bool,
     /// Send so many datagrams, each after the echo of the one before, and print {"echoed"}. Without it, echo.
     #[arg(long, value_name = "N", default_value_t = 0)]
     send: u64,
@@ -106,6 +109,9 @@ async fn start(arguments: &Arguments) -> Result<IceAgent, Failure> {
         RoleArgument::Controlled => Role::Controlled,
     };
     let mut builder = IceAgent::builder().role(role).policy(arguments.policy.into());
+    if arguments.no_hard_nats {
+        builder = builder.hard_nats(HardNats::OFF);
+    }
     for uri in &arguments.stun {
         builder = builder.stun(uri.clone());
     }

@@ -139,6 +139,32 @@ impl fmt::Debug for TurnServer {
     }
 }
 
+/// What is done where a NAT's mapping depends on the destination, so that nobody can tell the peer which address its packets
+/// will come from. The peer has to do it too; one that does not is not harmed. `docs/hard-nats.md` has what each costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HardNats {
+    /// Where ports come in sequence, the next ones are told, tried, and looked up anew.
+    pub prediction: bool,
+    /// Where they do not, and the peer's mapping is endpoint-independent: many sockets on this side, many checks on the
+    /// other.
+    pub birthday: bool,
+    /// This host's ports are told at the public address too, in case that the NAT keeps them or somebody forwards them.
+    pub optimistic: bool,
+}
+
+impl HardNats {
+    /// All of it.
+    pub const ALL: HardNats = HardNats { prediction: true, birthday: true, optimistic: true };
+    /// Nothing beyond RFC 8445.
+    pub const OFF: HardNats = HardNats { prediction: false, birthday: false, optimistic: false };
+}
+
+impl Default for HardNats {
+    fn default() -> Self {
+        HardNats::ALL
+    }
+}
+
 /// How fast, and how patient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
@@ -228,6 +254,8 @@ pub struct AgentConfig {
     /// Whether allocations are to be kept when what carried them goes, where the server lets them be moved (RFC 8016). A
     /// server that forbids it costs a round trip.
     pub mobility: bool,
+    /// What is done where a NAT's mapping depends on the destination; all by default.
+    pub hard_nats: HardNats,
     /// How fast, and how patient.
     pub timings: Timings,
 }
@@ -245,6 +273,7 @@ impl AgentConfig {
             policy: Policy::All,
             relayed_families: Families::Both,
             mobility: true,
+            hard_nats: HardNats::ALL,
             filter: CandidateFilter::default(),
             external_addresses: Vec::new(),
             timings: Timings::default(),

@@ -50,7 +50,7 @@ use thirl_common::wire::TransactionId;
 use crate::candidate::ComponentId;
 
 pub use config::{
-    AgentConfig, Capabilities, Credentials, CredentialsError, Policy, Role, Timings, TurnServer,
+    AgentConfig, Capabilities, Credentials, CredentialsError, HardNats, Policy, Role, Timings, TurnServer,
 };
 pub use event::{
     Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,

@@ -20,7 +20,8 @@ use super::trust::Trust;
 use super::watch::{self, Host, HostAddresses};
 use super::{mappings, now, task};
 use crate::agent::{
-    Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, Policy, Role, Timings, TurnServer,
+    Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, HardNats, Policy, Role, Timings,
+    TurnServer,
 };
 use crate::candidate::Candidate;
 use crate::mux::UfragTaken;
@@ -54,7 +55,7 @@ pub enum StartError {
 /// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
 ///    [`networks`](Builder::networks), [`addresses`](Builder::addresses) or [`mux`](Builder::mux),
 ///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns);
-/// 4. if wanted, [`timings`](Builder::timings), [`credentials`](Builder::credentials);
+/// 4. if wanted, [`hard_nats`](Builder::hard_nats), [`timings`](Builder::timings), [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
 #[derive(Debug)]
@@ -172,6 +173,13 @@ impl Builder {
     #[must_use]
     pub fn mobility(mut self, mobility: bool) -> Self {
         self.config.mobility = mobility;
+        self
+    }
+
+    /// What is done where a NAT's mapping depends on the destination: all of it, unless this says otherwise.
+    #[must_use]
+    pub fn hard_nats(mut self, hard_nats: HardNats) -> Self {
+        self.config.hard_nats = hard_nats;
         self
     }
 
