@@ -10,9 +10,7 @@ use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 use super::config::Role;
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId};
-use super::pair::{
-    Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats, can_reach,
-};
+use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats};
 use super::remote::RemoteId;
 use super::{Agent, Timer, message};
 use crate::candidate::{CandidateKind, pair_priority, priority};
@@ -36,7 +34,7 @@ impl Agent {
         origin: PairOrigin,
     ) -> Option<PairId> {
         let theirs = self.session.get(remote)?;
-        let (component, to) = (theirs.candidate.component, theirs.address);
+        let (component, to) = (theirs.candidate.component, self.host_towards(route, theirs.address));
         if let Some(known) = self.session.list.find(route, to) {
             return Some(known);
         }
@@ -47,7 +45,7 @@ impl Agent {
             return None;
         }
         let reachable = match route {
-            Route::Socket(_) => can_reach(base.ip(), to.ip()),
+            Route::Socket(id) => self.local.sockets.get(&id).is_some_and(|socket| socket.reaches(to.ip())),
             Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
         };
         if !reachable {
@@ -73,19 +71,20 @@ impl Agent {
 
     fn new_pair(&self, local: LocalId, remote: RemoteId) -> Option<Pair> {
         let (ours, theirs) = (self.local.get(local)?, self.session.get(remote)?);
-        let path = self.path_kind(ours.route, theirs.candidate.kind, theirs.address);
+        let to = self.host_towards(ours.route, theirs.address);
+        let path = self.path_kind(ours.route, theirs.candidate.kind, to);
         Some(Pair {
             component: ours.candidate.component,
             local,
             remote,
             route: ours.route,
-            to: theirs.address,
+            to,
             foundation: (ours.candidate.foundation.clone(), theirs.candidate.foundation.clone()),
             priority: self.priority_of(ours.candidate.priority, theirs.candidate.priority),
             path,
             group: Group {
-                likelihood: Likelihood::of(ours.address.ip(), theirs.address.ip(), path),
-                ipv4: theirs.address.is_ipv4(),
+                likelihood: Likelihood::of(ours.address.ip(), to.ip(), path),
+                ipv4: to.is_ipv4(),
                 local: ours.candidate.kind,
                 remote: theirs.candidate.kind,
                 component: ours.candidate.component,

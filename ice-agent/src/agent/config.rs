@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde::Serialize;
-use thirl_common::net::Transport;
+use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::uri::Host;
 
 use crate::turn::Families;
@@ -249,6 +249,9 @@ pub struct AgentConfig {
     pub filter: CandidateFilter,
     /// How this host's addresses are known outside, if it stands behind a 1:1 NAT.
     pub external_addresses: Vec<ExternalAddress>,
+    /// Under what the network's NAT64 lets IPv6 hosts reach IPv4 ones, if it has one: see
+    /// [`Agent::set_nat64`](super::Agent::set_nat64). For hosts that have no IPv4 of their own.
+    pub nat64: Option<Nat64Prefix>,
     /// Of which families relayed candidates are wanted; [`Families::Both`] by default.
     pub relayed_families: Families,
     /// Whether allocations are to be kept when what carried them goes, where the server lets them be moved (RFC 8016). A
@@ -276,6 +279,7 @@ impl AgentConfig {
             hard_nats: HardNats::ALL,
             filter: CandidateFilter::default(),
             external_addresses: Vec::new(),
+            nat64: None,
             timings: Timings::default(),
         }
     }

@@ -44,7 +44,7 @@ pub enum Via {
 pub struct Transmit {
     /// By what.
     pub via: Via,
-    /// Where to. For a stream it is the other end.
+    /// Where to, as the network knows it: an IPv4 host behind a NAT64 by its IPv6 address. For a stream it is the other end.
     pub to: SocketAddr,
     /// One datagram, or what to append to the stream.
     pub payload: Vec<u8>,
@@ -58,7 +58,7 @@ pub enum Action {
     Connect {
         /// What to call it.
         stream: StreamId,
-        /// Where to.
+        /// Where to. A host without IPv4 of its own may reach an IPv4 address through a NAT64.
         server: SocketAddr,
         /// What a certificate has to bear.
         host: Host,

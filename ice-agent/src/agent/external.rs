@@ -85,7 +85,7 @@ impl Agent {
 
     fn add_external(&mut self, now: Instant, id: SocketId, external: SocketAddr) {
         let Some(socket) = self.local.sockets.get(&id).filter(|socket| !socket.lost) else { return };
-        if external.is_ipv4() != socket.local.is_ipv4() {
+        if !socket.can_be_known_as(external) {
             return;
         }
         let found = Found {

@@ -12,8 +12,8 @@ use super::event::{Event, RelayId, Route, SocketId, State, StreamId, Via};
 use super::local::Found;
 use super::message;
 use super::relay::Relay;
-use super::{Agent, Timer};
-use crate::candidate::{CandidateKind, ComponentId};
+use super::{Agent, Timer, TurnServer};
+use crate::candidate::CandidateKind;
 
 /// For each TURN server and family, so many sockets of a component make an allocation: the best ones.
 const SOCKETS_PER_TURN_SERVER: usize = 2;
@@ -64,6 +64,29 @@ impl Gathering {
     /// Whether some server may still answer.
     pub(super) fn is_busy(&self) -> bool {
         !self.queue.is_empty() || !self.requests.is_empty() || self.relays.values().any(Relay::is_pending)
+    }
+
+    /// The servers of a socket have other addresses, by which they are known from now on.
+    pub(super) fn rename_servers(&mut self, id: SocketId, named: impl Fn(SocketAddr) -> SocketAddr) {
+        for task in &mut self.queue {
+            if let Task::Binding { socket, server } = task
+                && *socket == id
+            {
+                *server = named(*server);
+            }
+        }
+        for request in self.requests.values_mut().filter(|request| request.socket == id) {
+            request.server = named(request.server);
+        }
+        for relay in self.relays.values_mut().filter(|relay| relay.carrier == Via::Socket(id)) {
+            relay.server.address = named(relay.server.address);
+        }
+        let renamed = std::mem::take(&mut self.relay_by_server).into_iter();
+        self.relay_by_server = renamed
+            .map(|((socket, server), relay)| {
+                ((socket, if socket == id { named(server) } else { server }), relay)
+            })
+            .collect();
     }
 }
 
@@ -116,27 +139,37 @@ impl Agent {
         };
         self.add_local_candidate(now, &host);
         self.add_external_addresses(now, id);
-        self.queue_allocations(id, component, local);
+        self.ask_servers(id, |_| true);
+    }
+
+    /// Asks those servers that a socket reaches, of which `wanted` says so.
+    pub(super) fn ask_servers(&mut self, id: SocketId, wanted: impl Fn(&SocketAddr) -> bool) {
+        self.queue_allocations(id, &wanted);
         for server in self.config.stun.clone() {
+            let Some(socket) = self.local.sockets.get(&id) else { return };
+            let server = socket.host_at(server);
             let covered = self.gathering.relay_by_server.contains_key(&(id, server));
-            if server.is_ipv4() == local.is_ipv4() && !covered {
+            if socket.reaches(server.ip()) && !covered && wanted(&server) {
                 self.queue_binding(id, server);
             }
         }
     }
 
-    fn queue_allocations(&mut self, id: SocketId, component: ComponentId, local: SocketAddr) {
+    fn queue_allocations(&mut self, id: SocketId, wanted: &impl Fn(&SocketAddr) -> bool) {
         for (index, server) in self.config.turn.clone().into_iter().enumerate() {
-            let address = canonical(server.address);
+            let Some(socket) = self.local.sockets.get(&id) else { return };
+            let (component, shared) = (socket.component, socket.shared);
+            let server = TurnServer { address: socket.host_at(server.address), ..server };
+            let address = server.address;
+            let reached = socket.reaches(address.ip()) && wanted(&address);
             let alike =
                 |socket| self.local.sockets.get(&socket).is_some_and(|other| other.component == component);
             let used = self.gathering.relay_by_server.keys();
             let used = used.filter(|(socket, at)| *at == address && *socket != id && alike(*socket)).count();
             let known = self.gathering.relay_by_server.contains_key(&(id, address));
-            if server.transport != Transport::Udp || address.is_ipv4() != local.is_ipv4() || known {
+            if server.transport != Transport::Udp || !reached || known {
                 continue;
             }
-            let shared = self.local.sockets.get(&id).is_some_and(|socket| socket.shared);
             if used >= SOCKETS_PER_TURN_SERVER || shared {
                 self.queue_binding(id, address);
                 continue;
@@ -244,7 +277,7 @@ impl Agent {
     ) {
         self.local.note_mapping(id, server, mapped);
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        if mapped.is_ipv4() != socket.local.is_ipv4() {
+        if !socket.can_be_known_as(mapped) {
             return;
         }
         let found = Found {

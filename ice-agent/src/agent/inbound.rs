@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use thirl_common::net::canonical;
 use thirl_common::wire::{
     Class, ErrorCode, IceControlled, IceControlling, Message, Method, Nomination, Priority, Protocol,
     UseCandidate, Username, classify,
@@ -31,7 +30,7 @@ impl Agent {
         from: SocketAddr,
         datagram: &'a [u8],
     ) -> Option<Received<'a>> {
-        let from = canonical(from);
+        let from = self.host_at(socket, from);
         if let Some(&relay) = self.gathering.relay_by_server.get(&(socket, from)) {
             let answer = parse(datagram).filter(|message| message.method() == Method::BINDING);
             if answer.is_none() {

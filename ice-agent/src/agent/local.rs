@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use thirl_common::net::canonical;
+use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::event::{Route, SocketId};
 use crate::candidate::{
@@ -30,6 +30,8 @@ pub(super) struct Socket {
     pub(super) preference: u8,
     /// Whether other agents use it as well.
     pub(super) shared: bool,
+    /// Under what it reaches IPv4 hosts, if it is one of IPv6.
+    pub(super) nat64: Option<Nat64Prefix>,
     pub(super) lost: bool,
     pub(super) mappings: Vec<Mapping>,
 }
@@ -96,6 +98,7 @@ impl LocalSide {
         component: ComponentId,
         local: SocketAddr,
         preference: u8,
+        shared: bool,
     ) -> SocketId {
         let id = SocketId(u32::try_from(self.sockets.len()).unwrap_or(u32::MAX));
         let local_preference = self.local_preference(component, local, preference);
@@ -104,7 +107,8 @@ impl LocalSide {
             local,
             local_preference,
             preference,
-            shared: false,
+            shared,
+            nat64: None,
             lost: false,
             mappings: Vec::new(),
         };

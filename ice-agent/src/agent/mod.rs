@@ -5,6 +5,7 @@
 //! 1. `config`, `event`: what it is told, and what comes out.
 //! 2. `local`, `gather`, `relay`: sockets become candidates, with the help of STUN and TURN servers. `external`: what else is
 //!    known of addresses outside, and which are told.
+//!    `nat64`: how an IPv6 socket reaches IPv4 hosts.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
@@ -26,6 +27,7 @@ mod lite;
 mod liveness;
 mod local;
 mod message;
+mod nat64;
 mod nomination;
 mod pace;
 mod pair;
@@ -275,21 +277,25 @@ impl Agent {
         local: SocketAddr,
         preference: u8,
     ) -> SocketId {
-        let id = self.local.add_socket(component, local, preference);
-        if self.gathering.begun.is_some() && self.is_running() {
-            self.gather_on(now, id);
-            self.pump(now);
-        }
-        id
+        self.add_socket(now, component, local, preference, false)
     }
 
     /// Adds a UDP socket that other agents use as well ([`crate::mux`]), for the first component. No allocation is made on it:
     /// a TURN server keeps one for each five-tuple (RFC 8656, section 7.2).
     pub fn add_shared_socket(&mut self, now: Instant, local: SocketAddr, preference: u8) -> SocketId {
-        let id = self.local.add_socket(ComponentId::ONE, local, preference);
-        if let Some(socket) = self.local.sockets.get_mut(&id) {
-            socket.shared = true;
-        }
+        self.add_socket(now, ComponentId::ONE, local, preference, true)
+    }
+
+    fn add_socket(
+        &mut self,
+        now: Instant,
+        component: ComponentId,
+        local: SocketAddr,
+        preference: u8,
+        shared: bool,
+    ) -> SocketId {
+        let id = self.local.add_socket(component, local, preference, shared);
+        self.introduce_nat64(id);
         if self.gathering.begun.is_some() && self.is_running() {
             self.gather_on(now, id);
             self.pump(now);
@@ -308,7 +314,8 @@ impl Agent {
 
     /// A datagram could not be sent at all, such as for want of a route. Pairs and servers that need it fail at once.
     pub fn transmit_failed(&mut self, now: Instant, via: Via, to: SocketAddr) {
-        let (Via::Socket(socket), to) = (via, canonical(to)) else { return };
+        let Via::Socket(socket) = via else { return };
+        let to = self.host_at(socket, to);
         self.fail_unreachable_server(now, socket, to);
         if let Some(id) = self.session.list.find(Route::Socket(socket), to)
             && self.session.list.get(id).is_some_and(|pair| !pair.is_valid())
@@ -501,25 +508,6 @@ impl Agent {
                 true
             }
             Route::Relay(relay) => self.send_over_relay(now, relay, to, payload.as_ref()),
-        }
-    }
-
-    fn transmit_from(&mut self, via: Via, to: SocketAddr, payload: Vec<u8>) {
-        let to = match via {
-            Via::Socket(socket) => self.scoped(socket, to),
-            Via::Stream(_) => to,
-        };
-        self.out.transmits.push_back(Transmit { via, to, payload });
-    }
-
-    /// A link-local address means something with the scope of its socket only.
-    fn scoped(&self, socket: SocketId, to: SocketAddr) -> SocketAddr {
-        match (to, self.local.sockets.get(&socket).map(|socket| socket.local)) {
-            (SocketAddr::V6(mut to), Some(SocketAddr::V6(local))) if to.ip().is_unicast_link_local() => {
-                to.set_scope_id(local.scope_id());
-                SocketAddr::V6(to)
-            }
-            _ => to,
         }
     }
 

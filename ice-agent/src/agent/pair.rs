@@ -91,6 +91,10 @@ impl Likelihood {
                     _ => Likelihood::Plausible,
                 }
             }
+            // Through a NAT64.
+            (IpAddr::V6(_), IpAddr::V4(remote)) if realm_v4(u32::from(remote)) == Realm::Global => {
+                Likelihood::Plausible
+            }
             _ => Likelihood::Implausible,
         }
     }
@@ -118,17 +122,6 @@ fn realm_v4(ip: u32) -> Realm {
         [127, ..] => Realm::Loopback,
         _ => Realm::Global,
     }
-}
-
-/// Whether packets can pass from one address to the other at all: families and scopes must be the same.
-pub(super) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
-    let link_local = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    local.is_ipv4() == remote.is_ipv4()
-        && local.is_loopback() == remote.is_loopback()
-        && link_local(local) == link_local(remote)
 }
 
 /// Pairs that take turns with other groups.

@@ -248,7 +248,11 @@ impl Agent {
             relay.replaced = true;
         }
         let Some(server) = self.config.turn.get(index).cloned() else { return };
-        let address = canonical(server.address);
+        let address = match carrier {
+            Via::Socket(socket) => self.host_at(socket, server.address),
+            Via::Stream(_) => canonical(server.address),
+        };
+        let server = TurnServer { address, ..server };
         let free = |socket: SocketId| {
             let lives = self.local.sockets.get(&socket).is_some_and(|socket| !socket.lost);
             let holder = self.gathering.relay_by_server.get(&(socket, address));
