@@ -1,13 +1,14 @@
 //! The check list (RFC 8445, section 6.1.2): which pairs there are, and which is checked next. The lists of all data streams
 //! are one here, since foundations, pace and the limit of pairs are the set's (sections 6.1.2.5, 6.1.2.6 and 6.1.4.2).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use thirl_common::index::Index;
 use thirl_common::wire::TransactionId;
 
 use super::event::{PathKind, Route};
-use super::pair::{Asked, Group, Pair, PairId, PairState};
+use super::pair::{Asked, Foundation, Group, Pair, PairId, PairState};
 use super::remote::RemoteId;
 use super::sorted::SortedMap;
 use crate::candidate::ComponentId;
@@ -42,14 +43,15 @@ impl Ordinary {
 
 #[derive(Debug, Default)]
 pub(super) struct CheckList {
-    /// In boxes, since a node of the map has room for eleven.
-    pairs: BTreeMap<PairId, Box<Pair>>,
-    by_way: SortedMap<(Route, SocketAddr), PairId>,
+    /// In boxes, so that the room that the map has to spare is small.
+    pairs: SortedMap<PairId, Box<Pair>>,
+    /// The numbers of pairs, by the way that their packets take.
+    by_way: Index<foldhash::fast::RandomState>,
     triggered: VecDeque<PairId>,
     asked: SortedMap<TransactionId, Asked>,
     next: u32,
     /// How many ordinary checks each group has had.
-    served: BTreeMap<Group, u32>,
+    served: SortedMap<Group, u32>,
 }
 
 impl CheckList {
@@ -79,7 +81,9 @@ impl CheckList {
     /// The pair whose packets leave by this route to this address. No two pairs share both, so that a server-reflexive
     /// candidate's pair is its base's (RFC 8445, section 6.1.2.4).
     pub(super) fn find(&self, route: Route, to: SocketAddr) -> Option<PairId> {
-        self.by_way.get(&(route, to)).copied()
+        let way = (route, to);
+        let has_it = |id| self.get(PairId::from(id)).is_some_and(|pair| pair.way() == way);
+        self.by_way.get(&way, has_it).map(PairId::from)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
@@ -98,14 +102,16 @@ impl CheckList {
                 self.worst().filter(|(_, worst)| pair.heard || worst.0 || worst.1 < pair.priority)?;
             self.remove(victim.0);
         }
-        let same = self.pairs.values().filter(|other| other.foundation == pair.foundation);
-        let blocked =
-            same.clone().any(|other| matches!(other.state, PairState::Waiting | PairState::InProgress));
-        let proven = same.clone().any(|other| other.is_valid());
-        pair.state = if blocked && !proven { PairState::Frozen } else { PairState::Waiting };
+        let alike = |wanted: &[PairState]| {
+            let mut pairs = self.pairs.values();
+            pairs.any(|other| other.foundation == pair.foundation && wanted.contains(&other.state))
+        };
+        let blocked = alike(&[PairState::Waiting, PairState::InProgress]);
+        pair.state =
+            if blocked && !alike(&[PairState::Succeeded]) { PairState::Frozen } else { PairState::Waiting };
         let id = PairId(self.next);
         self.next += 1;
-        self.by_way.insert((pair.route, pair.to), id);
+        self.by_way.insert(&pair.way(), id.into());
         self.pairs.insert(id, Box::new(pair));
         Some(id)
     }
@@ -121,7 +127,7 @@ impl CheckList {
 
     fn remove(&mut self, id: PairId) {
         if let Some(pair) = self.pairs.remove(&id) {
-            self.by_way.remove(&(pair.route, pair.to));
+            self.by_way.remove(&pair.way(), id.into());
             self.triggered.retain(|queued| *queued != id);
             for transaction in pair.asked {
                 self.asked.remove(&transaction);
@@ -136,7 +142,7 @@ impl CheckList {
 
     /// Forgets the pairs of a remote candidate, all of which have failed.
     pub(super) fn remove_pairs_of(&mut self, remote: RemoteId) {
-        let of_it = self.pairs.iter().filter(|(_, pair)| pair.remote == remote).map(|(id, _)| *id);
+        let of_it = self.iter().filter(|(_, pair)| pair.remote == remote).map(|(id, _)| id);
         for id in of_it.collect::<Vec<_>>() {
             self.remove(id);
         }
@@ -144,7 +150,7 @@ impl CheckList {
 
     /// Puts a pair into the triggered-check queue (RFC 8445, section 6.1.4.1).
     pub(super) fn trigger(&mut self, id: PairId) {
-        if self.pairs.contains_key(&id) && !self.triggered.contains(&id) {
+        if self.get(id).is_some() && !self.triggered.contains(&id) {
             self.triggered.push_back(id);
         }
     }
@@ -169,9 +175,9 @@ impl CheckList {
             self.unfreeze_one(&may_check);
             self.next_group(&may_check)
         })?;
-        let served = self.served.entry(group).or_default();
-        *served += 1;
-        let best_first = *served % 2 == 1;
+        let served = self.served(group) + 1;
+        self.served.insert(group, served);
+        let best_first = served % 2 == 1;
         let waiting =
             |pair: &Pair| pair.group == group && pair.state == PairState::Waiting && may_check(pair);
         let waiting = self.iter().filter(|(_, pair)| waiting(pair));
@@ -181,13 +187,16 @@ impl CheckList {
     }
 
     fn next_group(&self, may_check: &impl Fn(&Pair) -> bool) -> Option<Group> {
-        let turn =
-            |group: &Group| (self.served.get(group).copied().unwrap_or(0) + 1) * group.likelihood.stride();
+        let turn = |group: Group| (self.served(group) + 1) * group.likelihood.stride();
         self.pairs
             .values()
             .filter(|pair| pair.state == PairState::Waiting && may_check(pair))
-            .min_by_key(|pair| (turn(&pair.group), std::cmp::Reverse(pair.priority), pair.group))
+            .min_by_key(|pair| (turn(pair.group), std::cmp::Reverse(pair.priority), pair.group))
             .map(|pair| pair.group)
+    }
+
+    fn served(&self, group: Group) -> u32 {
+        self.served.get(&group).copied().unwrap_or(0)
     }
 
     /// With nothing else to do, thaws the best frozen pair whose foundation is not being tried for the first time.
@@ -197,7 +206,7 @@ impl CheckList {
                 && pair.check.as_ref().is_some_and(|check| check.transaction.transmissions() == 1)
         };
         let tried: Vec<_> =
-            self.pairs.values().filter(|pair| fresh(pair)).map(|pair| pair.foundation.clone()).collect();
+            self.pairs.values().filter(|pair| fresh(pair)).map(|pair| pair.foundation).collect();
         let best = self
             .pairs
             .values_mut()
@@ -210,9 +219,9 @@ impl CheckList {
     }
 
     /// A pair of this foundation works: the others are worth a check (RFC 8445, section 7.2.5.3.3).
-    pub(super) fn unfreeze(&mut self, foundation: &(String, String)) {
+    pub(super) fn unfreeze(&mut self, foundation: Foundation) {
         for pair in self.pairs.values_mut() {
-            if pair.state == PairState::Frozen && pair.foundation == *foundation {
+            if pair.state == PairState::Frozen && pair.foundation == foundation {
                 pair.state = PairState::Waiting;
             }
         }
@@ -245,12 +254,10 @@ impl CheckList {
     /// Notes what was asked on a pair, and forgets what was asked long ago.
     pub(super) fn note_asked(&mut self, transaction: TransactionId, asked: Asked) {
         let Some(pair) = self.pairs.get_mut(&asked.pair) else { return };
-        if pair.asked.len() >= MAX_ASKED
-            && let Some(oldest) = pair.asked.pop_front()
-        {
-            self.asked.remove(&oldest);
+        if pair.asked.len() >= MAX_ASKED {
+            self.asked.remove(&pair.asked.remove(0));
         }
-        pair.asked.push_back(transaction);
+        pair.asked.push(transaction);
         self.asked.insert(transaction, asked);
     }
 

@@ -10,7 +10,7 @@ use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 use super::config::Role;
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId};
-use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, PairStats};
+use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, Stats};
 use super::remote::RemoteId;
 use super::{Agent, Timer, message};
 use crate::candidate::{CandidateKind, pair_priority, priority};
@@ -64,8 +64,8 @@ impl Agent {
 
     /// Pairs a new base with all that is known of the peer.
     pub(super) fn form_pairs_on(&mut self, now: Instant, route: Route) {
-        for remote in 0..self.session.candidates.len() {
-            self.form_pair(now, route, RemoteId(remote), PairOrigin::Candidates);
+        for remote in self.session.ids() {
+            self.form_pair(now, route, remote, PairOrigin::Candidates);
         }
     }
 
@@ -79,7 +79,7 @@ impl Agent {
             remote,
             route: ours.route,
             to,
-            foundation: (ours.candidate.foundation.clone(), theirs.candidate.foundation.clone()),
+            foundation: (self.local.first_alike(local)?, self.session.first_alike(remote)?),
             priority: self.priority_of(ours.candidate.priority, theirs.candidate.priority),
             path,
             group: Group {
@@ -91,7 +91,7 @@ impl Agent {
             },
             state: PairState::Frozen,
             check: None,
-            asked: std::collections::VecDeque::new(),
+            asked: Vec::new(),
             wanted: false,
             nominate: false,
             nominated_by_peer: false,
@@ -99,7 +99,7 @@ impl Agent {
             heard: false,
             mapped: None,
             failure: None,
-            stats: PairStats::default(),
+            stats: Stats::default(),
         })
     }
 
@@ -149,8 +149,7 @@ impl Agent {
         let Some(pair) = self.session.list.get(id).filter(|_| !self.config.lite) else { return false };
         let nominate = pair.nominate && self.role == Role::Controlling;
         let repeats = pair.check.as_ref().map_or(0, |check| check.repeats.saturating_add(1));
-        let repeat_at = (pair.heard && repeats < MAX_REPEATS)
-            .then(|| now + repeat_after(pair.stats.current_round_trip_time));
+        let repeat_at = (pair.heard && repeats < MAX_REPEATS).then(|| now + repeat_after(pair.stats.rtt()));
         self.nominations += u32::from(nominate);
         let Some((transaction_id, bytes)) = self.write_check(id, nominate) else { return false };
         // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
@@ -243,7 +242,7 @@ impl Agent {
         pair.state = PairState::Failed;
         pair.check = None;
         pair.nominate = false;
-        pair.failure = Some(why.to_owned());
+        pair.failure = Some(why.into());
         if let Some(path) = self.session.streams.path_mut(component) {
             path.nominating = path.nominating.filter(|nominating| *nominating != id);
         }
@@ -323,7 +322,7 @@ impl Agent {
         let Some(pair) = self.session.list.get_mut(id) else { return };
         let moved = pair.mapped.is_some() && pair.mapped != mapped;
         let wanted = std::mem::take(&mut pair.wanted);
-        pair.stats.responses_received += 1;
+        pair.stats.rest().responses_received += 1;
         pair.heard = true;
         pair.mapped = mapped;
         let (component, way) = (pair.component, (pair.route, pair.to.ip()));
@@ -331,15 +330,15 @@ impl Agent {
         pair.state = PairState::Succeeded;
         let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
         if current.is_none_or(|check| check.transaction.transmissions() == 1) {
-            pair.stats.round_trip(now.saturating_duration_since(asked.sent));
+            pair.stats.rest().round_trip(now.saturating_duration_since(asked.sent));
         }
         // A nomination is only over when it is answered itself.
         if asked.nominate || !pair.nominate {
             pair.check = None;
             self.timers.cancel(Timer::Check(id));
         }
-        let (foundation, by_peer) = (pair.foundation.clone(), pair.nominated_by_peer);
-        self.session.list.unfreeze(&foundation);
+        let (foundation, by_peer) = (pair.foundation, pair.nominated_by_peer);
+        self.session.list.unfreeze(foundation);
         self.session.asymmetric.remove(&way);
         self.pick_current(component);
         self.refresh_consent(now, component, id);

@@ -87,7 +87,7 @@ impl Agent {
         let list = &mut self.session_with_mut(id).list;
         list.note_asked(transaction, asked);
         let Some(pair) = list.get_mut(id) else { return };
-        pair.stats.consent_requests_sent += 1;
+        pair.stats.rest().consent_requests_sent += 1;
         let (route, to) = (pair.route, pair.to);
         if let Some(known) = self.session.streams.component_mut(component) {
             known.liveness.asks(now);
@@ -137,9 +137,7 @@ impl Agent {
     }
 
     pub(super) fn handle_silence(&mut self, now: Instant, component: ComponentId) {
-        let rtt = self
-            .carrier(component)
-            .and_then(|id| self.session_with(id).list.get(id)?.stats.current_round_trip_time);
+        let rtt = self.carrier(component).and_then(|id| self.session_with(id).list.get(id)?.stats.rtt());
         let Some(known) = self.session.streams.component_mut(component) else { return };
         match known.liveness.handle_timeout(now, rtt.unwrap_or_default(), &self.config.timings) {
             Due::Nothing => {}

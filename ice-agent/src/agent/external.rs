@@ -84,7 +84,7 @@ impl Agent {
     }
 
     fn add_external(&mut self, now: Instant, id: SocketId, external: SocketAddr) {
-        let Some(socket) = self.local.sockets.get(&id).filter(|socket| !socket.lost) else { return };
+        let Some(socket) = self.local.sockets.get(&id) else { return };
         if !socket.can_be_known_as(external) {
             return;
         }

@@ -99,8 +99,7 @@ impl Agent {
         self.gathering.begun = Some(now);
         self.timers.set(Timer::GatheringEnd, now + self.config.timings.gathering);
         self.timers.set(Timer::Keepalive, now + self.config.timings.keepalive);
-        let live = self.local.sockets.iter().filter(|(_, socket)| !socket.lost).map(|(id, _)| *id);
-        for socket in live.collect::<Vec<_>>() {
+        for socket in self.local.sockets.keys().copied().collect::<Vec<_>>() {
             self.gather_on(now, socket);
         }
         self.connect_relays(now);
@@ -117,7 +116,7 @@ impl Agent {
         gathering.complete = false;
         gathering.relay_by_server.clear();
         gathering.relays.values_mut().for_each(Relay::retire);
-        for local in &mut self.local.candidates {
+        for local in self.local.candidates.values_mut() {
             local.lost |= matches!(local.route, Route::Relay(_));
         }
         self.gather(now);
@@ -186,7 +185,7 @@ impl Agent {
 
     pub(super) fn queue_binding(&mut self, socket: SocketId, server: SocketAddr) {
         let task = Task::Binding { socket, server: canonical(server) };
-        if !self.gathering.queue.contains(&task) {
+        if self.local.sockets.get(&socket).is_some() && !self.gathering.queue.contains(&task) {
             self.gathering.queue.push_back(task);
         }
     }
@@ -209,6 +208,21 @@ impl Agent {
                 true
             }
         }
+    }
+
+    /// The socket is gone: nothing is asked from it any more, and what servers said of it is of no interest.
+    pub(super) fn stop_gathering_on(&mut self, id: SocketId) {
+        let Gathering { queue, requests, outcomes, .. } = &mut self.gathering;
+        queue.retain(|task| !matches!(task, Task::Binding { socket, .. } if *socket == id));
+        outcomes.retain(|outcome| outcome.socket != Some(id));
+        let timers = &mut self.timers;
+        requests.retain(|transaction, request| {
+            let stays = request.socket != id;
+            if !stays {
+                timers.cancel(Timer::Binding(*transaction));
+            }
+            stays
+        });
     }
 
     pub(super) fn handle_binding_timeout(&mut self, now: Instant, id: TransactionId) {
@@ -374,9 +388,11 @@ impl Agent {
         let targets: Vec<_> = self
             .local
             .candidates
-            .iter()
+            .values()
             .filter_map(|local| match local.route {
-                Route::Socket(id) if local.candidate.kind == CandidateKind::ServerReflexive => {
+                Route::Socket(id)
+                    if local.candidate.kind == CandidateKind::ServerReflexive && !local.lost =>
+                {
                     Some((id, local.server?))
                 }
                 _ => None,

@@ -71,7 +71,7 @@ impl Agent {
             return None;
         };
         let pair = self.session_with_mut(id).list.get_mut(id)?;
-        pair.stats.received(data.len());
+        pair.stats.rest().received(data.len());
         let (component, path) = (pair.component, pair.path);
         self.note_heard(now, component, id, true);
         Some(Received { component, data, from, path })
@@ -248,8 +248,9 @@ impl Agent {
         let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.heard = true;
         pair.nomination = claim.nomination.max(pair.nomination);
-        pair.stats.requests_received += 1;
-        pair.stats.responses_sent += 1;
+        let stats = pair.stats.rest();
+        stats.requests_received += 1;
+        stats.responses_sent += 1;
         let (valid, component) = (pair.is_valid(), pair.component);
         self.note_heard(now, component, id, false);
         if self.config.lite {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::event::{Route, SocketId};
+use super::sorted::SortedMap;
 use crate::candidate::{
     Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, priority,
 };
@@ -13,9 +14,9 @@ use crate::candidate::{
 /// More mappings of one socket tell nothing new.
 const MAX_MAPPINGS: usize = 16;
 
-/// The index of a local candidate. Local candidates are never taken off their list.
+/// A local candidate's name, in the order in which they were had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct LocalId(pub(super) usize);
+pub(super) struct LocalId(u32);
 
 /// A UDP socket, which is a base (RFC 8445, section 4).
 #[derive(Debug)]
@@ -26,13 +27,10 @@ pub(super) struct Socket {
     pub(super) local: SocketAddr,
     /// The local preference of the candidates on it (RFC 8445, section 5.1.2.1).
     pub(super) local_preference: u16,
-    /// How the driver ranks its interface.
-    pub(super) preference: u8,
     /// Whether other agents use it as well.
     pub(super) shared: bool,
     /// Under what it reaches IPv4 hosts, if it is one of IPv6.
     pub(super) nat64: Option<Nat64Prefix>,
-    pub(super) lost: bool,
     pub(super) mappings: Vec<Mapping>,
 }
 
@@ -57,7 +55,7 @@ pub(super) struct LocalCandidate {
     pub(super) server: Option<SocketAddr>,
     /// Whether the peer is told.
     pub(super) signalled: bool,
-    /// Whether what it stands on is gone.
+    /// Whether what it stands on is gone, so that it is only there for the pairs that were made with it.
     pub(super) lost: bool,
 }
 
@@ -74,22 +72,14 @@ pub(super) struct Found {
     pub(super) server: Option<SocketAddr>,
 }
 
-/// What makes two candidates' foundations equal (RFC 8445, section 5.1.1.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct FoundationKey {
-    kind: CandidateKind,
-    base: IpAddr,
-    server: Option<SocketAddr>,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct LocalSide {
-    /// In boxes, since a node of the map has room for eleven.
-    pub(super) sockets: BTreeMap<SocketId, Box<Socket>>,
-    pub(super) candidates: Vec<LocalCandidate>,
+    pub(super) sockets: SortedMap<SocketId, Box<Socket>>,
+    sockets_made: u32,
+    pub(super) candidates: SortedMap<LocalId, LocalCandidate>,
+    candidates_made: u32,
     /// Names that the peer is told in place of host addresses.
     pub(super) names: BTreeMap<IpAddr, String>,
-    foundations: Vec<FoundationKey>,
 }
 
 impl LocalSide {
@@ -100,36 +90,27 @@ impl LocalSide {
         preference: u8,
         shared: bool,
     ) -> SocketId {
-        let id = SocketId(u32::try_from(self.sockets.len()).unwrap_or(u32::MAX));
+        let id = SocketId(self.sockets_made);
+        self.sockets_made += 1;
         let local_preference = self.local_preference(component, local, preference);
-        let socket = Socket {
-            component,
-            local,
-            local_preference,
-            preference,
-            shared,
-            nat64: None,
-            lost: false,
-            mappings: Vec::new(),
-        };
+        let socket = Socket { component, local, local_preference, shared, nat64: None, mappings: Vec::new() };
         self.sockets.insert(id, Box::new(socket));
         id
     }
 
     /// Better interfaces before worse; among equals IPv6 and IPv4 in turn, IPv6 first (RFC 8421, section 4).
     fn local_preference(&self, component: ComponentId, local: SocketAddr, preference: u8) -> u16 {
-        let alike = |socket: &Socket| {
-            socket.component == component
-                && socket.preference == preference
-                && socket.local.is_ipv4() == local.is_ipv4()
+        let of = |rank: u8| u16::from(preference) << 8 | u16::from(rank);
+        let taken = |wanted: u16| {
+            let mut sockets = self.sockets.values();
+            sockets.any(|socket| socket.component == component && socket.local_preference == wanted)
         };
-        let before =
-            2 * self.sockets.values().filter(|socket| alike(socket)).count() + usize::from(local.is_ipv4());
-        u16::from(preference) << 8 | u16::from(255 - u8::try_from(before).unwrap_or(u8::MAX))
+        let best = u8::MAX - u8::from(local.is_ipv4());
+        (0..=best).rev().step_by(2).map(of).find(|wanted| !taken(*wanted)).unwrap_or(of(0))
     }
 
     pub(super) fn get(&self, id: LocalId) -> Option<&LocalCandidate> {
-        self.candidates.get(id.0)
+        self.candidates.get(&id)
     }
 
     /// The candidate that is its own base on this route: what pairs are made of (RFC 8445, section 6.1.2.4).
@@ -139,7 +120,7 @@ impl LocalSide {
                 && !local.lost
                 && matches!(local.candidate.kind, CandidateKind::Host | CandidateKind::Relayed)
         };
-        self.candidates.iter().position(is_base).map(LocalId)
+        self.candidates.iter().find(|(_, local)| is_base(local)).map(|(id, _)| *id)
     }
 
     /// Whose packets a route carries; nobody's if there is no candidate on it.
@@ -149,7 +130,7 @@ impl LocalSide {
 
     /// Whether pairs may be made on this route: the peer is told of something there.
     pub(super) fn is_open(&self, route: Route) -> bool {
-        self.candidates.iter().any(|local| local.route == route && local.signalled && !local.lost)
+        self.candidates.values().any(|local| local.route == route && local.signalled && !local.lost)
     }
 
     pub(super) fn find(&self, route: Route, address: SocketAddr) -> Option<LocalId> {
@@ -157,7 +138,7 @@ impl LocalSide {
             local.address == address || local.candidate.address == CandidateAddress::Ip(address)
         };
         let same = |local: &LocalCandidate| local.route == route && at(local) && !local.lost;
-        self.candidates.iter().position(same).map(LocalId)
+        self.candidates.iter().find(|(_, local)| same(local)).map(|(id, _)| *id)
     }
 
     /// Adds a candidate unless one with the same base and address is there: that would be redundant (RFC 8445, section
@@ -167,9 +148,10 @@ impl LocalSide {
         if address.port() == 0 || address.ip().is_unspecified() || self.find(found.route, address).is_some() {
             return None;
         }
-        let foundation = self.foundation(found);
+        let id = LocalId(self.candidates_made);
+        self.candidates_made += 1;
         let candidate = Candidate {
-            foundation,
+            foundation: self.foundation(found).unwrap_or_else(|| self.candidates_made.to_string()),
             component: found.component,
             transport: CandidateTransport::Udp,
             priority: priority(found.kind, found.local_preference, found.component),
@@ -178,7 +160,7 @@ impl LocalSide {
             related: found.related.map(|related| CandidateAddress::Ip(canonical(related))),
             extensions: Vec::new(),
         };
-        self.candidates.push(LocalCandidate {
+        let local = LocalCandidate {
             candidate,
             address,
             route: found.route,
@@ -186,21 +168,29 @@ impl LocalSide {
             server: found.server,
             signalled: false,
             lost: false,
-        });
-        Some(LocalId(self.candidates.len() - 1))
+        };
+        self.candidates.insert(id, local);
+        Some(id)
     }
 
-    fn foundation(&mut self, found: &Found) -> String {
-        let base = match found.route {
-            Route::Socket(id) => self.sockets.get(&id).map_or(found.address, |socket| socket.local),
-            Route::Relay(_) => found.address,
+    /// The foundation of the candidates with which it has kind, base and server in common, if there are some (RFC 8445,
+    /// section 5.1.1.3).
+    fn foundation(&self, found: &Found) -> Option<String> {
+        let base = |route, address: SocketAddr| match route {
+            Route::Socket(id) => self.sockets.get(&id).map_or(address, |socket| socket.local).ip(),
+            Route::Relay(_) => address.ip(),
         };
-        let key = FoundationKey { kind: found.kind, base: base.ip(), server: found.server };
-        let at = self.foundations.iter().position(|known| *known == key).unwrap_or_else(|| {
-            self.foundations.push(key);
-            self.foundations.len() - 1
-        });
-        (at + 1).to_string()
+        let key = (found.kind, found.server, base(found.route, canonical(found.address)));
+        let alike = |known: &&LocalCandidate| {
+            (known.candidate.kind, known.server, base(known.route, known.address)) == key
+        };
+        self.candidates.values().find(alike).map(|known| known.candidate.foundation.clone())
+    }
+
+    /// The first candidate with the same foundation.
+    pub(super) fn first_alike(&self, id: LocalId) -> Option<LocalId> {
+        let foundation = &self.get(id)?.candidate.foundation;
+        self.candidates.iter().find(|(_, known)| known.candidate.foundation == *foundation).map(|(id, _)| *id)
     }
 
     /// Notes what someone saw of a socket.
@@ -210,6 +200,7 @@ impl LocalSide {
         if let Some(known) = socket.mappings.iter_mut().find(|known| known.seen_by == seen_by) {
             *known = mapping;
         } else if socket.mappings.len() < MAX_MAPPINGS {
+            socket.mappings.reserve_exact(1);
             socket.mappings.push(mapping);
         }
     }
@@ -230,5 +221,64 @@ impl LocalSide {
             }
         }
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::{Agent, AgentConfig, Role};
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any origin will do")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn networks_that_come_and_go_leave_nothing() {
+        let mut now = origin();
+        let stun = vec!["192.0.2.1:3478".parse().unwrap(), "192.0.2.2:3478".parse().unwrap()];
+        let mut agent = Agent::new(AgentConfig { stun, ..AgentConfig::new(Role::Controlling) }, [7; 32]);
+        let first = agent.add_local_socket(now, "10.0.0.1:1000".parse().unwrap(), 255);
+        agent.gather(now);
+        let remote = super::super::Credentials { ufrag: "peer".to_owned(), pwd: "p".repeat(24) };
+        agent.set_remote_credentials(now, remote).unwrap();
+        let told = "candidate:1 1 udp 2130706431 203.0.113.1 2000 typ host";
+        agent.add_remote_candidate(now, Candidate::parse(told).unwrap());
+        let mut old = first;
+        for n in 0..1000u16 {
+            let [high, low] = n.to_be_bytes();
+            let local = SocketAddr::new([10, 1, high, low].into(), 1000);
+            let new = agent.add_local_socket(now, local, 255);
+            assert_ne!(new, old, "names are never used again");
+            agent.local_socket_lost(now, old);
+            old = new;
+            now += Duration::from_millis(500);
+            agent.handle_timeout(now);
+            while agent.poll_transmit().is_some() || agent.poll_event().is_some() {}
+        }
+        assert_eq!(agent.local.sockets.len(), 1);
+        // Pairs that failed are kept for the report, up to the limit of pairs.
+        assert!(agent.local.candidates.len() <= 101, "{}", agent.local.candidates.len());
+        let report = agent.report();
+        assert!(report.servers.len() <= 2, "{:?}", report.servers);
+        assert_eq!(agent.local_candidates().count(), 1);
+    }
+
+    #[test]
+    fn no_two_sockets_have_the_same_preference() {
+        let mut side = LocalSide::default();
+        let add = |side: &mut LocalSide, ip: &str| {
+            side.add_socket(ComponentId::ONE, SocketAddr::new(ip.parse().unwrap(), 1), 200, false)
+        };
+        let ids = ["10.0.0.1", "fd00::1", "10.0.0.2"].map(|ip| add(&mut side, ip));
+        side.sockets.remove(&ids[0]);
+        add(&mut side, "10.0.0.3");
+        add(&mut side, "10.0.0.4");
+        let mut ranks: Vec<_> = side.sockets.values().map(|socket| socket.local_preference & 0xFF).collect();
+        ranks.sort_unstable();
+        assert_eq!(ranks, [250, 252, 254, 255], "IPv6 before IPv4, each its own");
     }
 }

@@ -225,11 +225,8 @@ impl Agent {
 
     /// The candidates that the peer is to be told, so far.
     pub fn local_candidates(&self) -> impl Iterator<Item = &crate::candidate::Candidate> {
-        self.local
-            .candidates
-            .iter()
-            .filter(|local| local.signalled && !local.lost)
-            .map(|local| &local.candidate)
+        let told = self.local.candidates.values().filter(|local| local.signalled && !local.lost);
+        told.map(|local| &local.candidate)
     }
 
     /// All components of all data streams.
@@ -305,10 +302,12 @@ impl Agent {
 
     /// A socket is gone, and with it what stood on it.
     pub fn local_socket_lost(&mut self, now: Instant, id: SocketId) {
-        let Some(socket) = self.local.sockets.get_mut(&id) else { return };
-        socket.lost = true;
+        let Some(socket) = self.local.sockets.remove(&id) else { return };
+        self.stop_gathering_on(id);
         self.route_lost(now, Route::Socket(id));
-        self.relays_lost_with(now, id);
+        self.relays_lost_with(now, id, socket.local.ip());
+        self.forget_lost();
+        self.check_gathering(now);
         self.pump(now);
     }
 
@@ -346,12 +345,12 @@ impl Agent {
         }
         let current = self.carrier(component).filter(|_| self.is_running()).ok_or(SendError::NotConnected)?;
         let pair = self.session_with_mut(current).list.get_mut(current).ok_or(SendError::NotConnected)?;
-        pair.stats.sent(data.len());
+        pair.stats.rest().sent(data.len());
         let (route, to) = (pair.route, pair.to);
         self.note_sent(now, component);
         let sent = self.transmit_on(now, route, to, data);
         if !sent && let Some(pair) = self.session_with_mut(current).list.get_mut(current) {
-            pair.stats.discarded(data.len());
+            pair.stats.rest().discarded(data.len());
         }
         Ok(())
     }
@@ -404,7 +403,12 @@ impl Agent {
 
     /// Bytes to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.out.transmits.pop_front()
+        let transmit = self.out.transmits.pop_front();
+        if transmit.is_none() {
+            // Most agents have nothing to send most of the time.
+            self.out.transmits = VecDeque::new();
+        }
+        transmit
     }
 
     /// What to do with streams.
@@ -442,7 +446,7 @@ impl Agent {
         let id = self.local.add(found)?;
         let was_open = self.local.is_open(found.route);
         let accepted = self.local.get(id).is_some_and(|local| self.accepts(&local.candidate));
-        let local = self.local.candidates.get_mut(id.0)?;
+        let local = self.local.candidates.get_mut(&id)?;
         // Peer-reflexive candidates are not told: the peer has seen them itself (RFC 8445, section 7.2.5.3.1).
         match found.kind {
             CandidateKind::PeerReflexive => {}
@@ -465,17 +469,16 @@ impl Agent {
 
     /// The ways from this host to the network that a component's pairs are made of.
     fn routes(&self, component: ComponentId) -> Vec<Route> {
-        let bases = (0..self.local.candidates.len()).map(LocalId).filter_map(|id| {
-            let local = self.local.get(id).filter(|local| local.candidate.component == component)?;
-            (self.local.base(local.route) == Some(id) && self.local.is_open(local.route))
-                .then_some(local.route)
+        let of_it = self.local.candidates.iter().filter(|(_, local)| local.candidate.component == component);
+        let bases = of_it.filter(|(id, local)| {
+            self.local.base(local.route) == Some(**id) && self.local.is_open(local.route)
         });
-        bases.collect()
+        bases.map(|(_, local)| local.route).collect()
     }
 
     fn route_lost(&mut self, now: Instant, route: Route) {
         let component = self.local.component(route);
-        for local in self.local.candidates.iter_mut().filter(|local| local.route == route) {
+        for local in self.local.candidates.values_mut().filter(|local| local.route == route) {
             local.lost = true;
         }
         let lost: Vec<_> =
@@ -492,6 +495,20 @@ impl Agent {
         }
         self.former_route_lost(route);
         self.consider_failure(now);
+    }
+
+    /// Of what is gone nothing is kept but what pairs were made of, of which there are only so many: an agent does not grow
+    /// with each change of the network.
+    fn forget_lost(&mut self) {
+        let sessions = [Some(&self.session), self.former.as_deref()];
+        let pairs = || sessions.into_iter().flatten().flat_map(|session| session.list.iter());
+        let used = |id| pairs().any(|(_, pair)| pair.local == id || pair.mapped == Some(id));
+        self.local.candidates.retain(|id, local| !local.lost || used(*id));
+        let local = &self.local;
+        self.gathering.relays.retain(|id, relay| {
+            let mut candidates = local.candidates.values();
+            !relay.is_gone() || candidates.any(|local| local.route == Route::Relay(*id))
+        });
     }
 
     /// `false` if an allocation does not take it.

@@ -64,7 +64,7 @@ impl Agent {
     /// what they have, since what they reached they may reach still.
     pub fn set_nat64(&mut self, now: Instant, prefix: Option<Nat64Prefix>) {
         self.config.nat64 = prefix;
-        let sockets = self.local.sockets.iter_mut().filter(|(_, socket)| !socket.lost);
+        let sockets = self.local.sockets.iter_mut();
         let concerned: Vec<_> =
             sockets.filter_map(|(id, socket)| socket.take_nat64(prefix).then_some(*id)).collect();
         for &id in &concerned {
@@ -332,7 +332,7 @@ mod tests {
             let now = Instant::now();
             agent.set_nat64(now, prefix.map(|prefix| prefix.parse().unwrap()));
             let socket = agent.add_local_socket(now, local.parse().unwrap(), 255);
-            agent.local.sockets[&socket].reaches(host.parse().unwrap())
+            agent.local.sockets.get(&socket).unwrap().reaches(host.parse().unwrap())
         };
         let (well_known, own) = (Some("64:ff9b::/96"), Some("2001:db8:1:64::/96"));
         assert!(reaches("[2001:db8::2]:1", well_known, "9.9.9.9") && reaches("[fd00::2]:1", own, "9.9.9.9"));

@@ -1,6 +1,5 @@
 //! A candidate pair (RFC 8445, section 6.1.2), and how likely it is to work.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,18 @@ use crate::candidate::{CandidateKind, ComponentId};
 /// A pair's name, in the order in which pairs were formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PairId(pub(super) u32);
+
+impl From<usize> for PairId {
+    fn from(number: usize) -> PairId {
+        PairId(u32::try_from(number).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<PairId> for usize {
+    fn from(id: PairId) -> usize {
+        id.0 as usize
+    }
+}
 
 /// RFC 8445, section 6.1.2.6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -231,6 +242,35 @@ impl PairStats {
     }
 }
 
+/// What is counted of a pair. Most are only ever asked in vain: of those nothing is kept but how often.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    pub(super) requests_sent: u32,
+    rest: Option<Box<PairStats>>,
+}
+
+impl Stats {
+    pub(super) fn all(&self) -> PairStats {
+        PairStats { requests_sent: self.requests_sent, ..self.rest.as_deref().copied().unwrap_or_default() }
+    }
+
+    /// All but the requests sent.
+    pub(super) fn rest(&mut self) -> &mut PairStats {
+        self.rest.get_or_insert_default()
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rest.as_ref()?.current_round_trip_time
+    }
+
+    pub(super) fn requests_received(&self) -> u32 {
+        self.rest.as_ref().map_or(0, |rest| rest.requests_received)
+    }
+}
+
+/// What is equal for pairs of one foundation (RFC 8445, section 6.1.2.6): of each side the first candidate of that foundation.
+pub(super) type Foundation = (LocalId, RemoteId);
+
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) component: ComponentId,
@@ -238,14 +278,14 @@ pub(super) struct Pair {
     pub(super) remote: RemoteId,
     pub(super) route: Route,
     pub(super) to: SocketAddr,
-    pub(super) foundation: (String, String),
+    pub(super) foundation: Foundation,
     pub(super) priority: u64,
     pub(super) path: PathKind,
     pub(super) group: Group,
     pub(super) state: PairState,
     pub(super) check: Option<Box<OutgoingCheck>>,
     /// Transactions whose answer would still count, the oldest first.
-    pub(super) asked: VecDeque<TransactionId>,
+    pub(super) asked: Vec<TransactionId>,
     /// Checked although a pair is selected: one of its ends is new.
     pub(super) wanted: bool,
     /// The next check nominates.
@@ -258,11 +298,16 @@ pub(super) struct Pair {
     pub(super) heard: bool,
     /// The local candidate as the peer sees it: the valid pair's (RFC 8445, section 7.2.5.3.2).
     pub(super) mapped: Option<LocalId>,
-    pub(super) failure: Option<String>,
-    pub(super) stats: PairStats,
+    pub(super) failure: Option<Box<str>>,
+    pub(super) stats: Stats,
 }
 
 impl Pair {
+    /// The way that its packets take.
+    pub(super) fn way(&self) -> (Route, SocketAddr) {
+        (self.route, self.to)
+    }
+
     pub(super) fn is_valid(&self) -> bool {
         self.state == PairState::Succeeded
     }

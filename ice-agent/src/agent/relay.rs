@@ -93,6 +93,11 @@ impl Relay {
         self.replaced = true;
     }
 
+    /// Whether it is over, and will not be tried again.
+    pub(super) fn is_gone(&self) -> bool {
+        self.progress == Progress::Over && (self.replaced || self.owner.is_some())
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         self.progress == Progress::Pending
     }
@@ -413,6 +418,7 @@ impl Agent {
             }
             self.route_lost(now, Route::Relay(id));
         }
+        self.forget_lost();
     }
 
     fn note_turn_outcome(&mut self, server: &TurnServer, carrier: Via, result: Result<SocketAddr, String>) {

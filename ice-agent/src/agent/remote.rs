@@ -28,7 +28,7 @@ const MAX_SKIPPED: usize = 16;
 
 /// The index of a remote candidate. Remote candidates are never taken off their list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct RemoteId(pub(super) usize);
+pub(super) struct RemoteId(u16);
 
 #[derive(Debug)]
 pub(super) struct RemoteCandidate {
@@ -120,13 +120,28 @@ impl Session {
     }
 
     pub(super) fn get(&self, id: RemoteId) -> Option<&RemoteCandidate> {
-        self.candidates.get(id.0)
+        self.candidates.get(usize::from(id.0))
+    }
+
+    fn get_mut(&mut self, id: RemoteId) -> Option<&mut RemoteCandidate> {
+        self.candidates.get_mut(usize::from(id.0))
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = RemoteId> + use<> {
+        (0..=u16::MAX).take(self.candidates.len()).map(RemoteId)
+    }
+
+    /// The first candidate with the same foundation.
+    pub(super) fn first_alike(&self, id: RemoteId) -> Option<RemoteId> {
+        let foundation = &self.get(id)?.candidate.foundation;
+        let mut all = self.ids().zip(&self.candidates);
+        all.find(|(_, known)| known.candidate.foundation == *foundation).map(|(id, _)| id)
     }
 
     pub(super) fn find(&self, component: ComponentId, address: SocketAddr) -> Option<RemoteId> {
         let same =
             |known: &RemoteCandidate| known.address == address && known.candidate.component == component;
-        self.candidates.iter().position(same).map(RemoteId)
+        self.ids().zip(&self.candidates).find(|(_, known)| same(known)).map(|(id, _)| id)
     }
 
     /// Keeps a check for later; one for each way it can have come.
@@ -142,10 +157,10 @@ impl Session {
     fn slot_for_peer_reflexive(&mut self) -> Option<RemoteId> {
         let learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
         if self.candidates.iter().filter(|known| learnt(known)).count() < MAX_PEER_REFLEXIVE {
-            return Some(RemoteId(self.candidates.len()));
+            return u16::try_from(self.candidates.len()).ok().map(RemoteId);
         }
-        let stale = |id: &RemoteId| learnt(&self.candidates[id.0]) && !self.list.is_of_use(*id);
-        let stale = (0..self.candidates.len()).map(RemoteId).find(stale)?;
+        let stale = |(id, known): &(RemoteId, &RemoteCandidate)| learnt(known) && !self.list.is_of_use(*id);
+        let (stale, _) = self.ids().zip(&self.candidates).find(stale)?;
         self.list.remove_pairs_of(stale);
         Some(stale)
     }
@@ -277,12 +292,13 @@ impl Agent {
     }
 
     fn learn_remote(&mut self, now: Instant, address: SocketAddr, candidate: Candidate) {
-        match self.session.find(candidate.component, address) {
+        let known = self.session.find(candidate.component, address);
+        match known.and_then(|id| self.session.get_mut(id)) {
             // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
             // their priority changes (RFC 8838, section 11.4).
-            Some(id) if self.session.candidates[id.0].candidate.kind == CandidateKind::PeerReflexive => {
+            Some(known) if known.candidate.kind == CandidateKind::PeerReflexive => {
                 let component = candidate.component;
-                self.session.candidates[id.0].candidate = candidate;
+                known.candidate = candidate;
                 self.reprioritise();
                 self.refresh_selected(component);
                 self.evaluate_nomination(now);
@@ -292,7 +308,7 @@ impl Agent {
             None => {
                 let component = candidate.component;
                 self.session.candidates.push(RemoteCandidate { candidate, address });
-                let remote = RemoteId(self.session.candidates.len() - 1);
+                let Some(remote) = self.session.ids().last() else { return };
                 for route in self.routes(component) {
                     self.form_pair(now, route, remote, PairOrigin::Candidates);
                 }
@@ -327,7 +343,7 @@ impl Agent {
             extensions: Vec::new(),
         };
         let learnt = RemoteCandidate { candidate, address: from };
-        match self.session.candidates.get_mut(slot.0) {
+        match self.session.get_mut(slot) {
             Some(stale) => *stale = learnt,
             None => self.session.candidates.push(learnt),
         }

@@ -123,7 +123,7 @@ impl Agent {
             local_candidates: self
                 .local
                 .candidates
-                .iter()
+                .values()
                 .map(|l| candidate_report(&l.candidate, l.server))
                 .collect(),
             remote_candidates: self
@@ -171,9 +171,9 @@ impl Agent {
             state: pair.state,
             selected: self.is_selected(id),
             why_selected: self.is_selected(id).then(|| self.why_nominated(pair.component)).flatten(),
-            failure: pair.failure.clone(),
-            rtt_us: pair.stats.current_round_trip_time.map(micros),
-            stats: pair.stats,
+            failure: pair.failure.as_deref().map(str::to_owned),
+            rtt_us: pair.stats.rtt().map(micros),
+            stats: pair.stats.all(),
         })
     }
 
@@ -223,7 +223,7 @@ impl Agent {
             let tried =
                 self.session.list.iter().filter(|(_, pair)| direct(pair) && pair.stats.requests_sent > 0);
             let (tried, heard) = tried.fold((0, 0), |(tried, heard), (_, pair)| {
-                (tried + 1, heard + u32::from(pair.stats.requests_received > 0))
+                (tried + 1, heard + u32::from(pair.stats.requests_received() > 0))
             });
             why.push(match (tried, heard) {
                 (0, _) => "no direct pair has been tried yet".to_owned(),

@@ -156,8 +156,9 @@ impl Agent {
         let response = message::success(request.transaction_id(), from, &former.local_key);
         if let Some(pair) = former.list.find(route, from).and_then(|id| former.list.get_mut(id)) {
             pair.heard = true;
-            pair.stats.requests_received += 1;
-            pair.stats.responses_sent += 1;
+            let stats = pair.stats.rest();
+            stats.requests_received += 1;
+            stats.responses_sent += 1;
         }
         self.transmit_on(now, route, from, response);
         true
@@ -182,8 +183,9 @@ impl Agent {
         former.list.forget_asked(response.transaction_id());
         if symmetric && response.class() == Class::Success {
             if let Some(pair) = former.list.get_mut(asked.pair) {
-                pair.stats.responses_received += 1;
-                pair.stats.round_trip(now.saturating_duration_since(asked.sent));
+                let stats = pair.stats.rest();
+                stats.responses_received += 1;
+                stats.round_trip(now.saturating_duration_since(asked.sent));
             }
             self.refresh_consent(now, component, asked.pair);
         }

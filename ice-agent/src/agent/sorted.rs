@@ -16,6 +16,11 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.0.get(at).map(|(_, value)| value)
     }
 
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        let at = self.position(key).ok()?;
+        self.0.get_mut(at).map(|(_, value)| value)
+    }
+
     pub(super) fn insert(&mut self, key: K, value: V) {
         match self.position(&key) {
             Ok(at) => self.0[at].1 = value,
@@ -26,10 +31,49 @@ impl<K: Ord, V> SortedMap<K, V> {
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.position(key).ok()?;
         let (_, value) = self.0.remove(at);
+        self.shrink();
+        Some(value)
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
+        self.0.retain(|(key, value)| keep(key, value));
+        self.shrink();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// In the order of the keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> + Clone {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> + Clone {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.0.iter_mut().map(|(key, value)| (&*key, value))
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
+    /// Gives back all room that no entry takes, when few more will come.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
+    fn shrink(&mut self) {
         if self.0.capacity() > 4 * (self.0.len() + 1) {
             self.0.shrink_to(2 * self.0.len());
         }
-        Some(value)
     }
 
     fn position(&self, key: &K) -> Result<usize, usize> {

@@ -1,14 +1,14 @@
 //! What becomes of an allocation whose server sends it elsewhere, restarts or is full, whose socket or stream goes, or whose
 //! credentials are replaced.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use thirl_common::net::canonical;
 use thirl_common::uri::Host;
 
 use super::super::config::TurnServer;
-use super::super::event::{Action, RelayId, Route, SocketId, Via};
+use super::super::event::{Action, RelayId, SocketId, Via};
 use super::super::{Agent, Timer};
 use super::{Progress, Relay};
 use crate::candidate::ComponentId;
@@ -158,11 +158,10 @@ impl Agent {
     }
 
     /// A socket is gone, and with it what it carried; and by its address what has sockets of its own.
-    pub(in crate::agent) fn relays_lost_with(&mut self, now: Instant, socket: SocketId) {
-        let ip = self.local.sockets.get(&socket).map(|socket| socket.local.ip());
+    pub(in crate::agent) fn relays_lost_with(&mut self, now: Instant, socket: SocketId, ip: IpAddr) {
         let left_by = |client: &TurnClient| {
             // A TCP connection without a ticket may as well wait: it will say when it is closed.
-            Some(client.config().local.ip()) == ip
+            client.config().local.ip() == ip
                 && (client.is_mobile() || !client.config().transport.is_reliable())
         };
         let gone = |relay: &Relay| match relay.carrier {
@@ -254,7 +253,7 @@ impl Agent {
         };
         let server = TurnServer { address, ..server };
         let free = |socket: SocketId| {
-            let lives = self.local.sockets.get(&socket).is_some_and(|socket| !socket.lost);
+            let lives = self.local.sockets.get(&socket).is_some();
             let holder = self.gathering.relay_by_server.get(&(socket, address));
             lives && holder.is_none_or(|holder| *holder == id)
         };
@@ -280,7 +279,6 @@ impl Agent {
 
     /// One that never had an address is of no interest any more.
     fn forget_relay(&mut self, id: RelayId) {
-        let known = self.local.candidates.iter().any(|local| local.route == Route::Relay(id));
         let Some(relay) = self.gathering.relays.get_mut(&id) else { return };
         relay.client = None;
         self.timers.cancel(Timer::Relay(id));
@@ -289,8 +287,6 @@ impl Agent {
         {
             self.out.actions.push_back(Action::Close { stream });
         }
-        if !known {
-            self.gathering.relays.remove(&id);
-        }
+        self.forget_lost();
     }
 }
