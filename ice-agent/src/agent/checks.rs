@@ -341,7 +341,7 @@ impl Agent {
         self.session.list.unfreeze(foundation);
         self.session.asymmetric.remove(&way);
         self.pick_current(component);
-        self.refresh_consent(now, component, id);
+        self.refresh_consent(now, component, id, asked.sent);
         if self.session.streams.component(component).is_some_and(|known| known.state == State::Checking) {
             self.set_component_state(component, State::Connected);
         }

@@ -39,15 +39,21 @@ impl Agent {
         }
     }
 
-    /// A valid answer came on a pair (RFC 7675, section 5.1).
-    pub(super) fn refresh_consent(&mut self, now: Instant, component: ComponentId, id: PairId) {
+    /// A valid answer came on a pair to what was asked then (RFC 7675, section 5.1).
+    pub(super) fn refresh_consent(
+        &mut self,
+        now: Instant,
+        component: ComponentId,
+        id: PairId,
+        asked: Instant,
+    ) {
         if !self.is_selected(id) || self.carrier(component) != Some(id) {
             return;
         }
         self.consented(now, component);
         let kind = self.session.list.get(id).map(|pair| pair.path);
         let Some(known) = self.session.streams.component_mut(component) else { return };
-        known.liveness.answered(now);
+        known.liveness.answered(now, asked);
         match (known.state, kind) {
             (State::Disconnected, Some(kind)) => {
                 known.ordinary = Ordinary::beside(kind);
@@ -66,7 +72,8 @@ impl Agent {
     fn schedule_consent(&mut self, now: Instant, component: ComponentId) {
         let Some(known) = self.session.streams.component_mut(component) else { return };
         let interval = known.liveness.next_interval(&self.config.timings);
-        self.timers.set(Timer::Consent(component), now + interval.mul_f64(self.rng.random_range(0.8..=1.2)));
+        let factor = self.random.draw(|rng| rng.random_range(0.8..=1.2));
+        self.timers.set(Timer::Consent(component), now + interval.mul_f64(factor));
     }
 
     pub(super) fn send_consent_check(&mut self, now: Instant, component: ComponentId) {

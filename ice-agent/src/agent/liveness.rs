@@ -45,8 +45,8 @@ pub(super) struct Liveness {
     /// Asks without an answer.
     asked: u32,
     last_asked: Option<Instant>,
-    /// When the last answer came.
-    answered: Option<Instant>,
+    /// When an answer last ended a doubt.
+    reassured: Option<Instant>,
     /// Whether data has passed since the last consent check.
     active: bool,
     /// Whether a timer runs.
@@ -81,7 +81,7 @@ impl Liveness {
 
     /// Something speaks against the pair: the peer sends from elsewhere, this host slept. `true` if that is news.
     pub(super) fn doubts(&mut self, now: Instant) -> bool {
-        let lately = self.answered.is_some_and(|answered| now < answered + ASK_AFTER);
+        let lately = self.reassured.is_some_and(|reassured| now < reassured + ASK_AFTER);
         let news = !lately && self.doubt_since.is_none();
         if news {
             self.doubt_since = Some(now);
@@ -90,14 +90,15 @@ impl Liveness {
         news
     }
 
-    /// An ask was answered.
-    pub(super) fn answered(&mut self, now: Instant) {
+    /// What was asked then is answered. That ends a doubt unless it is of before.
+    pub(super) fn answered(&mut self, now: Instant, asked: Instant) {
         self.data_since = None;
         self.answer_since = None;
-        self.doubt_since = None;
+        if self.doubt_since.take_if(|since| *since <= asked).is_some() {
+            self.reassured = Some(now);
+        }
         self.asked = 0;
         self.last_asked = None;
-        self.answered = Some(now);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, rtt: Duration, timings: &Timings) -> Due {
@@ -203,10 +204,20 @@ mod tests {
         let (mut liveness, now) = (Liveness::default(), start());
         liveness.doubts(now);
         assert_eq!(run(&mut liveness, now), (vec![0, 250, 500, 750], 1000));
-        liveness.answered(now + ms(1100));
+        liveness.answered(now + ms(1100), now + ms(1050));
         liveness.doubts(now + ms(1200));
         let due = liveness.handle_timeout(now + ms(1200), RTT, &Timings::default());
         assert_eq!(due, Due::Nothing, "it has just answered");
+    }
+
+    #[test]
+    fn an_answer_of_before_ends_no_doubt() {
+        let (mut liveness, now) = (Liveness::default(), start());
+        liveness.asks(now);
+        liveness.answered(now + ms(50), now);
+        assert!(liveness.doubts(now + ms(100)), "what was answered before speaks for nothing");
+        liveness.answered(now + ms(120), now + ms(70));
+        assert_eq!(run(&mut liveness, now + ms(100)), (vec![0, 250, 500, 750], 1000));
     }
 
     #[test]
@@ -218,7 +229,7 @@ mod tests {
             let now = start + ms(tick * 10);
             if answers.first().is_some_and(|at| *at <= now) {
                 answers.remove(0);
-                liveness.answered(now);
+                liveness.answered(now, now - ms(900));
             }
             if liveness.sent_data(now) {
                 next = Some(now);
@@ -244,7 +255,7 @@ mod tests {
         let next = |liveness: &mut Liveness| {
             let interval = liveness.next_interval(&timings);
             liveness.asks(now);
-            liveness.answered(now);
+            liveness.answered(now, now);
             interval.as_millis()
         };
         let grown: Vec<_> = (0..6).map(|_| next(&mut liveness)).collect();

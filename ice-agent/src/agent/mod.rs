@@ -14,6 +14,8 @@
 //! 7. `restart`: the next session, and what is left of the one before.
 //! 8. `lite`: what is different where a side is a lite implementation.
 //! 9. `report`: what happened and why.
+//!
+//! `random` and `sorted` serve all of them.
 
 mod check_list;
 mod checks;
@@ -32,6 +34,7 @@ mod nomination;
 mod pace;
 mod pair;
 mod progress;
+mod random;
 mod relay;
 mod remote;
 mod report;
@@ -43,8 +46,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use thirl_common::net::canonical;
 use thirl_common::time::Deadlines;
 use thirl_common::wire::TransactionId;
@@ -66,6 +68,7 @@ use gather::Gathering;
 use local::{Found, LocalId, LocalSide};
 use pace::Pace;
 use pair::PairId;
+use random::Random;
 use remote::Session;
 
 /// The largest UDP payload over IPv4: bytes.
@@ -160,7 +163,7 @@ struct Counters {
 #[derive(Debug)]
 pub struct Agent {
     config: AgentConfig,
-    rng: StdRng,
+    random: Random,
     role: Role,
     /// How often this side has nominated a pair (draft-thatcher-ice-renomination, section 4).
     nominations: u32,
@@ -182,9 +185,9 @@ pub struct Agent {
 impl Agent {
     /// An agent that has not started. All its randomness comes from the seed.
     pub fn new(mut config: AgentConfig, seed: [u8; 32]) -> Agent {
-        let mut rng = StdRng::from_seed(seed);
+        let mut random = Random::new(seed);
         let credentials = config.credentials.clone().filter(|credentials| credentials.check().is_ok());
-        let credentials = credentials.unwrap_or_else(|| Credentials::generate(&mut rng));
+        let credentials = credentials.unwrap_or_else(|| random.draw(Credentials::generate));
         config.timings.pacing = config.timings.pacing.max(Timings::MIN_PACING);
         config.stun.iter_mut().for_each(|server| *server = canonical(*server));
         config.stun.sort_unstable();
@@ -201,7 +204,7 @@ impl Agent {
         Agent {
             role: if config.lite { Role::Controlled } else { config.role },
             nominations: 0,
-            tie_breaker: rng.random(),
+            tie_breaker: random.draw(Rng::random),
             state: State::New,
             local: LocalSide::default(),
             gathering: Gathering::default(),
@@ -214,7 +217,7 @@ impl Agent {
             notes: Vec::new(),
             out: Outbox::default(),
             config,
-            rng,
+            random,
         }
     }
 
@@ -434,7 +437,7 @@ impl Agent {
 
 impl Agent {
     fn transaction_id(&mut self) -> TransactionId {
-        TransactionId(self.rng.random())
+        TransactionId(self.random.draw(Rng::random))
     }
 
     /// Tells the peer of a candidate, and pairs it if it is a base.

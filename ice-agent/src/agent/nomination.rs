@@ -292,7 +292,7 @@ impl Agent {
     pub(super) fn switch_role(&mut self, now: Instant, new_tie_breaker: bool) {
         self.role = self.role.opposite();
         if new_tie_breaker {
-            self.tie_breaker = rand::Rng::random(&mut self.rng);
+            self.tie_breaker = self.random.draw(rand::Rng::random);
         }
         for component in self.session.streams.ids() {
             let nominating = self.session.streams.path_mut(component).and_then(|path| path.nominating.take());

@@ -252,7 +252,7 @@ impl Agent {
     }
 
     fn start_relay_from(&mut self, now: Instant, id: RelayId, local: SocketAddr) {
-        let seed = self.rng.random();
+        let seed = self.random.draw(Rng::random);
         let Some(relay) = self.gathering.relays.get_mut(&id).filter(|relay| relay.client.is_none()) else {
             return;
         };

@@ -37,7 +37,7 @@ impl Agent {
     }
 
     fn begin_session(&mut self, now: Instant) {
-        let credentials = Credentials::generate(&mut self.rng);
+        let credentials = self.random.draw(Credentials::generate);
         let session = Session::after(&self.session, credentials, &self.config.streams);
         let mut before = std::mem::replace(&mut self.session, session);
         self.restarts += 1;
@@ -187,7 +187,7 @@ impl Agent {
                 stats.responses_received += 1;
                 stats.round_trip(now.saturating_duration_since(asked.sent));
             }
-            self.refresh_consent(now, component, asked.pair);
+            self.refresh_consent(now, component, asked.pair, asked.sent);
         }
         true
     }

@@ -191,11 +191,12 @@ fn roaming_keeps_the_path() {
 
 #[test]
 fn a_new_interface_is_ready_before_the_old_one_goes() {
-    for (seed, side) in [(47, Side::A), (48, Side::B)] {
+    for (seed, side) in (0..20).flat_map(|seed| [(seed, Side::A), (seed, Side::B)]) {
         let mut pair = open_pair(seed);
         pair.start();
         assert!(pair.connect(Duration::from_secs(5)));
-        stream_for(&mut pair, Duration::from_secs(3));
+        // So that the change comes at any time between two consent checks.
+        stream_for(&mut pair, Duration::from_secs(3) + ms(seed * 250));
         let (host, old) = (pair.peer(side).host, if side == Side::A { "5.5.5.1" } else { "5.5.5.2" });
         pair.network.renumber(host, &[ip(old), ip("5.5.5.9")]);
         pair.add_socket(side, ip("5.5.5.9"), PREFERENCE);
@@ -204,9 +205,10 @@ fn a_new_interface_is_ready_before_the_old_one_goes() {
         pair.lose_socket(side, ip(old));
         let before = pair.peer(side.other()).received.len();
         let (sent, arrived) = stream_for(&mut pair, Duration::from_secs(4));
-        println!("the old interface went: {arrived} of {sent} arrived");
         assert_eq!(pair.peer(side.other()).received.len() - before, 200, "nothing of this side's is lost");
-        assert!(arrived >= sent - 75, "{arrived} of {sent}: the other side follows within 1.5 s");
+        // The controlling side tells the other; it hears of the other's change by data that comes another way.
+        let lost = if side == Side::A { 5 } else { 75 };
+        assert!(arrived >= sent - lost, "{side:?} {seed}: {arrived} of {sent} arrived");
         assert_eq!((pair.a.agent.state(), pair.b.agent.state()), (State::Completed, State::Completed));
         assert!(pair.data_flows());
     }
