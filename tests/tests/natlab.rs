@@ -418,6 +418,8 @@ fn a_lab_that_cannot_be_is_refused() {
         Network::behind(Nat::new()).clients(3),
         Network::behind(Nat::new()).behind_cgn().ipv6(Ipv6::Open),
         Network::behind(Nat::new()).mtu(1000).ipv6(Ipv6::Open),
+        Network::behind(Nat::new()).without_ipv4(),
+        Network::public().behind_cgn(),
         Network::behind(Nat::new().udp_timeout(Duration::ZERO)),
     ];
     for network in refused {

@@ -71,7 +71,7 @@ impl Lab {
         let Some(network) = self.topology.network(nat) else {
             return Err(LabError::Spec(format!("site {site:?} is not in this lab")));
         };
-        let external = self.topology.external.get(&nat).filter(|_| !network.behind_cgn);
+        let external = self.topology.external.get(&nat).filter(|_| network.cgn.is_none());
         let external = external.map_or(String::new(), |ip| format!("ext_ip={ip}\n"));
         let yes = |on: bool| if on { "yes" } else { "no" };
         let (upnp, pcp, no_ipv6) = (yes(igd.upnp), yes(igd.pcp), yes(network.ipv6 == Ipv6::None));

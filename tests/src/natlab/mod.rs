@@ -3,7 +3,7 @@
 //! ```text
 //!  a a2 ── natA ──┐                    ┌── srv   203.0.113.10 .11, 2001:db8:53::10 ::11
 //!  192.168.1.0/24 ├─[cgn]── inet ──────┼─[srv2]  192.0.2.130, 2001:db8:54::10
-//!  b b2 ── natB ──┘                    └── (public addresses: A 198.51.100.10, B .20, CGN .100)
+//!  b b2 ── natB ──┘ [cgn2]             └── (public addresses: A 198.51.100.10, B .20, CGN .100, CGN2 .200)
 //!  192.168.2.0/24
 //! ```
 //! One [`Lab`] is one process tree in private mount, network and pid namespaces (and a user namespace when not root):
@@ -11,7 +11,7 @@
 //!
 //! Data flows through the files in this order: [`spec`](Nat) (what a test asks for) → `ruleset` (one NAT as nftables)
 //! → `topology` (the nodes as scripts) → `process` (the tree that runs them) → `operations` (changes in mid-life), `igd`
-//! (port mapping on a NAT).
+//! (port mapping on a NAT), `proxy` (HTTP), `dns64`.
 //!
 //! ```no_run
 //! use thirl_tests::natlab::{Filtering, Lab, Mapping, Nat, Node, Site};
@@ -25,10 +25,12 @@
 //! ```
 
 mod availability;
+mod dns64;
 mod igd;
 mod nat64;
 mod operations;
 mod process;
+mod proxy;
 mod ruleset;
 mod spec;
 mod topology;
@@ -59,6 +61,9 @@ pub const SRV_ALTERNATE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 
 pub const SRV2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
 /// IPv6 address of [`Node::Srv2`].
 pub const SRV2_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x54, 0, 0, 0, 0, 0x10);
+
+/// Where the router of each site that has IPv6 answers, so that one address is every client's resolver.
+pub const RESOLVER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53);
 
 /// A running lab. Dropping it kills every process in it.
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl LabBuilder {
         self
     }
 
-    /// How the carrier-grade NAT behaves before the sites that are [`Network::behind_cgn`].
+    /// How a carrier-grade NAT behaves before the sites that are [`Network::behind_cgn`], and the second one as well.
     #[must_use]
     pub fn cgn(mut self, nat: Nat) -> Self {
         self.cgn = nat;

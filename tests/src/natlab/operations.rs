@@ -47,12 +47,15 @@ impl Lab {
     /// Moves a client's cable to the LAN of `site` and gives it an address there.
     ///
     /// # Errors
-    /// [`LabError::Spec`] if the client or the site is not in this lab, or the client is there already.
+    /// [`LabError::Spec`] if the client or the site is not in this lab, the client is there already, or one of the two
+    /// networks is a public one.
     pub fn roam(&mut self, client: Node, site: Site) -> Result<(), LabError> {
         let Some(&(from, address)) = self.topology.clients.get(&client) else {
             return Err(LabError::Spec(format!("{client} is no client of this lab")));
         };
-        if from == site || !self.topology.sites.contains_key(&site) {
+        let impossible = !self.topology.sites.contains_key(&site)
+            || [from, site].iter().any(|it| self.topology.is_public(*it));
+        if from == site || impossible {
             return Err(LabError::Spec(format!("{client} cannot go from site {from:?} to site {site:?}")));
         }
         // Ten apart: a guest never has the number of a client that is at home there.
@@ -78,11 +81,14 @@ impl Lab {
     /// Gives a client another address in its LAN, beside the one that it has until [`Lab::drop_old_address`].
     ///
     /// # Errors
-    /// [`LabError::Spec`] if the client is not in this lab.
+    /// [`LabError::Spec`] if the client is not in this lab, or in a public network.
     pub fn renumber(&mut self, client: Node) -> Result<OldAddress, LabError> {
         let Some((site, old)) = self.topology.clients.get(&client).copied() else {
             return Err(LabError::Spec(format!("{client} is no client of this lab")));
         };
+        if self.topology.is_public(site) {
+            return Err(LabError::Spec(format!("{client} has a public address, which stays")));
+        }
         // Twenty apart: nobody else has the number.
         let host = old.octets()[3];
         let new = lan_address(site, if host < 20 { host + 20 } else { host - 20 });

@@ -24,7 +24,7 @@ const ICMP_ERRORS: [&str; 2] = [
 
 /// The whole ruleset of a NAT router with these external addresses, of which there is one at least; it replaces an earlier one.
 pub(super) fn ruleset(network: &Network, external: &[Ipv4Addr]) -> String {
-    let nat = nat_table(network, external);
+    let nat = if network.public { String::new() } else { nat_table(network, external) };
     let forward = forward_table(network, external);
     format!(
         "table ip nat {{}}\ndelete table ip nat\ntable inet fw {{}}\ndelete table inet fw\n{nat}{forward}"
@@ -80,7 +80,8 @@ fn nat_table(network: &Network, external: &[Ipv4Addr]) -> String {
     )
 }
 
-/// Which address and port a UDP flow gets: that of the mapping it belongs to, else a new one.
+/// Which address and port a UDP flow gets: that of the mapping it belongs to, else a new one. TCP connections of their own
+/// ports each where the mapping depends on the destination, and else with those of the client.
 fn outbound_rules(nat: &Nat, external: &[Ipv4Addr]) -> String {
     let udp = UDP_OUT;
     let known = match nat.mapping {
@@ -108,7 +109,14 @@ fn outbound_rules(nat: &Nat, external: &[Ipv4Addr]) -> String {
             )
         }
     };
-    known + &new
+    let tcp = match nat.mapping {
+        Mapping::EndpointIndependent => String::new(),
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent => {
+            let first = external.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+            format!("  oifname \"wan\" meta l4proto tcp snat ip to {first}:1024-65535 fully-random\n")
+        }
+    };
+    known + &new + &tcp
 }
 
 /// As an nftables expression: one of these, chosen anew for each flow.
@@ -146,7 +154,7 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
     if !network.icmp_errors {
         rules.extend(ICMP_ERRORS.map(|errors| format!("{errors} drop")));
     }
-    if !network.nat.hairpin {
+    if !network.public && !network.nat.hairpin {
         rules.push(format!("iifname != \"wan\" ip daddr {} drop", set_of(external)));
     }
     match network.firewall {
@@ -157,12 +165,15 @@ fn forward_table(network: &Network, external: &[Ipv4Addr]) -> String {
             "iifname \"wan\" meta l4proto tcp ct state established,related accept".into(),
             "drop".into(),
         ]),
-        Firewall::CaptivePortal => rules.push("drop".into()),
+        Firewall::Closed | Firewall::CaptivePortal => rules.push("drop".into()),
     }
     match network.ipv6 {
         Ipv6::None => rules.push("meta nfproto ipv6 drop".into()),
         Ipv6::Firewalled(filtering) => rules.extend(ipv6_rules(filtering)),
         Ipv6::Open => rules.push("meta nfproto ipv6 accept".into()),
+    }
+    if network.public {
+        rules.push("accept".into());
     }
     rules.extend([
         "ct state established,related accept".into(),

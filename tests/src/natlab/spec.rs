@@ -16,6 +16,8 @@ pub enum Firewall {
     NoUdp,
     /// Nothing but TCP to port 443.
     Tcp443Only,
+    /// Nothing: what leaves goes by a program on the router, as [`Lab::start_proxy`](super::Lab::start_proxy) starts one.
+    Closed,
     /// Nothing: TCP to ports 80 and 443 of any IPv4 address ends at the router itself, where a portal may listen.
     CaptivePortal,
 }
@@ -73,6 +75,8 @@ pub enum Node {
     NatB,
     /// The carrier-grade NAT.
     Cgn,
+    /// Another one.
+    Cgn2,
     /// First client of [`Site::A`].
     A,
     /// Second client of [`Site::A`].
@@ -93,6 +97,7 @@ impl Node {
             Self::NatA => "natA",
             Self::NatB => "natB",
             Self::Cgn => "cgn",
+            Self::Cgn2 => "cgn2",
             Self::A => "a",
             Self::A2 => "a2",
             Self::B => "b",
@@ -237,8 +242,12 @@ pub struct Network {
     pub(super) mtu: Option<u16>,
     pub(super) icmp_errors: bool,
     pub(super) rate_kbit: Option<u32>,
-    pub(super) behind_cgn: bool,
+    /// The carrier-grade NAT before the site's own.
+    pub(super) cgn: Option<Node>,
     pub(super) nat64: Option<Nat64Prefix>,
+    pub(super) ipv4: bool,
+    /// Whether the clients have the site's public addresses themselves.
+    pub(super) public: bool,
 }
 
 impl Network {
@@ -253,9 +262,16 @@ impl Network {
             mtu: None,
             icmp_errors: true,
             rate_kbit: None,
-            behind_cgn: false,
+            cgn: None,
             nat64: None,
+            ipv4: true,
+            public: false,
         }
+    }
+
+    /// A network without a NAT: its clients have the public IPv4 addresses of the site, and anybody may reach them.
+    pub fn public() -> Self {
+        Self { public: true, ..Self::behind(Nat::new()) }
     }
 
     /// How many clients are in the LAN: one or two.
@@ -311,7 +327,21 @@ impl Network {
     /// Puts a carrier-grade NAT (100.64.0.0/10, RFC 6598) between this site and the internet. IPv4 only.
     #[must_use]
     pub fn behind_cgn(mut self) -> Self {
-        self.behind_cgn = true;
+        self.cgn = Some(Node::Cgn);
+        self
+    }
+
+    /// The same, with a carrier-grade NAT other than that of [`behind_cgn`](Self::behind_cgn).
+    #[must_use]
+    pub fn behind_second_cgn(mut self) -> Self {
+        self.cgn = Some(Node::Cgn2);
+        self
+    }
+
+    /// The clients have no IPv4, and no other way to it than a [`nat64`](Self::nat64) if there is one.
+    #[must_use]
+    pub fn without_ipv4(mut self) -> Self {
+        self.ipv4 = false;
         self
     }
 
@@ -320,7 +350,7 @@ impl Network {
     #[must_use]
     pub fn nat64(mut self, prefix: Nat64Prefix) -> Self {
         self.nat64 = Some(prefix);
-        self
+        self.without_ipv4()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -340,7 +370,13 @@ impl Network {
         if self.nat64.is_some() && self.ipv6 == Ipv6::None {
             return Err("NAT64 is for clients with IPv6".into());
         }
-        if self.behind_cgn && self.ipv6 != Ipv6::None {
+        if !self.ipv4 && self.ipv6 == Ipv6::None {
+            return Err("clients without IPv4 need IPv6".into());
+        }
+        if self.public && (self.cgn.is_some() || self.ipv6 != Ipv6::None) {
+            return Err("a public network of the lab has IPv4 only, and no NAT before it".into());
+        }
+        if self.cgn.is_some() && self.ipv6 != Ipv6::None {
             return Err("the carrier-grade NAT of the lab carries no IPv6".into());
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::nat64;
 use super::ruleset::ruleset;
 use super::spec::{Ipv6, Nat, Network, Node, Site};
-use super::{LabError, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, SRV2, SRV2_V6};
+use super::{LabError, RESOLVER, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6, SRV2, SRV2_V6};
 
 /// A router neither checks the way back nor sends redirects: both would hide what the NAT does.
 const ROUTER_SYSCTLS: &str =
@@ -26,8 +26,8 @@ const NO_IPV6: &str = "for i in /proc/sys/net/ipv6/conf/*; do echo 1 >$i/disable
 #[derive(Debug, Clone)]
 pub(super) struct Topology {
     pub(super) sites: BTreeMap<Site, Network>,
-    /// Present if a site is behind it.
-    pub(super) cgn: Option<Network>,
+    /// Those that a site is behind.
+    pub(super) cgns: BTreeMap<Node, Network>,
     /// The first external address of each NAT.
     pub(super) external: BTreeMap<Node, Ipv4Addr>,
     /// Site and LAN address of each client.
@@ -47,29 +47,28 @@ impl Topology {
         for (&site, network) in &sites {
             network.check().map_err(|reason| LabError::Spec(format!("site {site:?}: {reason}")))?;
             let number = number(site.nat());
-            let address = if network.behind_cgn {
-                Ipv4Addr::new(100, 64, 0, number * 10)
-            } else {
-                Ipv4Addr::new(198, 51, 100, number * 10)
+            let address = match network.cgn {
+                Some(_) => Ipv4Addr::new(100, 64, 0, number * 10),
+                None => Ipv4Addr::new(198, 51, 100, number * 10),
             };
             external.insert(site.nat(), address);
-            for (host, client) in (2..).zip(site.clients()).take(network.clients) {
-                clients.insert(client, (site, lan_address(site, host)));
+            for (host, client) in (0..).zip(site.clients()).take(network.clients) {
+                let own = if network.public { nth(address, host) } else { lan_address(site, host + 2) };
+                clients.insert(client, (site, own));
             }
         }
-        let cgn = if sites.values().any(|network| network.behind_cgn) {
+        let mut cgns = BTreeMap::new();
+        for node in sites.values().filter_map(|network| network.cgn) {
             cgn.check().map_err(|reason| LabError::Spec(format!("CGN: {reason}")))?;
-            external.insert(Node::Cgn, Ipv4Addr::new(198, 51, 100, 100));
-            Some(Network::behind(cgn))
-        } else {
-            None
-        };
+            external.insert(node, Ipv4Addr::new(198, 51, 100, if node == Node::Cgn { 100 } else { 200 }));
+            cgns.insert(node, Network::behind(cgn));
+        }
         let servers = if second_server { vec![FIRST_SERVER, SECOND_SERVER] } else { vec![FIRST_SERVER] };
-        Ok(Self { sites, cgn, external, clients, servers })
+        Ok(Self { sites, cgns, external, clients, servers })
     }
 
     pub(super) fn public_address(&self, site: Site) -> Option<Ipv4Addr> {
-        let node = if self.sites.get(&site)?.behind_cgn { Node::Cgn } else { site.nat() };
+        let node = self.sites.get(&site)?.cgn.unwrap_or(site.nat());
         self.external.get(&node).copied()
     }
 
@@ -79,24 +78,27 @@ impl Topology {
 
     /// The network that a NAT serves.
     pub(super) fn network(&self, nat: Node) -> Option<&Network> {
-        match nat {
-            Node::Cgn => self.cgn.as_ref(),
-            _ => self.sites.iter().find(|(site, _)| site.nat() == nat).map(|(_, network)| network),
-        }
+        let site = || self.sites.iter().find(|(site, _)| site.nat() == nat).map(|(_, network)| network);
+        self.cgns.get(&nat).or_else(site)
     }
 
     /// The external addresses of a NAT.
     pub(super) fn externals(&self, nat: Node) -> Vec<Ipv4Addr> {
         let Some(&first) = self.external.get(&nat) else { return Vec::new() };
-        let count = self.network(nat).map_or(1, |network| network.nat.addresses);
-        (0..count.into()).map(|n| Ipv4Addr::from_bits(first.to_bits() + n)).collect()
+        let count = self.network(nat).map_or(1, |network| match network.public {
+            true => u8::try_from(network.clients).unwrap_or(1),
+            false => network.nat.addresses,
+        });
+        (0..count).map(|n| nth(first, n)).collect()
     }
 
     /// The router towards which a NAT's line goes, and the addresses of the line's two ends.
     pub(super) fn uplink(&self, nat: Node) -> Uplink {
-        let behind_cgn = nat != Node::Cgn && self.network(nat).is_some_and(|network| network.behind_cgn);
         let net = number(nat) * 4;
-        let (router, base) = if behind_cgn { (Node::Cgn, [100, 64, 255]) } else { (Node::Inet, [192, 0, 2]) };
+        let (router, base) = match self.network(nat).and_then(|network| network.cgn) {
+            Some(cgn) => (cgn, [100, 64, 255]),
+            None => (Node::Inet, [192, 0, 2]),
+        };
         let end = |host| Ipv4Addr::new(base[0], base[1], base[2], net + host);
         Uplink { router, gateway: end(1), own: end(2) }
     }
@@ -142,7 +144,7 @@ impl Topology {
             Node::Inet => self.inet(),
             Node::Srv => FIRST_SERVER.script(),
             Node::Srv2 => SECOND_SERVER.script(),
-            Node::NatA | Node::NatB | Node::Cgn => self.nat(node),
+            Node::NatA | Node::NatB | Node::Cgn | Node::Cgn2 => self.nat(node),
             Node::A | Node::A2 | Node::B | Node::B2 => self.client(node),
         }
     }
@@ -166,13 +168,14 @@ impl Topology {
         if let Some(mtu) = network.mtu {
             ip.push(format!("link set wan mtu {mtu}"));
         }
-        if node == Node::Cgn {
-            ip.extend(self.downlinks(Node::Cgn));
+        if self.cgns.contains_key(&node) {
+            ip.extend(self.downlinks(node));
         } else {
             ip.extend(self.lan(node));
         }
         if network.ipv6 != Ipv6::None {
             ip.push(format!("addr add {}/64 dev wan nodad", transfer_v6(node, 2)));
+            ip.push(format!("addr add {RESOLVER}/128 dev lo nodad"));
             ip.push(format!("route add default via {}", transfer_v6(node, 1)));
         }
         let mut script = NodeScript::router(node, ip, ruleset(network, &self.externals(node)));
@@ -231,6 +234,9 @@ impl Topology {
             "link set br0 up".to_owned(),
             format!("addr add 192.168.{}.1/24 dev br0", number(nat)),
         ];
+        if self.network(nat).is_some_and(|network| network.public) {
+            ip.extend(self.externals(nat).iter().map(|address| format!("route add {address}/32 dev br0")));
+        }
         if self.network(nat).is_some_and(|network| network.ipv6 != Ipv6::None) {
             ip.push(format!("addr add 2001:db8:{}::1/64 dev br0 nodad", number(nat)));
         }
@@ -244,7 +250,10 @@ impl Topology {
         let mut ip = vec!["link set eth0 up".to_owned()];
         let mut shell = COMMON_SYSCTLS.to_owned();
         if let Some(&(site, address)) = self.clients.get(&node) {
-            ip.extend(client_addresses(site, address, self.has_ipv4(site), self.has_ipv6(site)));
+            ip.extend(match self.is_public(site) {
+                true => public_client(site, address),
+                false => client_addresses(site, address, self.has_ipv4(site), self.has_ipv6(site)),
+            });
             if !self.has_ipv6(site) {
                 shell = NO_IPV6.to_owned();
             }
@@ -253,7 +262,11 @@ impl Topology {
     }
 
     pub(super) fn has_ipv4(&self, site: Site) -> bool {
-        self.sites.get(&site).is_some_and(|network| network.nat64.is_none())
+        self.sites.get(&site).is_some_and(|network| network.ipv4)
+    }
+
+    pub(super) fn is_public(&self, site: Site) -> bool {
+        self.sites.get(&site).is_some_and(|network| network.public)
     }
 
     pub(super) fn has_ipv6(&self, site: Site) -> bool {
@@ -284,6 +297,21 @@ pub(super) fn client_addresses(site: Site, address: Ipv4Addr, ipv4: bool, ipv6: 
         ip.push(format!("route add default via 2001:db8:{number}::1"));
     }
     ip
+}
+
+/// The same where the client's address is a public one of `site`: the router is on its link, and in no network of its own.
+fn public_client(site: Site, address: Ipv4Addr) -> Vec<String> {
+    let router = lan_address(site, 1);
+    vec![
+        format!("addr add {address}/32 dev eth0"),
+        format!("route add {router} dev eth0"),
+        format!("route add default via {router}"),
+    ]
+}
+
+/// The address `n` after the first one.
+fn nth(first: Ipv4Addr, n: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(first.to_bits() + u32::from(n))
 }
 
 /// Host `host` in the LAN of `site`.
@@ -363,7 +391,8 @@ fn number(nat: Node) -> u8 {
     match nat {
         Node::NatA => 1,
         Node::NatB => 2,
-        _ => 3,
+        Node::Cgn => 3,
+        _ => 4,
     }
 }
 
