@@ -1,7 +1,11 @@
 //! `thirl ice`: an ICE end for scripts.
 //!
 //! It prints its description as one JSON line, reads the other side's from standard input, connects, and prints which
-//! pair was selected. Then it sends what `--send` asks and counts the echoes, or echoes what it receives.
+//! pair was selected. Then it sends what `--send` asks and counts the echoes, or echoes what it receives. With `--every`
+//! both sides send all the time, from when the first pair works (`flow`), and what becomes of the path is printed.
+
+mod flow;
+mod signalling;
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +13,14 @@ use serde::Serialize;
 use thirl_common::net::Transport;
 use thirl_common::uri::ServerUri;
 use thirl_ice_agent::agent::{HardNats, PathKind, Role};
-use thirl_ice_agent::driver::{Description, IceAgent, Path};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use thirl_ice_agent::driver::{IceAgent, Path};
 use tokio::time::timeout;
 
 use super::node::PolicyArgument;
 use super::outward::OutwardArguments;
 use super::print_json;
 use crate::error::Failure;
+use signalling::Signalling;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -47,6 +51,14 @@ pub(crate) struct Arguments {
     /// Send so many datagrams, each after the echo of the one before, and print {"echoed"}. Without it, echo.
     #[arg(long, value_name = "N", default_value_t = 0)]
     send: u64,
+    /// Print the description at once, and each candidate as a line {"candidate"} when it is found, then {"candidate":null};
+    /// read such lines as well.
+    #[arg(long)]
+    trickle: bool,
+    /// Send a numbered datagram every so many milliseconds, from when a pair works until standard input ends, and print
+    /// {"first_data_ms"}, each {"selected"} and at the end {"sent","received","lost"}.
+    #[arg(long, value_name = "MS", conflicts_with = "send", value_parser = clap::value_parser!(u16).range(1..))]
+    every: Option<u16>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -76,15 +88,18 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// An echo is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A line longer than this is no description.
-const MAX_LINE: u64 = 1 << 20;
-
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let agent = start(&arguments).await?;
     print_json(&agent.description())?;
-    let remote = read_description().await?;
+    let mut signalling = Signalling::new(arguments.trickle);
+    signalling.read_description(&agent).await?;
     let begun = now();
-    agent.set_remote(&remote).map_err(|error| Failure::of("the other side's description", error))?;
+    let ended = signalling.run(&agent);
+    if let Some(every) = arguments.every {
+        let done = flow::run(&agent, Duration::from_millis(every.into()), begun, ended).await;
+        agent.close().await;
+        return done;
+    }
     let path = match agent.connect().await {
         Ok(path) => path,
         Err(error) => {
@@ -126,7 +141,8 @@ async fn start(arguments: &Arguments) -> Result<IceAgent, Failure> {
         let password = one_of(&arguments.password, number, arguments.turn.len(), "--password")?;
         builder = builder.turn(uri.clone(), user, password);
     }
-    builder.gather().await.map_err(|error| Failure::Failed(error.to_string()))
+    let started = if arguments.trickle { builder.start().await } else { builder.gather().await };
+    started.map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// One value for all, or one for each.
@@ -136,16 +152,6 @@ fn one_of<'a>(values: &'a [String], number: usize, servers: usize, flag: &str) -
         values if values.len() == servers => Ok(&values[number]),
         _ => Err(Failure::Usage(format!("give {flag} once, or once for each --turn"))),
     }
-}
-
-async fn read_description() -> Result<Description, Failure> {
-    use tokio::io::AsyncReadExt;
-    let mut line = String::new();
-    let mut input = BufReader::new(tokio::io::stdin().take(MAX_LINE));
-    input.read_line(&mut line).await.map_err(|error| Failure::of("reading standard input", error))?;
-    serde_json::from_str(&line).map_err(|error| {
-        Failure::Usage(format!("standard input is no description: {error}\n  hint: one line, {{\"ufrag\",\"pwd\",\"candidates\"}}"))
-    })
 }
 
 async fn send(path: &Path, count: u64) -> Result<(), Failure> {
