@@ -65,6 +65,9 @@ impl Agent {
     }
 
     fn consented(&mut self, now: Instant, component: ComponentId) {
+        if let Some(path) = self.session.streams.path_mut(component) {
+            path.expired = None;
+        }
         self.timers.set(Timer::ConsentExpiry(component), now + self.config.timings.consent_timeout);
     }
 
@@ -161,19 +164,36 @@ impl Agent {
         }
     }
 
-    /// This host has slept, if what is due should have been done long ago. The peer gets the time to answer again before
-    /// consent is taken for lost, and every path is asked at once.
+    /// This host has slept, if what is due should have been done long ago. Every path is asked at once, and the peer gets the
+    /// time to answer before the path is given up. Where consent has expired meanwhile no data is sent until it does, to
+    /// what it is asked now: "responses received after consent expiry do not re-establish consent" (RFC 7675, section 5.1).
     pub(super) fn consider_sleep(&mut self, now: Instant) {
         if self.timers.next().is_none_or(|due| now < due + SLEEP) {
             return;
         }
         for component in self.session.streams.ids() {
             let expiry = Timer::ConsentExpiry(component);
-            if self.timers.get(expiry).is_some() {
+            if let Some(expires) = self.timers.get(expiry) {
+                if expires <= now {
+                    self.suspend(component);
+                }
                 self.timers.set(expiry, now + SLEEP);
                 self.timers.set(Timer::Consent(component), now);
                 self.doubt(now, component);
             }
+        }
+    }
+
+    fn suspend(&mut self, component: ComponentId) {
+        let Some(carrier) = self.carrier(component) else { return };
+        let list = &mut self.session_with_mut(carrier).list;
+        list.forget_all_asked(carrier);
+        if list.get_mut(carrier).is_some_and(|pair| pair.check.take().is_some()) {
+            list.trigger(carrier);
+            self.timers.cancel(Timer::Check(carrier));
+        }
+        if let Some(path) = self.session.streams.path_mut(component) {
+            path.expired = Some(carrier);
         }
     }
 

@@ -52,6 +52,7 @@ impl Agent {
         if !self.is_running() {
             return None;
         }
+        self.consider_sleep(now);
         match parse(bytes) {
             Some(message) if self.handle_stun(now, route, from, &message) => None,
             _ => self.take_data(now, route, from, bytes),

@@ -341,17 +341,22 @@ impl Agent {
         self.send_on(now, ComponentId::ONE, data)
     }
 
-    /// Sends application data of a component.
+    /// Sends application data of a component. After a sleep that consent has not outlasted it is discarded, as datagrams may
+    /// be, until the peer has answered.
     pub fn send_on(&mut self, now: Instant, component: ComponentId, data: &[u8]) -> Result<(), SendError> {
         if data.len() > MAX_DATAGRAM {
             return Err(SendError::TooLarge);
         }
+        self.consider_sleep(now);
         let current = self.carrier(component).filter(|_| self.is_running()).ok_or(SendError::NotConnected)?;
+        let expired = self.session.streams.path(component).and_then(|path| path.expired) == Some(current);
         let pair = self.session_with_mut(current).list.get_mut(current).ok_or(SendError::NotConnected)?;
         pair.stats.rest().sent(data.len());
         let (route, to) = (pair.route, pair.to);
-        self.note_sent(now, component);
-        let sent = self.transmit_on(now, route, to, data);
+        let sent = !expired && {
+            self.note_sent(now, component);
+            self.transmit_on(now, route, to, data)
+        };
         if !sent && let Some(pair) = self.session_with_mut(current).list.get_mut(current) {
             pair.stats.rest().discarded(data.len());
         }

@@ -31,6 +31,8 @@ pub(super) struct Path {
     nomination: Option<u32>,
     /// Since when there is a selected pair.
     pub(super) selected_since: Option<Instant>,
+    /// The pair to which consent has expired while this host slept, until the peer answers on it.
+    pub(super) expired: Option<PairId>,
     /// Since when a relayed pair works and no direct one.
     relayed_since: Option<Instant>,
     /// Why the selected pair was nominated.

@@ -271,6 +271,35 @@ fn sleep_is_noticed_and_outlived() {
 }
 
 #[test]
+fn nothing_is_sent_without_consent_after_a_sleep() {
+    let discarded = |pair: &Pair| {
+        let report = pair.a.agent.report();
+        report.pairs.iter().map(|pair| pair.stats.packets_discarded_on_send).sum::<u32>()
+    };
+    for (seed, time) in [(52, 20), (53, 31), (54, 500)] {
+        let mut pair = open_pair(seed);
+        pair.start();
+        assert!(pair.connect(Duration::from_secs(5)));
+        stream_for(&mut pair, Duration::from_secs(3));
+        [Side::A, Side::B].map(|side| pair.set_asleep(side, true));
+        pair.run_for(Duration::from_secs(time));
+        // An answer to what was asked before the sleep is no consent. The application is quicker than the agent's timers.
+        let (now, received) = (pair.network.now(), pair.b.received.len());
+        pair.a.agent.send(now, b"at once").unwrap();
+        [Side::A, Side::B].map(|side| pair.set_asleep(side, false));
+        pair.run_for(ms(10));
+        let (within, late) = (time < 30, discarded(&pair));
+        assert_eq!(late, u32::from(!within), "{time} s");
+        pair.run_for(ms(500));
+        assert_eq!(pair.b.received.len() - received, usize::from(within), "{time} s");
+        assert_eq!(stream_for(&mut pair, Duration::from_secs(60)), (6000, 6000), "{time} s");
+        assert_eq!(discarded(&pair), late);
+        assert_eq!(pair.a.states.last().map(|(_, state)| *state), Some(State::Completed), "no reconnect");
+        assert_eq!(pair.a.selections.len(), 1, "the path is the same");
+    }
+}
+
+#[test]
 fn a_better_interface_is_taken_at_once() {
     for (seed, renomination) in [(60, false), (61, true)] {
         let mut pair = open_pair(seed);
