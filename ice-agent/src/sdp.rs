@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::agent::{Agent, Capabilities, Credentials, CredentialsError, Role};
-use crate::candidate::{Candidate, CandidateAddress, ComponentId};
+use crate::candidate::{Candidate, CandidateAddress, CandidateTransport, ComponentId};
 
 /// More streams than this are passed over; an agent has no more.
 const MAX_STREAMS: usize = 256;
@@ -300,7 +300,9 @@ impl StreamDescription {
     /// The candidate of a component that media without ICE would go to: relayed before reflexive before host, as RFC 8839,
     /// section 4.2.1.2, has the `c=` and `m=` lines.
     pub fn default_address(&self, component: ComponentId) -> Option<SocketAddr> {
-        let of_it = self.candidates.iter().filter(|candidate| candidate.component == component);
+        let of_it = self.candidates.iter().filter(|candidate| {
+            candidate.component == component && candidate.transport == CandidateTransport::Udp
+        });
         let least = of_it.min_by_key(|candidate| candidate.kind.type_preference())?;
         match &least.address {
             CandidateAddress::Ip(address) => Some(*address),

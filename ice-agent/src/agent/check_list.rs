@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use thirl_common::index::Index;
 use thirl_common::wire::TransactionId;
 
-use super::event::{PathKind, Route};
-use super::pair::{Asked, Foundation, Group, Pair, PairId, PairState};
+use super::event::Route;
+use super::pair::{Asked, Foundation, Group, Pair, PairId, PairState, Rank};
 use super::remote::RemoteId;
 use super::sorted::SortedMap;
 use crate::candidate::ComponentId;
@@ -27,16 +28,19 @@ pub(super) enum Ordinary {
     All,
     /// Direct ones: a relayed pair is selected.
     DirectOnly,
-    /// None: a direct pair is selected.
+    /// Direct ones over UDP: a direct one over TCP is selected.
+    DatagramsOnly,
+    /// None: a direct pair over UDP is selected.
     Stopped,
 }
 
 impl Ordinary {
     /// What is still looked for beside a selected pair of this kind.
-    pub(super) fn beside(selected: PathKind) -> Ordinary {
+    pub(super) fn beside(selected: Rank) -> Ordinary {
         match selected {
-            PathKind::Direct => Ordinary::Stopped,
-            PathKind::Relayed => Ordinary::DirectOnly,
+            Rank::Direct => Ordinary::Stopped,
+            Rank::DirectOverTcp => Ordinary::DatagramsOnly,
+            Rank::Relayed => Ordinary::DirectOnly,
         }
     }
 }
@@ -169,8 +173,14 @@ impl CheckList {
     ///
     /// RFC 8445, section 6.1.4.2, takes the highest priority. A peer's priorities rank its interfaces and say nothing of
     /// which can be reached, so dead candidates would hold up the live one. Here groups of pairs, by component, family,
-    /// kinds and likelihood, take turns; within a group the best and the worst do.
+    /// kinds and likelihood, take turns; within a group the best and the worst do. TCP has its turn when UDP needs none.
     pub(super) fn next_ordinary(&mut self, may_check: impl Fn(&Pair) -> bool) -> Option<PairId> {
+        let over = |tcp: bool| move |pair: &Pair| pair.route.is_tcp() == tcp;
+        self.next_of(|pair| over(false)(pair) && may_check(pair))
+            .or_else(|| self.next_of(|pair| over(true)(pair) && may_check(pair)))
+    }
+
+    fn next_of(&mut self, may_check: impl Fn(&Pair) -> bool) -> Option<PairId> {
         let group = self.next_group(&may_check).or_else(|| {
             self.unfreeze_one(&may_check);
             self.next_group(&may_check)
@@ -229,8 +239,10 @@ impl CheckList {
 
     /// How many pairs' checks share the pace (RFC 8445, section 14.3).
     pub(super) fn active(&self) -> u32 {
-        let active =
-            |(_, pair): &(PairId, &Pair)| matches!(pair.state, PairState::Waiting | PairState::InProgress);
+        // Over TCP no check is repeated.
+        let active = |(_, pair): &(PairId, &Pair)| {
+            matches!(pair.state, PairState::Waiting | PairState::InProgress) && !pair.route.is_tcp()
+        };
         u32::try_from(self.iter().filter(active).count()).unwrap_or(u32::MAX)
     }
 
@@ -242,11 +254,9 @@ impl CheckList {
         self.iter().any(open)
     }
 
-    /// The best pair of a component that works, direct ones before relayed ones.
+    /// The best pair of a component that works, by rank first.
     pub(super) fn best_valid(&self, component: ComponentId) -> Option<PairId> {
-        let key = |(id, pair): &(PairId, &Pair)| {
-            (pair.path == PathKind::Direct, pair.priority, std::cmp::Reverse(*id))
-        };
+        let key = |(id, pair): &(PairId, &Pair)| (pair.rank(), pair.priority, std::cmp::Reverse(*id));
         let works = |pair: &Pair| pair.component == component && pair.is_valid();
         self.iter().filter(|(_, pair)| works(pair)).max_by_key(key).map(|(id, _)| id)
     }
@@ -266,6 +276,13 @@ impl CheckList {
         let asked = self.pairs.get_mut(&id).map(|pair| std::mem::take(&mut pair.asked));
         for transaction in asked.into_iter().flatten() {
             self.asked.remove(&transaction);
+        }
+    }
+
+    /// What was asked had to wait until now.
+    pub(super) fn sent_only_now(&mut self, transaction: TransactionId, now: Instant) {
+        if let Some(asked) = self.asked(transaction) {
+            self.asked.insert(transaction, Asked { sent: now, ..asked });
         }
     }
 

@@ -9,18 +9,25 @@ use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 
 use super::config::Role;
 use super::event::{PathKind, Route, State};
-use super::local::{Found, LocalId};
+use super::local::{Found, LocalId, priority_on};
+use super::nat64::can_reach;
 use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, Stats};
 use super::remote::RemoteId;
 use super::{Agent, Timer, message};
-use crate::candidate::{CandidateKind, pair_priority, priority};
+use crate::candidate::{CandidateKind, TcpType, pair_priority};
 
 /// Where the peer has been heard the path is open, so that a missing answer was most likely lost. An RTO is 500 ms at least
 /// (RFC 8445, section 14.3): so the pair is asked anew before that, in a transaction that the pace counts, so many times.
 const MAX_REPEATS: u8 = 3;
 
+/// Over a connection answers are late rather than lost. One without an answer for so long is taken for dead, and made anew.
+const RENEW_AFTER: Duration = Duration::from_secs(5);
+
 /// How long an answer may take before the pair is asked anew.
-fn repeat_after(rtt: Option<Duration>) -> Duration {
+fn repeat_after(transport: Transport, rtt: Option<Duration>) -> Duration {
+    if transport.is_reliable() {
+        return RENEW_AFTER;
+    }
     rtt.map_or(Duration::from_millis(100), |rtt| rtt * 3 / 2 + Duration::from_millis(20))
 }
 
@@ -41,12 +48,15 @@ impl Agent {
         let local = self.local.base(route)?;
         let ours = self.local.get(local)?;
         let base = ours.address;
-        if ours.candidate.component != component {
+        if ours.candidate.component != component || theirs.candidate.transport != route.counterpart() {
             return None;
         }
         let reachable = match route {
             Route::Socket(id) => self.local.sockets.get(&id).is_some_and(|socket| socket.reaches(to.ip())),
             Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
+            // Connections come to passive candidates, so that a pair of theirs is formed by a check (RFC 6544, section 6.2).
+            Route::Tcp(_, TcpType::Passive) if origin == PairOrigin::Candidates => false,
+            Route::Tcp(..) => can_reach(base.ip(), to.ip()),
         };
         if !reachable {
             return None;
@@ -121,7 +131,9 @@ impl Agent {
                         known.candidate.kind == CandidateKind::Relayed && at(known.address.ip())
                     }));
         match route {
-            Route::Socket(_) if kind != CandidateKind::Relayed && !looks_relayed => PathKind::Direct,
+            Route::Socket(_) | Route::Tcp(..) if kind != CandidateKind::Relayed && !looks_relayed => {
+                PathKind::Direct
+            }
             _ => PathKind::Relayed,
         }
     }
@@ -149,14 +161,16 @@ impl Agent {
         let Some(pair) = self.session.list.get(id).filter(|_| !self.config.lite) else { return false };
         let nominate = pair.nominate && self.role == Role::Controlling;
         let repeats = pair.check.as_ref().map_or(0, |check| check.repeats.saturating_add(1));
-        let repeat_at = (pair.heard && repeats < MAX_REPEATS).then(|| now + repeat_after(pair.stats.rtt()));
+        let transport = if pair.route.is_tcp() { Transport::Tcp } else { Transport::Udp };
+        let repeat_at =
+            (pair.heard && repeats < MAX_REPEATS).then(|| now + repeat_after(transport, pair.stats.rtt()));
         self.nominations += u32::from(nominate);
         let Some((transaction_id, bytes)) = self.write_check(id, nominate) else { return false };
         // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
         let timings = &self.config.timings;
         let rto = timings.rto.max(timings.pacing * self.session.list.active().min(1000));
         let schedule = Retransmission { rto, ..Retransmission::STUN };
-        let transaction = Transaction::start(schedule, Transport::Udp, now);
+        let transaction = Transaction::start(schedule, transport, now);
         let check =
             OutgoingCheck { id: transaction_id, bytes: bytes.clone(), transaction, repeats, repeat_at };
         self.timers.set(Timer::Check(id), check.deadline());
@@ -167,10 +181,17 @@ impl Agent {
         if !pair.is_valid() {
             pair.state = PairState::InProgress;
         }
+        if self.has_connection(now, id) {
+            self.send_check(now, id, bytes);
+        }
+        true
+    }
+
+    pub(super) fn send_check(&mut self, now: Instant, id: PairId, bytes: Vec<u8>) {
+        let Some(pair) = self.session.list.get_mut(id) else { return };
         pair.stats.requests_sent += 1;
         let (route, to) = (pair.route, pair.to);
         self.transmit_on(now, route, to, bytes);
-        true
     }
 
     /// A check for a pair: its transaction, and its bytes.
@@ -187,7 +208,8 @@ impl Agent {
         let check = message::Check {
             id: transaction,
             username: &remote.username,
-            priority: priority(
+            priority: priority_on(
+                pair.route,
                 CandidateKind::PeerReflexive,
                 local.local_preference,
                 local.candidate.component,
@@ -207,6 +229,7 @@ impl Agent {
         if check.repeat_at.take_if(|at| *at <= now).is_some() {
             self.timers.set(Timer::Check(id), check.deadline());
             if !stopped {
+                self.renew_connection(id);
                 self.session.list.trigger(id);
             }
             return;
@@ -220,9 +243,8 @@ impl Agent {
             }
             Due::Retransmit => {
                 self.timers.set(Timer::Check(id), check.transaction.deadline());
-                pair.stats.requests_sent += 1;
-                let (route, to, bytes) = (pair.route, pair.to, check.bytes.clone());
-                self.transmit_on(now, route, to, bytes);
+                let bytes = check.bytes.clone();
+                self.send_check(now, id, bytes);
             }
             Due::TimedOut => self.fail_pair(now, id, "no answer"),
         }
@@ -325,7 +347,7 @@ impl Agent {
         pair.stats.rest().responses_received += 1;
         pair.heard = true;
         pair.mapped = mapped;
-        let (component, way) = (pair.component, (pair.route, pair.to.ip()));
+        let (component, way, to) = (pair.component, (pair.route, pair.to.ip()), pair.to);
         pair.failure = None;
         pair.state = PairState::Succeeded;
         let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
@@ -340,6 +362,7 @@ impl Agent {
         let (foundation, by_peer) = (pair.foundation, pair.nominated_by_peer);
         self.session.list.unfreeze(foundation);
         self.session.asymmetric.remove(&way);
+        self.connection_proven(way.0, to);
         self.pick_current(component);
         self.refresh_consent(now, component, id, asked.sent);
         if self.session.streams.component(component).is_some_and(|known| known.state == State::Checking) {

@@ -9,7 +9,7 @@ use super::check_list::Ordinary;
 use super::event::State;
 use super::liveness::{Due, Liveness};
 use super::pair::{Asked, Pair, PairId, PairState};
-use super::{Agent, Timer};
+use super::{Agent, Timer, tcp};
 use crate::candidate::ComponentId;
 
 /// Candidates that are told together come within so long.
@@ -51,12 +51,13 @@ impl Agent {
             return;
         }
         self.consented(now, component);
-        let kind = self.session.list.get(id).map(|pair| pair.path);
+        let rank = self.session.list.get(id).map(Pair::rank);
         let Some(known) = self.session.streams.component_mut(component) else { return };
         known.liveness.answered(now, asked);
-        match (known.state, kind) {
-            (State::Disconnected, Some(kind)) => {
-                known.ordinary = Ordinary::beside(kind);
+        match (known.state, rank) {
+            (State::Disconnected, Some(rank)) => {
+                known.ordinary = Ordinary::beside(rank);
+                self.timers.set(Timer::Unused(component), now + tcp::UNUSED);
                 self.set_component_state(component, State::Completed);
             }
             (State::Checking, None) => self.set_component_state(component, State::Connected),
@@ -213,8 +214,11 @@ impl Agent {
         known.ordinary = Ordinary::All;
         self.set_component_state(component, State::Disconnected);
         let mut again = Vec::new();
-        let local = &self.local;
-        let has_base = |pair: &Pair| pair.component == component && local.base(pair.route).is_some();
+        let (local, connections) = (&self.local, &self.connections);
+        let has_base = |pair: &Pair| {
+            let may_be_had = connections.may_be_had(pair.route, pair.to);
+            pair.component == component && local.base(pair.route).is_some() && may_be_had
+        };
         for (id, pair) in self.session.list.iter_mut().filter(|(_, pair)| has_base(pair)) {
             match pair.state {
                 // It worked, but that was some time ago.

@@ -7,13 +7,17 @@ use thirl_common::net::Transport;
 use thirl_common::uri::Host;
 
 use super::report::Report;
-use crate::candidate::{Candidate, ComponentId};
+use crate::candidate::{Candidate, CandidateTransport, ComponentId, TcpType};
 
 /// A UDP socket that the agent was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub(super) u32);
 
-/// A stream that the agent asked for.
+/// A TCP port of this host that the agent was given, to be reached there and to connect from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId(pub(super) u32);
+
+/// A stream that the agent asked for, or took when it was told of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub(super) u32);
 
@@ -28,6 +32,30 @@ pub(super) enum Route {
     Socket(SocketId),
     /// An allocation.
     Relay(RelayId),
+    /// A TCP port of this host, from where connections are had in this way.
+    Tcp(ListenerId, TcpType),
+}
+
+impl Route {
+    /// What carries the packets of candidates on it.
+    pub(super) fn transport(self) -> CandidateTransport {
+        match self {
+            Route::Socket(_) | Route::Relay(_) => CandidateTransport::Udp,
+            Route::Tcp(_, ty) => CandidateTransport::Tcp(ty),
+        }
+    }
+
+    /// What the candidates of the peer are that can be reached by it (RFC 6544, section 6.2).
+    pub(super) fn counterpart(self) -> CandidateTransport {
+        match self {
+            Route::Socket(_) | Route::Relay(_) => CandidateTransport::Udp,
+            Route::Tcp(_, ty) => CandidateTransport::Tcp(ty.counterpart()),
+        }
+    }
+
+    pub(super) fn is_tcp(self) -> bool {
+        matches!(self, Route::Tcp(..))
+    }
 }
 
 /// What a packet leaves by.
@@ -69,11 +97,33 @@ pub enum Action {
         /// From which address, if that matters.
         local: Option<IpAddr>,
     },
+    /// Open a TCP connection, to the peer or to a STUN server, and answer with
+    /// [`Agent::stream_connected`](super::Agent::stream_connected).
+    ConnectTcp {
+        /// What to call it.
+        stream: StreamId,
+        /// From where. With port 0 any port will do; any other is a port on which this side listens as well, and from which it
+        /// connects to others, so that the socket has to share it (`SO_REUSEADDR`, `SO_REUSEPORT`).
+        local: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// What it carries.
+        framing: Framing,
+    },
     /// Close a stream once what was to be sent over it is sent.
     Close {
         /// Which.
         stream: StreamId,
     },
+}
+
+/// How a stream's bytes are cut into what [`Agent::handle_stream_frame`](super::Agent::handle_stream_frame) takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// STUN and ChannelData messages end where they say: [`frame_len`](thirl_common::wire::frame_len).
+    Stun,
+    /// Each packet stands behind its length (RFC 4571): [`packet_frame_len`](thirl_common::wire::packet_frame_len).
+    Packets,
 }
 
 /// How far the agent has come: as far as the component that is furthest behind, of those whose stream has not failed. The

@@ -29,7 +29,7 @@ pub struct ExternalAddress {
 }
 
 impl ExternalAddress {
-    fn is_of(&self, local: IpAddr) -> bool {
+    pub(super) fn is_of(&self, local: IpAddr) -> bool {
         self.external.is_ipv4() == local.is_ipv4() && self.local.is_none_or(|own| own == local)
     }
 }
@@ -95,7 +95,7 @@ impl Agent {
             told: None,
             route: Route::Socket(id),
             local_preference: socket.local_preference,
-            related: Some(self.told_base(id)),
+            related: Some(self.told_base(Route::Socket(id))),
             server: None,
         };
         self.add_local_candidate(now, &found);
@@ -111,11 +111,11 @@ impl Agent {
         Some(CandidateAddress::Unresolved { name, port: local.port() })
     }
 
-    /// The related address of a reflexive candidate on a socket: nothing, if the peer is not told the base either.
-    pub(super) fn told_base(&self, id: SocketId) -> SocketAddr {
-        let base = self.local.base(Route::Socket(id)).and_then(|base| self.local.get(base));
+    /// The related address of a reflexive candidate on a route: nothing, if the peer is not told the base either.
+    pub(super) fn told_base(&self, route: Route) -> SocketAddr {
+        let base = self.local.base(route).and_then(|base| self.local.get(base));
         let told = base.filter(|base| base.signalled).and_then(|base| base.candidate.address.ip());
-        match self.local.sockets.get(&id).map(|socket| socket.local) {
+        match self.local.address(route) {
             Some(local) if told == Some(canonical(local)) => local,
             Some(SocketAddr::V6(_)) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DISCARD),
             _ => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DISCARD),

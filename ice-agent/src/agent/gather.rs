@@ -8,7 +8,7 @@ use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
 use thirl_common::wire::{Class, MappedAddress, Message, TransactionId, XorMappedAddress};
 
-use super::event::{Event, RelayId, Route, SocketId, State, StreamId, Via};
+use super::event::{Event, ListenerId, RelayId, Route, SocketId, State, StreamId, Via};
 use super::local::Found;
 use super::message;
 use super::relay::Relay;
@@ -21,8 +21,16 @@ const SOCKETS_PER_TURN_SERVER: usize = 2;
 /// A transaction that waits for its turn (RFC 8445, section 14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    Binding { socket: SocketId, server: SocketAddr },
+    Binding {
+        socket: SocketId,
+        server: SocketAddr,
+    },
     Allocate(RelayId),
+    /// To a STUN server, from a TCP port.
+    BindingOverTcp {
+        listener: ListenerId,
+        server: SocketAddr,
+    },
 }
 
 /// A Binding request to a STUN server that has not been answered.
@@ -102,6 +110,9 @@ impl Agent {
         for socket in self.local.sockets.keys().copied().collect::<Vec<_>>() {
             self.gather_on(now, socket);
         }
+        for listener in self.local.listeners.keys().copied().collect::<Vec<_>>() {
+            self.gather_on_listener(now, listener);
+        }
         self.connect_relays(now);
         self.pump(now);
         self.check_gathering(now);
@@ -180,14 +191,26 @@ impl Agent {
     }
 
     pub(super) fn queue_allocation(&mut self, relay: RelayId) {
-        self.gathering.queue.push_back(Task::Allocate(relay));
+        self.queue_task(Task::Allocate(relay));
     }
 
     pub(super) fn queue_binding(&mut self, socket: SocketId, server: SocketAddr) {
         let task = Task::Binding { socket, server: canonical(server) };
         if self.local.sockets.get(&socket).is_some() && !self.gathering.queue.contains(&task) {
-            self.gathering.queue.push_back(task);
+            self.queue_task(task);
         }
+    }
+
+    /// Datagrams go first.
+    fn queue_task(&mut self, task: Task) {
+        let queue = &mut self.gathering.queue;
+        let over_tcp = |task: &Task| matches!(task, Task::BindingOverTcp { .. });
+        let at = queue.iter().position(over_tcp).unwrap_or(queue.len());
+        queue.insert(at, task);
+    }
+
+    pub(super) fn queue_after_datagrams(&mut self, task: Task) {
+        self.gathering.queue.push_back(task);
     }
 
     /// Starts the transaction whose turn it is. `false` if there is none.
@@ -205,6 +228,10 @@ impl Agent {
             }
             Some(Task::Allocate(relay)) => {
                 self.start_relay(now, relay);
+                true
+            }
+            Some(Task::BindingOverTcp { listener, server }) => {
+                self.connect_to_server(now, listener, server);
                 true
             }
         }
@@ -301,7 +328,7 @@ impl Agent {
             told: None,
             route: Route::Socket(id),
             local_preference: socket.local_preference,
-            related: Some(self.told_base(id)),
+            related: Some(self.told_base(Route::Socket(id))),
             server: Some(server),
         };
         self.add_local_candidate(now, &found);
@@ -355,8 +382,12 @@ impl Agent {
 
     pub(super) fn check_gathering(&mut self, now: Instant) {
         if !self.gathering.is_busy() && !self.gathering.complete {
-            self.end_gathering();
-            self.evaluate_nomination(now);
+            if self.waits_for_server_connections() {
+                self.hasten_server_connections(now);
+            } else {
+                self.end_gathering();
+                self.evaluate_nomination(now);
+            }
         }
         self.consider_failure(now);
     }
@@ -375,13 +406,16 @@ impl Agent {
         if udp.any(|outcome| outcome.result.is_ok()) {
             return Some(false);
         }
-        let reached_otherwise = gathering.outcomes.iter().any(|outcome| outcome.result.is_ok());
+        let reached_otherwise =
+            gathering.outcomes.iter().any(|outcome| outcome.turn && outcome.result.is_ok());
         (asked && (reached_otherwise || gathering.complete)).then_some(true)
     }
 
     /// Keeps the mappings of server-reflexive candidates open while they may still be used (RFC 8445, section 11).
     pub(super) fn send_keepalives(&mut self, now: Instant) {
-        if !matches!(self.state, State::New | State::Checking | State::Connected) {
+        let needed = matches!(self.state, State::New | State::Checking | State::Connected);
+        self.keep_server_connections(needed);
+        if !needed {
             return;
         }
         self.timers.set(Timer::Keepalive, now + self.config.timings.keepalive);

@@ -106,7 +106,7 @@ impl Agent {
             Class::Success | Class::Error => {
                 let gathered = match route {
                     Route::Socket(socket) => self.handle_binding_response(now, socket, from, message),
-                    Route::Relay(_) => false,
+                    Route::Relay(_) | Route::Tcp(..) => false,
                 };
                 if gathered {
                     self.pump(now);
@@ -210,6 +210,7 @@ impl Agent {
             self.transmit_on(now, route, from, response);
             return;
         }
+        self.connection_proven(route, from);
         let response = message::success(id, from, &self.session.local_key);
         self.transmit_on(now, route, from, response);
         if self.remote_on(route).is_some() {

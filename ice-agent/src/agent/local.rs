@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use thirl_common::net::{Nat64Prefix, canonical};
 
-use super::event::{Route, SocketId};
+use super::event::{ListenerId, Route, SocketId};
 use super::sorted::SortedMap;
 use crate::candidate::{
-    Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, priority,
+    Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, priority, tcp_priority,
 };
 
 /// More mappings of one socket tell nothing new.
@@ -34,6 +34,19 @@ pub(super) struct Socket {
     pub(super) mappings: Vec<Mapping>,
 }
 
+/// A TCP port: the base of candidates of up to three types (RFC 6544, section 4.1).
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// Whose packets its connections carry.
+    pub(super) component: ComponentId,
+    /// With its scope, if it is link-local. With port 0 nothing listens.
+    pub(super) local: SocketAddr,
+    /// The other-pref of the candidates on it (RFC 6544, section 4.2).
+    pub(super) other_preference: u16,
+    /// How the driver ranks its interface.
+    pub(super) preference: u8,
+}
+
 /// What someone saw of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mapping {
@@ -50,6 +63,7 @@ pub(super) struct LocalCandidate {
     pub(super) address: SocketAddr,
     /// The base that it stands on.
     pub(super) route: Route,
+    /// Over TCP the other-pref: the type of the candidate makes the rest (RFC 6544, section 4.2).
     pub(super) local_preference: u16,
     /// The server that gave or saw it.
     pub(super) server: Option<SocketAddr>,
@@ -72,10 +86,25 @@ pub(super) struct Found {
     pub(super) server: Option<SocketAddr>,
 }
 
+/// The priority of a candidate on a route, such as the peer-reflexive one that a check from there may discover.
+pub(super) fn priority_on(
+    route: Route,
+    kind: CandidateKind,
+    local_preference: u16,
+    component: ComponentId,
+) -> u32 {
+    match route.transport() {
+        CandidateTransport::Tcp(ty) => tcp_priority(kind, ty, local_preference, component),
+        CandidateTransport::Udp | CandidateTransport::Other(_) => priority(kind, local_preference, component),
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct LocalSide {
     pub(super) sockets: SortedMap<SocketId, Box<Socket>>,
     sockets_made: u32,
+    pub(super) listeners: SortedMap<ListenerId, Listener>,
+    listeners_made: u32,
     pub(super) candidates: SortedMap<LocalId, LocalCandidate>,
     candidates_made: u32,
     /// Names that the peer is told in place of host addresses.
@@ -107,6 +136,48 @@ impl LocalSide {
         };
         let best = u8::MAX - u8::from(local.is_ipv4());
         (0..=best).rev().step_by(2).map(of).find(|wanted| !taken(*wanted)).unwrap_or(of(0))
+    }
+
+    pub(super) fn add_listener(
+        &mut self,
+        component: ComponentId,
+        local: SocketAddr,
+        preference: u8,
+    ) -> ListenerId {
+        let id = ListenerId(self.listeners_made);
+        self.listeners_made += 1;
+        let other_preference = self.other_preference(component, local, preference);
+        self.listeners.insert(id, Listener { component, local, other_preference, preference });
+        id
+    }
+
+    /// As [`Self::local_preference`], in 13 bits: candidates of one type and direction have different ones (RFC 6544, section
+    /// 4.2).
+    fn other_preference(&self, component: ComponentId, local: SocketAddr, preference: u8) -> u16 {
+        let of = |rank: u8| u16::from(preference >> 3) << 8 | u16::from(rank);
+        let taken = |wanted: u16| {
+            let mut listeners = self.listeners.values();
+            listeners.any(|listener| listener.component == component && listener.other_preference == wanted)
+        };
+        let best = u8::MAX - u8::from(local.is_ipv4());
+        (0..=best).rev().step_by(2).map(of).find(|wanted| !taken(*wanted)).unwrap_or(of(0))
+    }
+
+    /// Where a route begins on this host; nowhere for an allocation.
+    pub(super) fn address(&self, route: Route) -> Option<SocketAddr> {
+        match route {
+            Route::Socket(id) => self.sockets.get(&id).map(|socket| socket.local),
+            Route::Tcp(id, _) => self.listeners.get(&id).map(|listener| listener.local),
+            Route::Relay(_) => None,
+        }
+    }
+
+    /// How a candidate's interface ranks: the higher, the better.
+    pub(super) fn interface_preference(&self, local: &LocalCandidate) -> u16 {
+        match local.route {
+            Route::Tcp(id, _) => self.listeners.get(&id).map_or(0, |listener| u16::from(listener.preference)),
+            Route::Socket(_) | Route::Relay(_) => local.local_preference >> 8,
+        }
     }
 
     pub(super) fn get(&self, id: LocalId) -> Option<&LocalCandidate> {
@@ -153,8 +224,8 @@ impl LocalSide {
         let candidate = Candidate {
             foundation: self.foundation(found).unwrap_or_else(|| self.candidates_made.to_string()),
             component: found.component,
-            transport: CandidateTransport::Udp,
-            priority: priority(found.kind, found.local_preference, found.component),
+            transport: found.route.transport(),
+            priority: priority_on(found.route, found.kind, found.local_preference, found.component),
             address: found.told.clone().unwrap_or(CandidateAddress::Ip(address)),
             kind: found.kind,
             related: found.related.map(|related| CandidateAddress::Ip(canonical(related))),
@@ -173,16 +244,16 @@ impl LocalSide {
         Some(id)
     }
 
-    /// The foundation of the candidates with which it has kind, base and server in common, if there are some (RFC 8445,
+    /// The foundation of the candidates with which it has kind, base, server and transport in common, if there are some (RFC 8445,
     /// section 5.1.1.3).
     fn foundation(&self, found: &Found) -> Option<String> {
-        let base = |route, address: SocketAddr| match route {
-            Route::Socket(id) => self.sockets.get(&id).map_or(address, |socket| socket.local).ip(),
-            Route::Relay(_) => address.ip(),
-        };
-        let key = (found.kind, found.server, base(found.route, canonical(found.address)));
+        let base = |route, address| self.address(route).unwrap_or(address).ip();
+        // Over TCP what lets one side open a connection need not let the other.
+        let transport = found.route.transport();
+        let key = (found.kind, found.server, base(found.route, canonical(found.address)), &transport);
         let alike = |known: &&LocalCandidate| {
-            (known.candidate.kind, known.server, base(known.route, known.address)) == key
+            let Candidate { kind, transport, .. } = &known.candidate;
+            (*kind, known.server, base(known.route, known.address), transport) == key
         };
         self.candidates.values().find(alike).map(|known| known.candidate.foundation.clone())
     }

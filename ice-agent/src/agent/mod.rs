@@ -9,11 +9,12 @@
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
-//! 6. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
+//! 6. `tcp`: ports and connections where UDP does not get through.
+//! 7. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
 //!    of that.
-//! 7. `restart`: the next session, and what is left of the one before.
-//! 8. `lite`: what is different where a side is a lite implementation.
-//! 9. `report`: what happened and why.
+//! 8. `restart`: the next session, and what is left of the one before.
+//! 9. `lite`: what is different where a side is a lite implementation.
+//! 10. `report`: what happened and why.
 //!
 //! `random` and `sorted` serve all of them.
 
@@ -41,6 +42,7 @@ mod report;
 mod restart;
 mod sorted;
 mod stream;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -57,7 +59,8 @@ pub use config::{
     AgentConfig, Capabilities, Credentials, CredentialsError, HardNats, Policy, Role, Timings, TurnServer,
 };
 pub use event::{
-    Action, Event, PathKind, Received, SelectedPair, SendError, SocketId, State, StreamId, Transmit, Via,
+    Action, Event, Framing, ListenerId, PathKind, Received, SelectedPair, SendError, SocketId, State,
+    StreamId, Transmit, Via,
 };
 pub use external::{CandidateFilter, ExternalAddress};
 pub use pair::{PairState, PairStats};
@@ -67,9 +70,10 @@ use event::{RelayId, Route};
 use gather::Gathering;
 use local::{Found, LocalId, LocalSide};
 use pace::Pace;
-use pair::PairId;
+use pair::{Pair, PairId};
 use random::Random;
 use remote::Session;
+use tcp::Connections;
 
 /// The largest UDP payload over IPv4: bytes.
 const MAX_DATAGRAM: usize = 65_507;
@@ -93,6 +97,10 @@ enum Timer {
     Consent(ComponentId),
     Silence(ComponentId),
     ConsentExpiry(ComponentId),
+    /// Who is at the other end of a connection has had the time to show it.
+    Stream(StreamId),
+    /// Connections that are not needed are closed.
+    Unused(ComponentId),
 }
 
 #[derive(Debug, Default)]
@@ -171,6 +179,7 @@ pub struct Agent {
     state: State,
     local: LocalSide,
     gathering: Gathering,
+    connections: Connections,
     session: Session,
     /// The session before the last restart, while it is of use.
     former: Option<Box<Session>>,
@@ -208,6 +217,7 @@ impl Agent {
             state: State::New,
             local: LocalSide::default(),
             gathering: Gathering::default(),
+            connections: Connections::default(),
             session: Session::new(credentials, &config.streams),
             former: None,
             restarts: 0,
@@ -380,10 +390,12 @@ impl Agent {
                     self.session.patience_over = true;
                     self.consider_failure(now);
                 }
-                Timer::FormerEnd => self.former = None,
+                Timer::FormerEnd => self.end_former(),
                 Timer::Consent(component) => self.send_consent_check(now, component),
                 Timer::Silence(component) => self.handle_silence(now, component),
                 Timer::ConsentExpiry(component) => self.handle_consent_expiry(now, component),
+                Timer::Stream(stream) => self.handle_stream_timeout(now, stream),
+                Timer::Unused(component) => self.close_unused(component),
             }
         }
         self.pump(now);
@@ -404,6 +416,7 @@ impl Agent {
         self.stop_timers();
         if self.state != State::Failed {
             self.close_relays(now);
+            self.close_connections();
         }
         self.timers = Deadlines::default();
         self.set_state(State::Closed);
@@ -489,11 +502,22 @@ impl Agent {
         for local in self.local.candidates.values_mut().filter(|local| local.route == route) {
             local.lost = true;
         }
+        self.ways_lost(now, component, "what it was sent from is gone", |pair| pair.route == route);
+    }
+
+    /// The pairs for which `of_them` says so cannot carry anything any more.
+    fn ways_lost(
+        &mut self,
+        now: Instant,
+        component: Option<ComponentId>,
+        why: &str,
+        of_them: impl Fn(&Pair) -> bool,
+    ) {
         let lost: Vec<_> =
-            self.session.list.iter().filter(|(_, pair)| pair.route == route).map(|(id, _)| id).collect();
+            self.session.list.iter().filter(|(_, pair)| of_them(pair)).map(|(id, _)| id).collect();
         let selected = component.and_then(|component| self.session.streams.path(component)?.selected);
         for &id in &lost {
-            self.fail_pair(now, id, "what it was sent from is gone");
+            self.fail_pair(now, id, why);
         }
         if let Some(component) = component
             && selected.is_some_and(|selected| lost.contains(&selected))
@@ -501,7 +525,7 @@ impl Agent {
             self.handle_disconnected(now, component);
             self.evaluate_component(now, component);
         }
-        self.former_route_lost(route);
+        self.former_ways_lost(of_them);
         self.consider_failure(now);
     }
 
@@ -519,7 +543,7 @@ impl Agent {
         });
     }
 
-    /// `false` if an allocation does not take it.
+    /// `false` if an allocation does not take it, or there is no connection.
     fn transmit_on(
         &mut self,
         now: Instant,
@@ -533,6 +557,7 @@ impl Agent {
                 true
             }
             Route::Relay(relay) => self.send_over_relay(now, relay, to, payload.as_ref()),
+            Route::Tcp(..) => self.send_over_connection(route, to, payload.as_ref()),
         }
     }
 

@@ -101,7 +101,7 @@ impl Agent {
     pub(super) fn host_towards(&self, route: Route, address: SocketAddr) -> SocketAddr {
         match route {
             Route::Socket(id) => self.host_at(id, address),
-            Route::Relay(_) => address,
+            Route::Relay(_) | Route::Tcp(..) => address,
         }
     }
 
@@ -115,7 +115,7 @@ impl Agent {
 }
 
 /// Whether packets can pass from one address to the other at all.
-fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
+pub(super) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
     let link_local = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

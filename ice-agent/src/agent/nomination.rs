@@ -1,18 +1,18 @@
 //! Nomination (RFC 8445, section 8): which pair is selected, and when.
 //!
-//! The controlling agent nominates the first direct pair that works. If only a relayed one does, it waits for
-//! [`Timings::relay_patience`](super::Timings::relay_patience), unless no direct pair is left that could work. Data flows
-//! over the best pair that works meanwhile. A direct pair that works after a relayed one was selected is nominated in its
+//! The controlling agent nominates the first direct pair over UDP that works. If only one over TCP or a relayed one does, it
+//! waits for [`Timings::relay_patience`](super::Timings::relay_patience), unless no better pair is left that could work. Data
+//! flows over the best pair that works meanwhile. A better pair that works after another was selected is nominated in its
 //! place; its priority is higher, so that peers of RFC 5245 follow too.
 
 use std::time::Instant;
 
 use super::check_list::Ordinary;
 use super::config::Role;
-use super::event::{Event, PathKind, Route, SelectedPair, State};
-use super::pair::{Likelihood, Pair, PairId, PairState};
+use super::event::{Event, Route, SelectedPair, State};
+use super::pair::{Likelihood, Pair, PairId, PairState, Rank};
 use super::remote::Session;
-use super::{Agent, Timer};
+use super::{Agent, Timer, tcp};
 use crate::candidate::{Candidate, CandidateAddress, ComponentId};
 
 /// A direct pair whose check was sent so often without an answer is not waited for.
@@ -33,8 +33,8 @@ pub(super) struct Path {
     pub(super) selected_since: Option<Instant>,
     /// The pair to which consent has expired while this host slept, until the peer answers on it.
     pub(super) expired: Option<PairId>,
-    /// Since when a relayed pair works and no direct one.
-    relayed_since: Option<Instant>,
+    /// Since when a pair works, but none over UDP and directly.
+    lesser_since: Option<Instant>,
     /// Why the selected pair was nominated.
     pub(super) why: Option<&'static str>,
 }
@@ -53,16 +53,19 @@ impl Agent {
             return;
         }
         let disconnected = component.state == State::Disconnected;
-        let Some((best, path)) = self.best_candidate_for_nomination(id) else { return };
-        let why = match (self.selected_pair_kind(id), path) {
-            (Some(PathKind::Relayed), PathKind::Direct) => "a direct path was found after a relayed one",
-            (Some(PathKind::Direct), PathKind::Direct) if self.may_renominate(id, best) => {
+        let Some((best, rank)) = self.best_candidate_for_nomination(id) else { return };
+        let why = match (self.selected_rank(id), rank) {
+            (Some(Rank::Relayed), Rank::Direct | Rank::DirectOverTcp) => {
+                "a direct path was found after a relayed one"
+            }
+            (Some(Rank::DirectOverTcp), Rank::Direct) => "a path over UDP was found after one over TCP",
+            (Some(Rank::Direct), Rank::Direct) if self.may_renominate(id, best) => {
                 "a direct path of higher priority was found"
             }
             (Some(_), _) if !disconnected => return,
             (Some(_), _) => "the pair selected before does not answer any more",
-            (None, PathKind::Direct) => "the first direct path that worked",
-            (None, PathKind::Relayed) => match self.reason_to_relay(now, id) {
+            (None, Rank::Direct) => "the first direct path that worked",
+            (None, Rank::DirectOverTcp | Rank::Relayed) => match self.reason_to_settle(now, id, rank) {
                 Some(why) => why,
                 None => return,
             },
@@ -97,14 +100,14 @@ impl Agent {
         }
     }
 
-    fn best_candidate_for_nomination(&self, component: ComponentId) -> Option<(PairId, PathKind)> {
+    fn best_candidate_for_nomination(&self, component: ComponentId) -> Option<(PairId, Rank)> {
         let best = self.session.list.best_valid(component).filter(|best| !self.is_selected(*best))?;
-        Some((best, self.session.list.get(best)?.path))
+        Some((best, self.session.list.get(best)?.rank()))
     }
 
-    fn selected_pair_kind(&self, component: ComponentId) -> Option<PathKind> {
+    fn selected_rank(&self, component: ComponentId) -> Option<Rank> {
         let selected = self.session.streams.path(component)?.selected?;
-        self.session.list.get(selected).map(|pair| pair.path)
+        self.session.list.get(selected).map(Pair::rank)
     }
 
     /// Whether a pair is the selected one of its component, in its session.
@@ -114,36 +117,44 @@ impl Agent {
         path.is_some_and(|path| path.selected == Some(id))
     }
 
-    /// Why a relayed pair should be nominated now, if it should.
-    fn reason_to_relay(&mut self, now: Instant, component: ComponentId) -> Option<&'static str> {
+    /// Why a pair should be nominated now that is relayed or over TCP, if it should.
+    fn reason_to_settle(&mut self, now: Instant, component: ComponentId, rank: Rank) -> Option<&'static str> {
         let path = self.session.streams.path_mut(component)?;
-        let since = *path.relayed_since.get_or_insert(now);
+        let since = *path.lesser_since.get_or_insert(now);
         let until = since + self.config.timings.relay_patience;
+        let over_tcp = rank == Rank::DirectOverTcp;
         if now >= until {
-            return Some("no direct path worked in time");
+            let why =
+                if over_tcp { "no path over UDP worked in time" } else { "no direct path worked in time" };
+            return Some(why);
         }
-        if !self.direct_is_possible(component) {
-            return Some("no direct path is left that could work");
+        if !self.better_is_possible(component, rank) {
+            let why = if over_tcp {
+                "no path over UDP is left that could work"
+            } else {
+                "no direct path is left that could work"
+            };
+            return Some(why);
         }
         self.timers.set(Timer::RelayPatience(component), until);
         None
     }
 
-    /// Whether some direct pair of a component may still come to work.
-    fn direct_is_possible(&self, component: ComponentId) -> bool {
+    /// Whether some direct pair of a component may still come to work that is wanted more.
+    fn better_is_possible(&self, component: ComponentId, rank: Rank) -> bool {
         let end_of_candidates =
             self.session.streams.of(component).is_some_and(|stream| stream.end_of_candidates);
         let still_to_come =
             self.config.policy == super::Policy::All && !(end_of_candidates && self.gathering.complete);
         let mut pairs = self.session.list.iter().filter(|(_, pair)| pair.component == component);
-        still_to_come || pairs.any(|(_, pair)| self.may_work_directly(pair))
+        still_to_come || pairs.any(|(_, pair)| pair.rank() > rank && self.may_work_directly(pair))
     }
 
     fn may_work_directly(&self, pair: &Pair) -> bool {
         let sent = pair.check.as_ref().map_or(0, |check| check.transaction.transmissions());
         let hopeless = pair.state == PairState::InProgress && sent >= HOPELESS_AFTER
             || self.both_mappings_depend_on_destination() && pair.group.likelihood != Likelihood::SameSubnet;
-        pair.path == PathKind::Direct && pair.is_open() && !hopeless
+        pair.is_open() && !hopeless
     }
 
     pub(super) fn both_mappings_depend_on_destination(&self) -> bool {
@@ -187,15 +198,16 @@ impl Agent {
 
     pub(super) fn select(&mut self, now: Instant, id: PairId) {
         let Some(pair) = self.session.list.get(id) else { return };
-        let (component, route, to, kind) = (pair.component, pair.route, pair.to, pair.path);
+        let (component, route, to, rank) = (pair.component, pair.route, pair.to, pair.rank());
         let before = self.selected_on(component);
         let Some(known) = self.session.streams.component_mut(component) else { return };
         known.path.selected = Some(id);
         known.path.selected_since.get_or_insert(now);
         let why = known.path.why.unwrap_or_default();
         known.path.current = Some(id);
-        known.path.relayed_since = None;
-        known.ordinary = Ordinary::beside(kind);
+        known.path.lesser_since = None;
+        known.ordinary = Ordinary::beside(rank);
+        self.timers.set(Timer::Unused(component), now + tcp::UNUSED);
         if let Route::Relay(relay) = route {
             self.bind_channel(now, relay, to);
         }
@@ -216,7 +228,7 @@ impl Agent {
         let Some(path) = self.session.streams.path(component) else { return };
         let preference = |id: PairId| {
             let pair = self.session.list.get(id)?;
-            Some((pair.path, self.local.get(pair.local)?.local_preference >> 8))
+            Some((pair.rank(), self.local.interface_preference(self.local.get(pair.local)?)))
         };
         if self.role != Role::Controlling || path.nominating.is_some() {
             return;
@@ -264,7 +276,7 @@ impl Agent {
         let local = self.local.get(pair.mapped.unwrap_or(pair.local))?;
         let relay = match pair.route {
             Route::Relay(relay) => self.gathering.relays.get(&relay).map(|relay| relay.server.address),
-            Route::Socket(_) => None,
+            Route::Socket(_) | Route::Tcp(..) => None,
         };
         Some(SelectedPair {
             component: pair.component,

@@ -111,6 +111,17 @@ impl Likelihood {
     }
 }
 
+/// How much a pair is wanted, before its priority is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// Over a relay.
+    Relayed,
+    /// Directly, over a connection that delays what it repeats.
+    DirectOverTcp,
+    /// Directly, over UDP.
+    Direct,
+}
+
 /// Which network an IPv4 address belongs to: RFC 1918 has three, RFC 6598 one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Realm {
@@ -310,6 +321,14 @@ impl Pair {
 
     pub(super) fn is_valid(&self) -> bool {
         self.state == PairState::Succeeded
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        match self.path {
+            PathKind::Relayed => Rank::Relayed,
+            PathKind::Direct if self.route.is_tcp() => Rank::DirectOverTcp,
+            PathKind::Direct => Rank::Direct,
+        }
     }
 
     /// Whether a check of this pair has yet to be answered or given up.

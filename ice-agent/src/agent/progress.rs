@@ -99,6 +99,7 @@ impl Agent {
         self.set_state(State::Failed);
         self.stop_timers();
         self.close_relays(now);
+        self.close_connections();
         let report = Box::new(self.report());
         self.out.events.push_back(Event::Failed(report));
     }
@@ -109,6 +110,7 @@ impl Agent {
             Timer::Consent(component),
             Timer::Silence(component),
             Timer::ConsentExpiry(component),
+            Timer::Unused(component),
         ];
         of_it.into_iter().for_each(|timer| self.timers.cancel(timer));
         let pairs =

@@ -119,7 +119,7 @@ impl Agent {
         id
     }
 
-    fn new_stream(&mut self) -> StreamId {
+    pub(super) fn new_stream(&mut self) -> StreamId {
         let stream = StreamId(self.gathering.streams_made);
         self.gathering.streams_made += 1;
         stream
@@ -152,9 +152,11 @@ impl Agent {
         }
     }
 
-    /// Answers [`Action::Connect`]: the stream's local address, or why there is no stream.
+    /// Answers [`Action::Connect`] and [`Action::ConnectTcp`]: the stream's local address, or why there is no stream.
     pub fn stream_connected(&mut self, now: Instant, stream: StreamId, result: Result<SocketAddr, String>) {
-        let Some(&id) = self.gathering.relay_by_stream.get(&stream) else { return };
+        let Some(&id) = self.gathering.relay_by_stream.get(&stream) else {
+            return self.connection_made(now, stream, result);
+        };
         match result {
             Ok(local) if self.move_relay(now, id, canonical(local)) => {}
             Ok(local) => self.start_relay_from(now, id, canonical(local)),
@@ -163,21 +165,26 @@ impl Agent {
         self.pump(now);
     }
 
-    /// Takes one whole frame of a stream, without its padding, as [`frame_len`](thirl_common::wire::frame_len) cuts it.
+    /// Takes one whole frame of a stream, without its padding, as [`frame_len`](thirl_common::wire::frame_len) cuts it; one of
+    /// [`Framing::Packets`](super::Framing::Packets) without its length too.
     pub fn handle_stream_frame<'a>(
         &mut self,
         now: Instant,
         stream: StreamId,
         frame: &'a [u8],
     ) -> Option<super::Received<'a>> {
-        let &id = self.gathering.relay_by_stream.get(&stream)?;
+        let Some(&id) = self.gathering.relay_by_stream.get(&stream) else {
+            return self.handle_packet(now, stream, frame);
+        };
         let (route, peer, data) = self.handle_relay_input(now, id, frame)?;
         self.handle_on_route(now, route, peer, data)
     }
 
     /// The stream was closed, by whomever.
     pub fn stream_closed(&mut self, now: Instant, stream: StreamId) {
-        let Some(id) = self.gathering.relay_by_stream.remove(&stream) else { return };
+        let Some(id) = self.gathering.relay_by_stream.remove(&stream) else {
+            return self.connection_lost(now, stream, "the connection was closed");
+        };
         self.carrier_lost(now, id);
         self.pump(now);
     }

@@ -13,7 +13,9 @@ use super::event::{Route, State};
 use super::pair::PairOrigin;
 use super::stream::Streams;
 use super::{Agent, Timer};
-use crate::candidate::{Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId};
+use crate::candidate::{
+    Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, TcpType,
+};
 
 /// More candidates than this are no honest peer's.
 const MAX_REMOTE_CANDIDATES: usize = 128;
@@ -138,9 +140,17 @@ impl Session {
         all.find(|(_, known)| known.candidate.foundation == *foundation).map(|(id, _)| id)
     }
 
-    pub(super) fn find(&self, component: ComponentId, address: SocketAddr) -> Option<RemoteId> {
-        let same =
-            |known: &RemoteCandidate| known.address == address && known.candidate.component == component;
+    pub(super) fn find(
+        &self,
+        component: ComponentId,
+        transport: &CandidateTransport,
+        address: SocketAddr,
+    ) -> Option<RemoteId> {
+        let same = |known: &RemoteCandidate| {
+            known.address == address
+                && known.candidate.component == component
+                && known.candidate.transport == *transport
+        };
         self.ids().zip(&self.candidates).find(|(_, known)| same(known)).map(|(id, _)| id)
     }
 
@@ -245,13 +255,15 @@ impl Agent {
     pub fn add_remote_candidate(&mut self, now: Instant, candidate: Candidate) {
         let why = match (&candidate.address, &candidate.transport) {
             (CandidateAddress::Unresolved { .. }, _) => Some("its name is not resolved"),
-            (_, CandidateTransport::Tcp(_) | CandidateTransport::Other(_)) => {
-                Some("its transport is not spoken here")
-            }
+            (_, CandidateTransport::Other(_)) => Some("its transport is not spoken here"),
             _ if self.session.streams.component(candidate.component).is_none() => {
                 Some("there is no such component")
             }
-            (CandidateAddress::Ip(address), _) if address.port() == 0 || address.ip().is_unspecified() => {
+            // The port of an active candidate says nothing (RFC 6544, section 4.5).
+            (CandidateAddress::Ip(address), transport)
+                if address.ip().is_unspecified()
+                    || address.port() == 0 && transport.tcp_type() != Some(TcpType::Active) =>
+            {
                 Some("nothing can be there")
             }
             _ if self.session.candidates.len() >= MAX_REMOTE_CANDIDATES => Some("there are too many"),
@@ -292,7 +304,7 @@ impl Agent {
     }
 
     fn learn_remote(&mut self, now: Instant, address: SocketAddr, candidate: Candidate) {
-        let known = self.session.find(candidate.component, address);
+        let known = self.session.find(candidate.component, &candidate.transport, address);
         match known.and_then(|id| self.session.get_mut(id)) {
             // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
             // their priority changes (RFC 8838, section 11.4).
@@ -324,7 +336,7 @@ impl Agent {
         priority: u32,
     ) -> Option<RemoteId> {
         let component = self.local.component(route)?;
-        if let Some(id) = self.session.find(component, from) {
+        if let Some(id) = self.session.find(component, &route.counterpart(), from) {
             return Some(id);
         }
         if self.session.asymmetric.get(&(route, from.ip())).is_some_and(|count| *count >= MAX_ASYMMETRIC) {
@@ -335,7 +347,7 @@ impl Agent {
             // "an arbitrary value, different from the foundations of all other remote candidates".
             foundation: format!("prflx{}", slot.0),
             component,
-            transport: CandidateTransport::Udp,
+            transport: route.counterpart(),
             priority,
             address: CandidateAddress::Ip(from),
             kind: CandidateKind::PeerReflexive,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::event::{PathKind, State};
 use super::pair::{Pair, PairId, PairState, PairStats};
 use super::{Agent, Policy, Role};
-use crate::candidate::{Candidate, CandidateKind, ComponentId};
+use crate::candidate::{Candidate, CandidateKind, ComponentId, TcpType};
 
 /// The story of an agent so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,6 +55,11 @@ pub struct Report {
 pub struct CandidateReport {
     /// `host`, `srflx`, `prflx` or `relay`.
     pub kind: &'static str,
+    /// `udp` or `tcp`.
+    pub transport: &'static str,
+    /// `active`, `passive` or `so` over TCP: which side opens the connection (RFC 6544, section 4.5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_type: Option<&'static str>,
     /// Where it is.
     pub address: String,
     /// Its priority.
@@ -239,7 +244,9 @@ impl Agent {
 
 fn candidate_report(candidate: &Candidate, server: Option<SocketAddr>) -> CandidateReport {
     let (kind, address) = (candidate.kind.as_str(), candidate.address.to_string());
-    CandidateReport { kind, address, priority: candidate.priority, server }
+    let tcp_type = candidate.transport.tcp_type().map(TcpType::as_str);
+    let transport = if tcp_type.is_some() { "tcp" } else { "udp" };
+    CandidateReport { kind, transport, tcp_type, address, priority: candidate.priority, server }
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -256,7 +263,8 @@ impl fmt::Display for Report {
                     PathKind::Direct => "direct",
                     PathKind::Relayed => "relayed",
                 };
-                writeln!(f, "connected, {path}: {} ↔ {}", pair.local.address, pair.remote.address)?;
+                let over = if pair.local.tcp_type.is_some() { " over TCP" } else { "" };
+                writeln!(f, "connected, {path}{over}: {} ↔ {}", pair.local.address, pair.remote.address)?;
             }
             (None, None) => writeln!(f, "not connected yet")?,
         }
@@ -292,7 +300,12 @@ fn write_candidates(f: &mut fmt::Formatter<'_>, whose: &str, candidates: &[Candi
     if candidates.is_empty() {
         f.write_str(" no candidates")?;
     }
-    candidates.iter().try_for_each(|candidate| write!(f, " {} {}", candidate.kind, candidate.address))?;
+    for candidate in candidates {
+        write!(f, " {} {}", candidate.kind, candidate.address)?;
+        if let Some(ty) = candidate.tcp_type {
+            write!(f, " tcp {ty}")?;
+        }
+    }
     writeln!(f)
 }
 
@@ -303,7 +316,8 @@ fn write_pair(f: &mut fmt::Formatter<'_>, pair: &PairReport) -> fmt::Result {
         PairState::Succeeded => "works",
         PairState::Failed => "failed",
     };
-    write!(f, "  pair {} ↔ {}: {state}", pair.local.address, pair.remote.address)?;
+    let over = if pair.local.tcp_type.is_some() { " over TCP" } else { "" };
+    write!(f, "  pair {} ↔ {}{over}: {state}", pair.local.address, pair.remote.address)?;
     if let Some(failure) = &pair.failure {
         write!(f, " ({failure})")?;
     }

@@ -121,10 +121,18 @@ impl Agent {
         }
     }
 
+    /// The former session has had its time.
+    pub(super) fn end_former(&mut self) {
+        self.former = None;
+        for component in self.session.streams.ids() {
+            self.close_unused(component);
+        }
+    }
+
     /// What a former session's pairs were sent from is gone.
-    pub(super) fn former_route_lost(&mut self, route: Route) {
+    pub(super) fn former_ways_lost(&mut self, lost: impl Fn(&Pair) -> bool) {
         let Some(former) = &mut self.former else { return };
-        for (_, pair) in former.list.iter_mut().filter(|(_, pair)| pair.route == route) {
+        for (_, pair) in former.list.iter_mut().filter(|(_, pair)| lost(pair)) {
             pair.state = PairState::Failed;
         }
         let Session { streams, list, .. } = &mut **former;

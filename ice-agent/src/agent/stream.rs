@@ -4,7 +4,7 @@ use super::check_list::Ordinary;
 use super::event::{PathKind, State};
 use super::liveness::Liveness;
 use super::nomination::Path;
-use super::pair::Pair;
+use super::pair::{Pair, Rank};
 use super::remote::RemoteCredentials;
 use crate::candidate::ComponentId;
 
@@ -121,6 +121,7 @@ impl Streams {
                 _ if pair.wanted => true,
                 Ordinary::All => true,
                 Ordinary::DirectOnly => pair.path == PathKind::Direct,
+                Ordinary::DatagramsOnly => pair.rank() == Rank::Direct,
                 Ordinary::Stopped => false,
             }
     }

@@ -73,6 +73,16 @@ impl CandidateKind {
         }
     }
 
+    /// The same over TCP: each is below those of UDP but the relayed one's, since UDP is preferred (RFC 6544, section 4.2).
+    pub const fn tcp_type_preference(self) -> u8 {
+        match self {
+            CandidateKind::Host => 90,
+            CandidateKind::PeerReflexive => 80,
+            CandidateKind::ServerReflexive => 70,
+            CandidateKind::Relayed => 0,
+        }
+    }
+
     /// The word of RFC 8839, section 5.1.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -101,8 +111,18 @@ pub enum CandidateTransport {
     Other(String),
 }
 
+impl CandidateTransport {
+    /// Which side opens the connection, if this is TCP.
+    pub fn tcp_type(&self) -> Option<TcpType> {
+        match self {
+            CandidateTransport::Tcp(ty) => Some(*ty),
+            CandidateTransport::Udp | CandidateTransport::Other(_) => None,
+        }
+    }
+}
+
 /// Which side opens the connection (RFC 6544, section 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TcpType {
     /// This candidate connects out.
     Active,
@@ -110,6 +130,46 @@ pub enum TcpType {
     Passive,
     /// Both at the same time.
     SimultaneousOpen,
+}
+
+impl TcpType {
+    /// What a candidate of this type is paired with (RFC 6544, section 6.2).
+    #[must_use]
+    pub const fn counterpart(self) -> TcpType {
+        match self {
+            TcpType::Active => TcpType::Passive,
+            TcpType::Passive => TcpType::Active,
+            TcpType::SimultaneousOpen => TcpType::SimultaneousOpen,
+        }
+    }
+
+    /// The word of RFC 6544, section 4.5.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TcpType::Active => "active",
+            TcpType::Passive => "passive",
+            TcpType::SimultaneousOpen => "so",
+        }
+    }
+
+    /// How far one end of a connection is from being refused by what stands between: "6 for active, 4 for passive, and 2 for
+    /// S-O" on a host or a relay, "6 for S-O, 4 for active, and 2 for passive" behind a NAT (RFC 6544, section 4.2).
+    const fn direction_preference(self, kind: CandidateKind) -> u16 {
+        match (kind, self) {
+            (CandidateKind::Host | CandidateKind::Relayed, TcpType::Active) => 6,
+            (CandidateKind::Host | CandidateKind::Relayed, TcpType::Passive) => 4,
+            (CandidateKind::Host | CandidateKind::Relayed, TcpType::SimultaneousOpen) => 2,
+            (_, TcpType::SimultaneousOpen) => 6,
+            (_, TcpType::Active) => 4,
+            (_, TcpType::Passive) => 2,
+        }
+    }
+}
+
+impl fmt::Display for TcpType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Where a candidate is.
@@ -181,6 +241,19 @@ pub const fn priority(kind: CandidateKind, local_preference: u16, component: Com
     (kind.type_preference() as u32) << 24 | (local_preference as u32) << 8 | (256 - component.get() as u32)
 }
 
+/// The priority of a TCP candidate (RFC 6544, section 4.2). Of `other_preference` 13 bits count.
+pub const fn tcp_priority(
+    kind: CandidateKind,
+    ty: TcpType,
+    other_preference: u16,
+    component: ComponentId,
+) -> u32 {
+    let local_preference = ty.direction_preference(kind) << 13 | other_preference & 0x1FFF;
+    (kind.tcp_type_preference() as u32) << 24
+        | (local_preference as u32) << 8
+        | (256 - component.get() as u32)
+}
+
 /// The priority of a pair: `controlling` is the priority of the controlling agent's candidate (RFC 8445, section
 /// 6.1.2.3).
 pub fn pair_priority(controlling: u32, controlled: u32) -> u64 {
@@ -196,6 +269,9 @@ mod tests {
     fn the_formulas_of_rfc_8445() {
         assert_eq!(priority(CandidateKind::Host, 65535, ComponentId::ONE), 2_130_706_431);
         assert_eq!(priority(CandidateKind::Relayed, 0, ComponentId::new(256).unwrap()), 0);
+        let host = CandidateKind::Host;
+        assert_eq!(tcp_priority(host, TcpType::Active, 8191, ComponentId::ONE), 1_524_629_503);
+        assert_eq!(tcp_priority(host, TcpType::Passive, 0xFFFF, ComponentId::ONE), 1_520_435_199);
         let (g, d) = (100, 7);
         assert_eq!(pair_priority(g, d), (7 << 32) + 200 + 1);
         assert_eq!(pair_priority(d, g), (7 << 32) + 200);

@@ -65,11 +65,6 @@ impl fmt::Display for Candidate {
             write_address(f, related, "rport ")?;
         }
         if let CandidateTransport::Tcp(ty) = self.transport {
-            let ty = match ty {
-                TcpType::Active => "active",
-                TcpType::Passive => "passive",
-                TcpType::SimultaneousOpen => "so",
-            };
             write!(f, " tcptype {ty}")?;
         }
         self.extensions.iter().try_for_each(|(name, value)| write!(f, " {name} {value}"))

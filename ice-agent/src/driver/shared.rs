@@ -250,6 +250,8 @@ fn act(core: &mut Core, action: &Action) {
             let target = Target { server, host: host.clone(), by_name, transport };
             core.streams.connect(*stream, target);
         }
+        // No TCP port is given to the agent.
+        Action::ConnectTcp { .. } => {}
         Action::Close { stream } => core.streams.close(*stream),
     }
 }
