@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use thirl_common::net::Transport;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Role};
 use thirl_ice_agent::nat::{
     self, Confidence, Facts, FamilyReport, HostNetwork, Options, PairPath, Report, ServerFault, UdpReport,
@@ -154,7 +153,7 @@ fn on_bad_lines_nothing_is_named_wrong() {
                 let loss = percent as f64 / 100.0;
                 let jitter = Duration::from_millis([0, 20, 200][(run % 3) as usize]);
                 let mut scene = Scene::new(run, spec);
-                scene.link = Link { delay, jitter, loss, duplication: 0.1 };
+                scene.link = Link { jitter, loss, duplication: 0.1, ..Link::delayed(delay) };
                 scene.servers = vec![Lie::None; 1 + (run % 2) as usize];
                 scene.options = Options { hairpin: true, ..Options::default() };
                 let udp = scene.diagnose().udp;
@@ -302,14 +301,8 @@ fn silence_of_a_second_address_that_does_not_answer_anyway_tells_nothing() {
 }
 
 fn behind(role: Role, nat: NatSpec, number: u8) -> PeerSpec {
-    PeerSpec {
-        config: AgentConfig::new(role),
-        addresses: vec![ip(&format!("192.168.{number}.2"))],
-        nat: Some((nat, ip(&format!("5.5.5.{number}")))),
-        link: Link::delayed(Duration::from_millis(10)),
-        turn: Transport::Udp,
-        dead: Vec::new(),
-    }
+    let spec = PeerSpec::new(AgentConfig::new(role), &[ip(&format!("192.168.{number}.2"))]);
+    PeerSpec { nat: Some((nat, ip(&format!("5.5.5.{number}")))), ..spec }
 }
 
 #[test]

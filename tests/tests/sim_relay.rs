@@ -9,7 +9,7 @@ use thirl_common::net::Transport;
 use thirl_common::uri::Host;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State, TurnServer};
 use thirl_ice_agent::candidate::CandidateKind;
-use thirl_tests::sim::{Filtering, Link, Mapping, NatSpec, Pair, PeerSpec, Side};
+use thirl_tests::sim::{Filtering, Mapping, NatSpec, Pair, PeerSpec, Side};
 
 /// The servers of the simulation.
 const FIRST: &str = "9.9.9.10:3478";
@@ -30,14 +30,8 @@ fn peer(role: Role, number: u8, turn: &[(&str, Transport)]) -> PeerSpec {
     config.policy = Policy::Relay;
     config.turn = turn.iter().map(|(address, transport)| server(address, *transport)).collect();
     let nat = NatSpec::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent);
-    PeerSpec {
-        config,
-        addresses: vec![[192, 168, number, 2].into()],
-        nat: Some((nat, [5, 5, 5, number].into())),
-        link: Link::delayed(ms(10)),
-        turn: Transport::Udp,
-        dead: Vec::new(),
-    }
+    let spec = PeerSpec::new(config, &[[192, 168, number, 2].into()]);
+    PeerSpec { nat: Some((nat, [5, 5, 5, number].into())), ..spec }
 }
 
 fn pair(turn: &[(&str, Transport)]) -> Pair {

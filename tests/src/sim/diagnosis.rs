@@ -12,8 +12,10 @@ use thirl_common::wire::{
 };
 use thirl_ice_agent::nat::{Action, Diagnosis, FamilyReport, Options, SocketId};
 
+use super::link::Link;
 use super::nat::NatSpec;
-use super::network::{HostId, Link, Network, Packet};
+use super::network::{Arrival, BoxId, HostId, Network};
+use super::packet::Packet;
 
 /// What a server does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +135,11 @@ impl Scene {
             }
             let Some(next) = client.next(&network, reboots) else { break };
             match network.advance(next) {
-                Some((at, packet)) if at == client.host => client.take(network.now(), &packet),
-                Some((at, packet)) => {
+                Some((at, Arrival::Datagram(packet))) if at == client.host => {
+                    client.take(network.now(), &packet);
+                }
+                Some((_, Arrival::Stream(..))) => {}
+                Some((at, Arrival::Datagram(packet))) => {
                     let dead = dies.is_some_and(|dies| network.now() >= dies);
                     let first = servers.first().is_some_and(|first| first.host == at);
                     let server = servers.iter_mut().find(|server| server.host == at);
@@ -170,7 +175,7 @@ impl Client {
     fn new(
         network: &mut Network,
         ip: IpAddr,
-        nat: Option<usize>,
+        nat: Option<BoxId>,
         scene: &Scene,
         servers: &[Server],
     ) -> Client {
@@ -219,7 +224,7 @@ impl Client {
     }
 
     fn take(&mut self, now: Instant, packet: &Packet) {
-        let Packet { transport, from, to, payload } = packet;
+        let Packet { transport, from, to, payload, .. } = packet;
         if self.sockets.values().any(|local| local == to) {
             self.diagnosis.handle_datagram(now, *transport, *to, *from, payload);
         }

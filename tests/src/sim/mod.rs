@@ -1,23 +1,44 @@
-//! A simulated network: virtual time, hosts, NATs, links with delay and loss, and the real cores at its ends.
+//! A simulated network: virtual time, hosts, middleboxes, links, and the real cores at its ends.
 //!
 //! Nothing here opens a socket or reads a clock, and everything random comes from one seed: a run that fails is run again
 //! by its seed.
 //!
-//! 1. [`Network`]: hosts, their NATs, and the packets between them.
-//! 2. `nat`: mapping, filtering and port allocation of RFC 4787.
-//! 3. `server`: STUN and TURN servers: the TURN engine of `turn-relay`.
-//! 4. [`Pair`]: two agents, their signalling, and the loop that runs them.
-//! 5. [`Scene`]: a NAT diagnosis, and servers that lie.
+//! 1. [`Network`]: a tree of networks with hosts and middleboxes in them, and the way of a [`Packet`] over its [`Link`]s.
+//! 2. [`Middlebox`]: [`Nat`] (mapping, filtering, allocation and lifetimes of RFC 4787 and RFC 5382, with a [`Gateway`] for
+//!    port mappings), [`Firewall`], [`Nat64`].
+//! 3. `tcp`: connections between hosts, which what stands between them sees segment by segment.
+//! 4. [`Server`]: STUN, and the TURN engine of `turn-relay`. [`Proxy`]: HTTP CONNECT.
+//! 5. [`Pair`]: two agents, their signalling, and the loop that runs them.
+//! 6. [`Scene`]: a NAT diagnosis, and servers that lie.
 
 mod diagnosis;
+mod firewall;
+mod gateway;
+mod link;
+mod mapper;
+mod middlebox;
 mod nat;
+mod nat64;
 mod network;
+mod packet;
 mod pair;
+mod peer;
+mod proxy;
 mod server;
+mod tcp;
 
 pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use diagnosis::{Lie, Scene};
-pub use nat::{Nat, NatSpec};
-pub use network::{HostId, Link, Network, Packet};
-pub use pair::{PREFERENCE, Pair, Peer, PeerSpec, Side};
+pub use firewall::{Firewall, FirewallSpec, TcpPolicy};
+pub use gateway::{Gateway, Speaks};
+pub use link::Link;
+pub use middlebox::Middlebox;
+pub use nat::{Contention, Hairpin, Lifetimes, Nat, NatSpec, Pooling, Refresh};
+pub use nat64::Nat64;
+pub use network::{Arrival, Behind, BoxId, HostId, Network};
+pub use packet::{Packet, Segment};
+pub use pair::{Pair, Side};
+pub use peer::{PREFERENCE, Peer, PeerSpec};
+pub use proxy::Proxy;
 pub use server::Server;
+pub use tcp::{ConnectionId, StreamEvent};

@@ -1,95 +1,83 @@
-//! Hosts and the packets between them, in virtual time.
+//! Hosts, middleboxes, the links between them, and the packets on their way, in virtual time.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use thirl_common::net::Transport;
 
+use super::link::Link;
+use super::middlebox::{Forwarded, Middlebox};
 use super::nat::{Nat, NatSpec};
+use super::packet::Packet;
+use super::tcp::{ConnectionId, StreamEvent, Tcp};
 
 /// A host of a [`Network`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(usize);
 
-/// What the way between a host and the core of the network does to packets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Link {
-    /// One way.
-    pub delay: Duration,
-    /// Up to so much more, each packet by itself: some overtake others.
-    pub jitter: Duration,
-    /// The probability that a packet is lost, each way: 0 to 1.
-    pub loss: f64,
-    /// The probability that it comes twice, each way: 0 to 1.
-    pub duplication: f64,
-}
+/// A middlebox of a [`Network`], and the network behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BoxId(usize);
 
-impl Link {
-    /// A link without loss.
-    pub fn delayed(delay: Duration) -> Link {
-        Link { delay, jitter: Duration::ZERO, loss: 0.0, duplication: 0.0 }
-    }
-}
+/// A network: behind a middlebox, or the core that all are in.
+pub type Behind = Option<BoxId>;
 
-/// A datagram, or a frame of a stream.
+/// What comes to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// The source, as its present place in the network sees it.
-    pub from: SocketAddr,
-    /// The destination.
-    pub to: SocketAddr,
-    /// UDP, or a frame of a TCP connection, which is not lost and passes every NAT.
-    pub transport: Transport,
-    /// What it carries.
-    pub payload: Vec<u8>,
-}
-
-impl Packet {
+pub enum Arrival {
     /// A datagram.
-    pub fn udp(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Packet {
-        Packet { from, to, transport: Transport::Udp, payload }
-    }
-
-    /// A frame of a TCP connection.
-    pub fn tcp(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Packet {
-        Packet { from, to, transport: Transport::Tcp, payload }
-    }
+    Datagram(Packet),
+    /// Something of a TCP connection.
+    Stream(ConnectionId, StreamEvent),
 }
 
-#[derive(Debug)]
-struct Host {
+/// A host's place in a network. A host in several has one in each.
+#[derive(Clone, Debug)]
+struct Interface {
+    behind: Behind,
     addresses: Vec<IpAddr>,
-    nat: Option<usize>,
     link: Link,
-    /// Whether its cable is unplugged.
     down: bool,
 }
 
-/// Where a packet stands.
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    /// In the core: on its way to the NAT or host that has its destination address.
-    Core,
-    /// At a host.
-    Host(HostId),
+#[derive(Debug)]
+struct Station {
+    middlebox: Middlebox,
+    behind: Behind,
+    link: Link,
+    down: bool,
 }
 
-/// Hosts in a star: each with its link, perhaps behind a NAT, around a core that forwards at once.
+/// What a packet comes to next.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// A network: the packet is on its way to who has its destination address there, or else to the way out.
+    Network(Behind),
+    /// A middlebox, from the outside.
+    Station(BoxId),
+    /// A host's interface.
+    Host(HostId, usize),
+}
+
+/// Hosts and middleboxes in a tree of networks, each with its link to the network that it is in: a LAN behind a home NAT
+/// behind a CGN in the core, for example. Each network forwards at once.
 #[derive(Debug)]
 pub struct Network {
     rng: StdRng,
     now: Instant,
-    hosts: Vec<Host>,
-    nats: Vec<Nat>,
+    hosts: Vec<Vec<Interface>>,
+    stations: Vec<Station>,
+    tcp: Tcp,
     flying: BTreeMap<(Instant, u64), (Place, Packet)>,
     next: u64,
     /// How many packets were sent by hosts.
     pub sent: u64,
 }
 
+/// To build it.
 impl Network {
     /// An empty network.
     #[expect(
@@ -101,13 +89,89 @@ impl Network {
             rng: StdRng::seed_from_u64(seed),
             now: Instant::now(),
             hosts: Vec::new(),
-            nats: Vec::new(),
+            stations: Vec::new(),
+            tcp: Tcp::default(),
             flying: BTreeMap::new(),
             next: 0,
             sent: 0,
         }
     }
 
+    /// Adds a NAT to the core with this address.
+    pub fn add_nat(&mut self, spec: NatSpec, external: IpAddr) -> BoxId {
+        let nat = Middlebox::Nat(Nat::new(spec, &[external]));
+        self.add_box(nat, None, Link::delayed(Duration::ZERO))
+    }
+
+    /// Adds a middlebox to a network, by which there is a network behind it.
+    pub fn add_box(&mut self, middlebox: Middlebox, behind: Behind, link: Link) -> BoxId {
+        self.stations.push(Station { middlebox, behind, link, down: false });
+        BoxId(self.stations.len() - 1)
+    }
+
+    /// Adds a host to a network.
+    pub fn add_host(&mut self, addresses: &[IpAddr], behind: Behind, link: Link) -> HostId {
+        self.hosts.push(Vec::new());
+        let host = HostId(self.hosts.len() - 1);
+        self.add_interface(host, addresses, behind, link);
+        host
+    }
+
+    /// Puts a host into one more network.
+    pub fn add_interface(&mut self, host: HostId, addresses: &[IpAddr], behind: Behind, link: Link) {
+        self.hosts[host.0].push(Interface { behind, addresses: addresses.to_vec(), link, down: false });
+    }
+}
+
+/// To change it while it runs.
+impl Network {
+    /// A NAT, to be looked at or rebooted.
+    #[expect(clippy::panic, reason = "a test that takes something else for a NAT is to fail")]
+    pub fn nat_mut(&mut self, nat: BoxId) -> &mut Nat {
+        match &mut self.stations[nat.0].middlebox {
+            Middlebox::Nat(nat) | Middlebox::Nat64(super::Nat64 { nat, .. }) => nat,
+            Middlebox::Firewall(_) => panic!("this is a firewall"),
+        }
+    }
+
+    /// A middlebox.
+    pub fn box_mut(&mut self, of: BoxId) -> &mut Middlebox {
+        &mut self.stations[of.0].middlebox
+    }
+
+    /// Unplugs a middlebox's cable to the outside, or plugs it in again.
+    pub fn set_box_down(&mut self, of: BoxId, down: bool) {
+        self.stations[of.0].down = down;
+    }
+
+    /// Changes a middlebox's link to the outside.
+    pub fn set_box_link(&mut self, of: BoxId, link: Link) {
+        self.stations[of.0].link = link;
+    }
+
+    /// Moves a host to another network.
+    pub fn move_host(&mut self, host: HostId, behind: Behind) {
+        self.hosts[host.0][0].behind = behind;
+    }
+
+    /// Gives a host other addresses.
+    pub fn renumber(&mut self, host: HostId, addresses: &[IpAddr]) {
+        self.hosts[host.0][0].addresses = addresses.to_vec();
+    }
+
+    /// Unplugs a host's cables, or plugs them in again.
+    pub fn set_down(&mut self, host: HostId, down: bool) {
+        self.hosts[host.0].iter_mut().for_each(|interface| interface.down = down);
+    }
+
+    /// Changes a host's links.
+    pub fn set_link(&mut self, host: HostId, link: Link) {
+        self.hosts[host.0].iter_mut().for_each(|interface| interface.link = link);
+    }
+}
+
+/// To send, and to let time pass.
+impl Network {
     /// The virtual time.
     pub fn now(&self) -> Instant {
         self.now
@@ -118,126 +182,170 @@ impl Network {
         &mut self.rng
     }
 
-    /// Adds a NAT with this address on the outside.
-    pub fn add_nat(&mut self, spec: NatSpec, external: IpAddr) -> usize {
-        self.nats.push(Nat::new(spec, external));
-        self.nats.len() - 1
-    }
-
-    /// A NAT, to be looked at or rebooted.
-    pub fn nat_mut(&mut self, nat: usize) -> &mut Nat {
-        &mut self.nats[nat]
-    }
-
-    /// Adds a host. Several hosts behind one NAT are on one LAN.
-    pub fn add_host(&mut self, addresses: &[IpAddr], nat: Option<usize>, link: Link) -> HostId {
-        self.hosts.push(Host { addresses: addresses.to_vec(), nat, link, down: false });
-        HostId(self.hosts.len() - 1)
-    }
-
-    /// Moves a host behind a NAT, or onto the open network.
-    pub fn move_host(&mut self, host: HostId, nat: Option<usize>) {
-        self.hosts[host.0].nat = nat;
-    }
-
-    /// Gives a host other addresses.
-    pub fn renumber(&mut self, host: HostId, addresses: &[IpAddr]) {
-        self.hosts[host.0].addresses = addresses.to_vec();
-    }
-
-    /// Unplugs a host's cable, or plugs it in again.
-    pub fn set_down(&mut self, host: HostId, down: bool) {
-        self.hosts[host.0].down = down;
-    }
-
-    /// Changes a host's link.
-    pub fn set_link(&mut self, host: HostId, link: Link) {
-        self.hosts[host.0].link = link;
-    }
-
-    /// Sends a packet from a host.
+    /// Sends a packet from a host. Without an interface that has its source address it is dropped.
     pub fn send(&mut self, host: HostId, packet: Packet) {
         self.sent += 1;
-        let Host { nat, link, down, .. } = &self.hosts[host.0];
-        let (nat, link, down) = (*nat, *link, *down);
-        if down || self.is_lost(link, &packet) {
+        let has = |interface: &&Interface| interface.addresses.contains(&packet.from.ip());
+        let Some(interface) = self.hosts[host.0].iter().find(has).filter(|interface| !interface.down) else {
             return;
-        }
-        if let Some(neighbour) = self.neighbour(nat, packet.to.ip()) {
-            let far = self.hosts[neighbour.0].link.delay;
-            self.fly(Link { delay: link.delay + far, ..link }, Place::Host(neighbour), packet);
-            return;
-        }
-        let from = match nat {
-            Some(nat) => self.nats[nat].outbound(&mut self.rng, &packet),
-            None => Some(packet.from),
         };
-        if let Some(from) = from {
-            self.fly(link, Place::Core, Packet { from, ..packet });
-        }
+        let (link, behind) = (interface.link, interface.behind);
+        self.fly(link, Place::Network(behind), packet);
     }
 
-    /// When the next packet moves.
+    /// Lets a host accept TCP connections at an endpoint of its own, or no longer.
+    pub fn listen(&mut self, host: HostId, local: SocketAddr, listens: bool) {
+        self.tcp.listen(host, local, listens);
+    }
+
+    /// Opens a TCP connection; [`Arrival::Stream`] says what becomes of it. `None` if there is one between these endpoints.
+    pub fn connect(
+        &mut self,
+        host: HostId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        transport: Transport,
+    ) -> Option<ConnectionId> {
+        let id = self.tcp.connect(self.now, host, (local, remote), transport);
+        self.send_segments();
+        id
+    }
+
+    /// Sends a frame over a connection; before it is there it waits.
+    pub fn write(&mut self, id: ConnectionId, frame: Vec<u8>) {
+        self.tcp.write(self.now, id, frame);
+        self.send_segments();
+    }
+
+    /// Closes a connection once what was written has arrived; nothing more is told of it.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.tcp.close(self.now, id);
+        self.send_segments();
+    }
+
+    /// Resets a connection.
+    pub fn abort(&mut self, id: ConnectionId) {
+        self.tcp.abort(id);
+        self.send_segments();
+    }
+
+    /// Resets all connections of a host, as when its programs are killed.
+    pub fn abort_all(&mut self, host: HostId) {
+        self.tcp.abort_all(host);
+        self.send_segments();
+    }
+
+    /// The local and the far end of a connection, and what it is called.
+    pub fn ends(&self, id: ConnectionId) -> Option<(SocketAddr, SocketAddr, Transport)> {
+        self.tcp.ends(id)
+    }
+
+    /// When something moves next.
     pub fn next_event(&self) -> Option<Instant> {
-        self.flying.keys().next().map(|(at, _)| *at)
+        let told = (!self.tcp.events.is_empty()).then_some(self.now);
+        let flying = self.flying.keys().next().map(|(at, _)| *at);
+        [told, flying, self.tcp.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// Moves the clock, and takes a packet that has arrived at a host until then.
-    pub fn advance(&mut self, until: Instant) -> Option<(HostId, Packet)> {
-        while let Some(entry) = self.flying.first_entry() {
-            if entry.key().0 > until {
-                break;
+    /// Moves the clock, and takes what has come to a host until then.
+    pub fn advance(&mut self, until: Instant) -> Option<(HostId, Arrival)> {
+        loop {
+            if let Some((host, id, event)) = self.tcp.events.pop_front() {
+                return Some((host, Arrival::Stream(id, event)));
             }
-            let ((at, _), (place, packet)) = entry.remove_entry();
+            let flying = self.flying.first_key_value().map(|((at, _), _)| *at);
+            let timer = self.tcp.poll_timeout();
+            let Some(at) = [flying, timer].into_iter().flatten().min().filter(|at| *at <= until) else {
+                self.now = self.now.max(until);
+                return None;
+            };
             self.now = self.now.max(at);
-            match place {
-                Place::Core => self.cross_core(packet),
-                Place::Host(host) if self.hosts[host.0].down => {}
-                Place::Host(host) => return Some((host, packet)),
+            if timer == Some(at) {
+                self.tcp.handle_timeout(self.now);
+                self.send_segments();
+            } else if let Some((_, (place, packet))) = self.flying.pop_first()
+                && let Some(arrived) = self.arrive(place, packet)
+            {
+                return Some(arrived);
             }
         }
-        self.now = self.now.max(until);
+    }
+
+    fn arrive(&mut self, place: Place, packet: Packet) -> Option<(HostId, Arrival)> {
+        match place {
+            Place::Network(behind) => self.route(behind, packet),
+            Place::Station(of) if self.stations[of.0].down => {}
+            Place::Station(of) => {
+                let forwarded = self.stations[of.0].middlebox.inbound(self.now, packet);
+                self.forward(of, forwarded);
+            }
+            Place::Host(host, at) => {
+                let interface = self.hosts[host.0].get(at)?;
+                if interface.down || !interface.addresses.contains(&packet.to.ip()) {
+                    return None;
+                }
+                if !packet.is_tcp() {
+                    return Some((host, Arrival::Datagram(packet)));
+                }
+                self.tcp.handle(self.now, host, packet);
+                self.send_segments();
+            }
+        }
         None
     }
 
-    fn cross_core(&mut self, packet: Packet) {
-        let nat = self.nats.iter().position(|nat| nat.external() == packet.to.ip());
-        let to = match nat {
-            Some(nat) => self.nats[nat].inbound(&packet),
-            None => Some(packet.to),
-        };
-        let Some(to) = to else { return };
-        let Some(host) = self.neighbour(nat, to.ip()) else { return };
-        let link = self.hosts[host.0].link;
-        if !self.is_lost(link, &packet) {
-            self.fly(link, Place::Host(host), Packet { to, ..packet });
+    /// Sends a packet to who has its destination address in a network, or else out of there.
+    fn route(&mut self, behind: Behind, packet: Packet) {
+        let to = packet.to.ip();
+        if let Some((host, at)) = self.host_at(behind, to) {
+            self.fly(self.hosts[host.0][at].link, Place::Host(host, at), packet);
+        } else if let Some(of) = self.station_at(behind, to) {
+            self.fly(self.stations[of.0].link, Place::Station(of), packet);
+        } else if let Some(of) = behind {
+            let forwarded = self.stations[of.0].middlebox.outbound(self.now, &mut self.rng, packet);
+            self.forward(of, forwarded);
         }
     }
 
-    fn neighbour(&self, nat: Option<usize>, ip: IpAddr) -> Option<HostId> {
-        let here = |host: &Host| host.nat == nat && host.addresses.contains(&ip);
-        self.hosts.iter().position(here).map(HostId)
+    fn forward(&mut self, of: BoxId, forwarded: Option<Forwarded>) {
+        let Station { behind, link, down, .. } = self.stations[of.0];
+        match forwarded {
+            Some(Forwarded::Inside(packet)) => self.route(Some(of), packet),
+            Some(Forwarded::Outside(packet)) if !down => self.fly(link, Place::Network(behind), packet),
+            _ => {}
+        }
     }
 
-    fn is_lost(&mut self, link: Link, packet: &Packet) -> bool {
-        !packet.transport.is_reliable() && link.loss > 0.0 && self.rng.random_bool(link.loss)
+    fn host_at(&self, behind: Behind, ip: IpAddr) -> Option<(HostId, usize)> {
+        let here = |interface: &Interface| interface.behind == behind && interface.addresses.contains(&ip);
+        let mut places = self.hosts.iter().enumerate();
+        places.find_map(|(host, interfaces)| Some((HostId(host), interfaces.iter().position(here)?)))
+    }
+
+    /// Who leads to an address in a network.
+    fn station_at(&self, behind: Behind, ip: IpAddr) -> Option<BoxId> {
+        let mut here = (0..self.stations.len()).map(BoxId).filter(|of| self.stations[of.0].behind == behind);
+        here.find(|of| {
+            let middlebox = &self.stations[of.0].middlebox;
+            middlebox.has(ip) || (middlebox.is_transparent() && self.is_within(*of, ip))
+        })
+    }
+
+    fn is_within(&self, of: BoxId, ip: IpAddr) -> bool {
+        self.host_at(Some(of), ip).is_some() || self.station_at(Some(of), ip).is_some()
+    }
+
+    /// Sends what the hosts' TCP has to say.
+    fn send_segments(&mut self) {
+        for (host, packet) in std::mem::take(&mut self.tcp.outgoing) {
+            self.send(host, packet);
+        }
     }
 
     fn fly(&mut self, link: Link, place: Place, packet: Packet) {
-        let unreliable = !packet.transport.is_reliable();
-        let chance = |share: f64| unreliable && share > 0.0;
-        if chance(link.duplication) && self.rng.random_bool(link.duplication) {
-            self.arrive_later(link, place, packet.clone());
+        for delay in link.delays(&mut self.rng, &packet) {
+            self.next += 1;
+            self.flying.insert((self.now + delay, self.next), (place, packet.clone()));
         }
-        self.arrive_later(link, place, packet);
-    }
-
-    fn arrive_later(&mut self, link: Link, place: Place, packet: Packet) {
-        let mut delay = link.delay;
-        if !packet.transport.is_reliable() && !link.jitter.is_zero() {
-            delay += self.rng.random_range(Duration::ZERO..link.jitter);
-        }
-        self.next += 1;
-        self.flying.insert((self.now + delay, self.next), (place, packet));
     }
 }

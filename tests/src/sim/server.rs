@@ -1,7 +1,7 @@
 //! A server in the simulated network: a Binding responder and the TURN engine.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,16 +10,20 @@ use thirl_common::net::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr
 use thirl_common::wire::{AddressFamily, Class, Message, MessageWriter, Method, XorMappedAddress};
 use thirl_turn_relay::engine::{Action, BindError, Engine, EngineConfig, Forward, RelayId};
 
-use super::network::{HostId, Network, Packet};
+use super::network::{Arrival, HostId, Network};
+use super::packet::Packet;
+use super::tcp::{ConnectionId, StreamEvent};
 
-/// STUN and TURN on port 3478 of a host.
+/// STUN and TURN on port 3478 of a host, over TCP on 443 too.
 #[derive(Debug)]
 pub struct Server {
     host: HostId,
-    address: SocketAddr,
+    ips: [IpAddr; 2],
     engine: Engine,
     config: EngineConfig,
     relays: BTreeMap<u16, RelayId>,
+    /// Who is connected, by TCP or TLS.
+    clients: BTreeMap<FiveTuple, ConnectionId>,
     next_port: u16,
     /// Whether it answers at all.
     pub down: bool,
@@ -29,20 +33,31 @@ pub struct Server {
     pub relays_ipv6: bool,
 }
 
-/// The IPv6 address that servers relay from.
-pub(super) const IPV6: Ipv6Addr = Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 0x10);
+/// Where it listens.
+const PORT: u16 = 3478;
+/// Where it listens for TCP and TLS as well: what strict firewalls let out.
+const HTTPS: u16 = 443;
 
 impl Server {
-    /// A server that serves one user.
-    pub fn new(host: HostId, ip: IpAddr, username: &str, password: &str) -> Server {
+    /// A server at these addresses of its host, an IPv4 and an IPv6 one, that serves one user.
+    pub fn new(
+        network: &mut Network,
+        host: HostId,
+        ips: [IpAddr; 2],
+        (username, password): (&str, &str),
+    ) -> Server {
+        for (ip, port) in ips.into_iter().flat_map(|ip| [(ip, PORT), (ip, HTTPS)]) {
+            network.listen(host, SocketAddr::new(ip, port), true);
+        }
         let mut users = StaticUsers::default();
         users.insert(username, password);
         let config = EngineConfig { credentials: Arc::new(users), ..EngineConfig::default() };
         Server {
             host,
-            address: SocketAddr::new(ip, 3478),
+            ips,
             engine: Engine::new(config.clone(), [9; 32]),
             relays: BTreeMap::new(),
+            clients: BTreeMap::new(),
             next_port: 49_152,
             down: false,
             udp_blocked: false,
@@ -55,6 +70,7 @@ impl Server {
     pub fn restart(&mut self) {
         self.engine = Engine::new(self.config.clone(), [10; 32]);
         self.relays.clear();
+        self.clients.clear();
     }
 
     /// The same, with these users.
@@ -74,7 +90,12 @@ impl Server {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        SocketAddr::new(self.ips[0], PORT)
+    }
+
+    /// The same, for both families.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        self.ips.into_iter().map(|ip| SocketAddr::new(ip, PORT))
     }
 
     /// How many allocations it has.
@@ -82,32 +103,81 @@ impl Server {
         self.engine.allocations()
     }
 
-    /// Takes a packet for the host.
-    pub fn handle(&mut self, network: &mut Network, packet: &Packet) {
-        if self.down || (self.udp_blocked && packet.to == self.address && packet.transport == Transport::Udp)
-        {
-            return;
-        }
-        let now = network.now();
-        if packet.to == self.address {
-            let binding = answer_binding(packet).filter(|_| packet.transport == Transport::Udp);
-            if let Some(payload) = binding {
-                network.send(self.host, Packet::udp(packet.to, packet.from, payload));
-                return;
-            }
-            let five_tuple = FiveTuple {
-                transport: packet.transport,
-                client: ClientAddr(packet.from),
-                server: ServerAddr(self.address),
-            };
-            let forward = self.engine.handle_datagram(now, 0, five_tuple, &packet.payload);
-            self.forward(network, forward, &packet.payload);
-        } else if let Some(relay) = self.relays.get(&packet.to.port()) {
-            let from = PeerAddr(packet.from);
-            let forward = self.engine.handle_peer_datagram(now, *relay, from, packet.payload.len());
-            self.forward(network, forward, &packet.payload);
+    /// Takes what has come to the host.
+    pub fn handle(&mut self, network: &mut Network, arrival: Arrival) {
+        match arrival {
+            _ if self.down => {}
+            Arrival::Datagram(packet) => self.handle_datagram(network, &packet),
+            Arrival::Stream(connection, event) => self.handle_stream(network, connection, event),
         }
         self.drain(network);
+    }
+
+    fn handle_datagram(&mut self, network: &mut Network, packet: &Packet) {
+        let listens = packet.to.port() == PORT && self.has(packet.to.ip());
+        if listens && self.udp_blocked && packet.transport == Transport::Udp {
+            return;
+        }
+        if listens {
+            self.handle_request(network, packet);
+        } else if let Some(relay) = self.relays.get(&packet.to.port()) {
+            let from = PeerAddr(packet.from);
+            let forward = self.engine.handle_peer_datagram(network.now(), *relay, from, packet.payload.len());
+            self.forward(network, forward, &packet.payload);
+        }
+    }
+
+    fn handle_stream(&mut self, network: &mut Network, connection: ConnectionId, event: StreamEvent) {
+        let ends = network.ends(connection);
+        let five_tuple = ends.map(|(server, client, transport)| FiveTuple {
+            transport,
+            client: ClientAddr(client),
+            server: ServerAddr(server),
+        });
+        match (event, five_tuple) {
+            (StreamEvent::Accepted, Some(five_tuple)) => _ = self.clients.insert(five_tuple, connection),
+            (StreamEvent::Frame(payload), Some(five_tuple)) if self.clients.contains_key(&five_tuple) => {
+                let FiveTuple { transport, client, server } = five_tuple;
+                let (from, to) = (client.0, server.0);
+                self.handle_request(network, &Packet { from, to, transport, segment: None, payload });
+            }
+            // What was connected to it before it was killed is reset by its kernel.
+            (StreamEvent::Frame(_), _) => network.abort(connection),
+            (StreamEvent::Closed(_), _) => {
+                let gone: Vec<_> = self.clients.extract_if(.., |_, known| *known == connection).collect();
+                for (five_tuple, _) in gone {
+                    self.engine.handle_client_gone(network.now(), five_tuple);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a datagram, or a frame of a stream, at an address where it listens.
+    fn handle_request(&mut self, network: &mut Network, packet: &Packet) {
+        let Packet { from, to, transport, .. } = *packet;
+        if let Some(payload) = answer_binding(packet) {
+            return self.send(network, Packet { from: to, to: from, transport, segment: None, payload });
+        }
+        let five_tuple = FiveTuple { transport, client: ClientAddr(from), server: ServerAddr(to) };
+        let forward = self.engine.handle_datagram(network.now(), 0, five_tuple, &packet.payload);
+        self.forward(network, forward, &packet.payload);
+    }
+
+    /// Sends a datagram, or a frame over the stream that it names.
+    fn send(&self, network: &mut Network, packet: Packet) {
+        let Packet { from, to, transport, .. } = packet;
+        if !transport.is_reliable() {
+            return network.send(self.host, packet);
+        }
+        let five_tuple = FiveTuple { transport, client: ClientAddr(to), server: ServerAddr(from) };
+        if let Some(connection) = self.clients.get(&five_tuple) {
+            network.write(*connection, packet.payload);
+        }
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        self.ips.contains(&ip)
     }
 
     /// When it has something to do.
@@ -126,8 +196,7 @@ impl Server {
             Some(Forward::ToPeer { relay, to, range, .. }) => {
                 let port = self.relays.iter().find(|(_, known)| **known == relay).map(|(port, _)| *port);
                 let Some(port) = port else { return };
-                let from =
-                    SocketAddr::new(if to.0.is_ipv6() { IPV6.into() } else { self.address.ip() }, port);
+                let from = SocketAddr::new(self.ips[usize::from(to.0.is_ipv6())], port);
                 Packet::udp(from, to.0, bytes[range].to_vec())
             }
             Some(Forward::ToClient { five_tuple, prefix, range, padding }) => {
@@ -135,11 +204,11 @@ impl Server {
                 payload.extend_from_slice(&bytes[range]);
                 payload.resize(payload.len() + padding, 0);
                 let (from, to) = (five_tuple.server.0, five_tuple.client.0);
-                Packet { from, to, transport: five_tuple.transport, payload }
+                Packet { from, to, transport: five_tuple.transport, segment: None, payload }
             }
             _ => return,
         };
-        network.send(self.host, packet);
+        self.send(network, packet);
     }
 
     fn drain(&mut self, network: &mut Network) {
@@ -154,7 +223,7 @@ impl Server {
                     let port = self.next_port;
                     self.next_port += 1;
                     self.relays.insert(port, relay);
-                    let ip = if family == AddressFamily::Ipv6 { IPV6.into() } else { self.address.ip() };
+                    let ip = self.ips[usize::from(family == AddressFamily::Ipv6)];
                     let bound = RelayedAddr(SocketAddr::new(ip, port));
                     self.engine.relay_bound(relay, Ok(bound), network.now());
                 }
@@ -164,7 +233,7 @@ impl Server {
         }
         while let Some(transmit) = self.engine.poll_transmit() {
             let thirl_common::net::Transmit { transport, from, to, payload } = transmit;
-            network.send(self.host, Packet { from, to, transport, payload });
+            self.send(network, Packet { from, to, transport, segment: None, payload });
         }
         while self.engine.poll_event().is_some() {}
     }

@@ -37,14 +37,7 @@ fn link() -> Link {
 /// A host on the open network.
 fn open(role: Role, address: &str) -> PeerSpec {
     let config = AgentConfig::new(role);
-    PeerSpec {
-        config,
-        addresses: vec![ip(address)],
-        nat: None,
-        link: link(),
-        turn: Transport::Udp,
-        dead: Vec::new(),
-    }
+    PeerSpec::new(config, &[ip(address)])
 }
 
 /// A host behind a NAT of its own.

@@ -1,0 +1,72 @@
+//! What stands between one network and another.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+
+use super::firewall::Firewall;
+use super::nat::Nat;
+use super::nat64::Nat64;
+use super::packet::Packet;
+
+/// Where a packet goes on from a middlebox.
+#[derive(Debug)]
+pub(super) enum Forwarded {
+    /// To the network that it stands in.
+    Outside(Packet),
+    /// To the network behind it.
+    Inside(Packet),
+}
+
+/// A middlebox.
+#[derive(Debug)]
+pub enum Middlebox {
+    /// A NAT.
+    Nat(Nat),
+    /// A firewall, or just a router.
+    Firewall(Firewall),
+    /// A NAT64.
+    Nat64(Nat64),
+}
+
+impl Middlebox {
+    pub(super) fn outbound(&mut self, now: Instant, rng: &mut StdRng, packet: Packet) -> Option<Forwarded> {
+        match self {
+            Middlebox::Nat(nat) => nat.outbound(now, rng, packet),
+            Middlebox::Firewall(firewall) => firewall.outbound(now, packet).map(Forwarded::Outside),
+            Middlebox::Nat64(nat64) => nat64.outbound(now, rng, packet),
+        }
+    }
+
+    pub(super) fn inbound(&mut self, now: Instant, packet: Packet) -> Option<Forwarded> {
+        match self {
+            Middlebox::Nat(nat) => nat.inbound(now, packet),
+            Middlebox::Firewall(firewall) => firewall.inbound(now, packet).map(Forwarded::Inside),
+            Middlebox::Nat64(nat64) => nat64.inbound(now, packet),
+        }
+    }
+
+    /// Whether an address outside is its own.
+    pub(super) fn has(&self, ip: IpAddr) -> bool {
+        match self {
+            Middlebox::Nat(nat) => nat.externals().contains(&ip),
+            Middlebox::Firewall(_) => false,
+            Middlebox::Nat64(nat64) => nat64.nat.externals().contains(&ip),
+        }
+    }
+
+    /// Whether the addresses behind it are known outside.
+    pub(super) fn is_transparent(&self) -> bool {
+        !matches!(self, Middlebox::Nat(_))
+    }
+
+    /// Loses what it knows, as at a reboot.
+    pub fn reboot(&mut self) {
+        match self {
+            Middlebox::Nat(nat) => nat.reboot(),
+            Middlebox::Firewall(firewall) => firewall.reboot(),
+            Middlebox::Nat64(nat64) => nat64.reboot(),
+        }
+    }
+}
