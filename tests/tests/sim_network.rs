@@ -293,11 +293,11 @@ fn firewalls_let_out_what_they_are_told_to() {
 fn a_nat64_translates_what_has_its_prefix() {
     let prefix: Nat64Prefix = "64:ff9b::/96".parse().unwrap();
     let mut network = Network::new(5);
-    let nat64 = Nat64 {
+    let nat64 = Box::new(Nat64 {
         prefix,
         nat: Nat::new(NatSpec::new(EIM, APDF), &[ip("5.5.5.1")]),
         native: Firewall::new(FirewallSpec::stateful(APDF)),
-    };
+    });
     let nat = network.add_box(Middlebox::Nat64(nat64), None, link());
     let inside = ["2001:db8::2", "2001:db8::3"].map(|own| network.add_host(&[ip(own)], Some(nat), link()));
     let outside = network.add_host(&[ip("9.9.9.9"), ip("2a00::9")], None, link());

@@ -27,7 +27,7 @@ pub enum Middlebox {
     /// A firewall, or just a router.
     Firewall(Firewall),
     /// A NAT64.
-    Nat64(Nat64),
+    Nat64(Box<Nat64>),
 }
 
 impl Middlebox {

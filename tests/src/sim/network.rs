@@ -129,7 +129,8 @@ impl Network {
     #[expect(clippy::panic, reason = "a test that takes something else for a NAT is to fail")]
     pub fn nat_mut(&mut self, nat: BoxId) -> &mut Nat {
         match &mut self.stations[nat.0].middlebox {
-            Middlebox::Nat(nat) | Middlebox::Nat64(super::Nat64 { nat, .. }) => nat,
+            Middlebox::Nat(nat) => nat,
+            Middlebox::Nat64(nat64) => &mut nat64.nat,
             Middlebox::Firewall(_) => panic!("this is a firewall"),
         }
     }
@@ -343,9 +344,16 @@ impl Network {
     }
 
     fn fly(&mut self, link: Link, place: Place, packet: Packet) {
-        for delay in link.delays(&mut self.rng, &packet) {
-            self.next += 1;
-            self.flying.insert((self.now + delay, self.next), (place, packet.clone()));
+        let mut delays = link.delays(&mut self.rng, &packet);
+        let Some(first) = delays.next() else { return };
+        for delay in delays {
+            self.arrive_in(delay, place, packet.clone());
         }
+        self.arrive_in(first, place, packet);
+    }
+
+    fn arrive_in(&mut self, delay: Duration, place: Place, packet: Packet) {
+        self.next += 1;
+        self.flying.insert((self.now + delay, self.next), (place, packet));
     }
 }

@@ -144,8 +144,9 @@ impl Server {
             // What was connected to it before it was killed is reset by its kernel.
             (StreamEvent::Frame(_), _) => network.abort(connection),
             (StreamEvent::Closed(_), _) => {
-                let gone: Vec<_> = self.clients.extract_if(.., |_, known| *known == connection).collect();
-                for (five_tuple, _) in gone {
+                let client = self.clients.iter().find(|(_, known)| **known == connection);
+                if let Some(five_tuple) = client.map(|(five_tuple, _)| *five_tuple) {
+                    self.clients.remove(&five_tuple);
                     self.engine.handle_client_gone(network.now(), five_tuple);
                 }
             }

@@ -186,7 +186,7 @@ impl Tcp {
     pub(super) fn handle(&mut self, now: Instant, host: HostId, packet: Packet) {
         let Some(segment) = packet.segment else { return };
         let Some(&id) = self.by_ends.get(&(host, packet.to, packet.from)) else {
-            return self.handle_stranger(now, host, packet, segment);
+            return self.handle_stranger(now, host, &packet, segment);
         };
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match (segment, connection.state) {
@@ -213,7 +213,7 @@ impl Tcp {
         }
     }
 
-    fn handle_stranger(&mut self, now: Instant, host: HostId, packet: Packet, segment: Segment) {
+    fn handle_stranger(&mut self, now: Instant, host: HostId, packet: &Packet, segment: Segment) {
         match segment {
             Segment::Syn if self.listeners.contains(&(host, packet.to)) => {
                 let ends = (packet.to, packet.from);
@@ -221,7 +221,7 @@ impl Tcp {
                 self.say(id, Segment::SynAck);
             }
             Segment::Rst => {}
-            _ => self.outgoing.push((host, reset(&packet))),
+            _ => self.outgoing.push((host, reset(packet))),
         }
     }
 
