@@ -167,8 +167,9 @@ impl Mux {
         if let Some(message) = parse(datagram) {
             match message.class() {
                 Class::Success | Class::Error => {
-                    if let Some(&id) = self.by_transaction.get(&message.transaction_id()) {
-                        self.answered(id, from);
+                    let transaction = message.transaction_id();
+                    if let Some(&id) = self.by_transaction.get(&transaction) {
+                        self.answered(id, from, transaction);
                         return Some(id);
                     }
                 }
@@ -184,11 +185,15 @@ impl Mux {
         self.by_remote.get(&from).map(|claim| claim.agent)
     }
 
-    /// Whoever gets an answer from an address for the first time has it from now on.
-    fn answered(&mut self, id: MuxId, from: SocketAddr) {
+    /// Whoever gets an answer from an address for the first time has it from now on. There will be no other answer.
+    fn answered(&mut self, id: MuxId, from: SocketAddr, transaction: TransactionId) {
         let Some(known) = self.agents.get_mut(&id) else { return };
         let Some(at) = known.remotes.iter().position(|remote| remote.address == from) else { return };
         let Some(remote) = known.remotes.remove(at) else { return };
+        if let Some(at) = known.transactions.iter().rposition(|sent| *sent == transaction) {
+            known.transactions.remove(at);
+            self.by_transaction.remove(&transaction);
+        }
         known.remotes.push_back(Remote { answered: true, ..remote });
         let claim = self.by_remote.get(&from);
         let another_has_it = claim.is_some_and(|claim| claim.agent != id && claim.answered);
@@ -284,7 +289,8 @@ mod tests {
         assert_eq!(mux.route(at(1), b"data"), Some(b), "what consents to both does not go back and forth");
         mux.remove(b);
         assert_eq!(mux.route(at(1), b"data"), None);
-        mux.route(at(1), &message(Class::Success, 4, ""));
+        mux.note_sent(a, at(1), &message(Class::Request, 5, ""));
+        mux.route(at(1), &message(Class::Success, 5, ""));
         assert_eq!(mux.route(at(1), b"data"), Some(a));
     }
 
@@ -302,6 +308,10 @@ mod tests {
         assert_eq!(mux.by_transaction.len(), MAX_TRANSACTIONS);
         assert_eq!(mux.by_remote.len(), MAX_REMOTES);
         assert_eq!(mux.route(at(1), b"data"), Some(id), "it has answered");
+        let mut answer = message(Class::Success, 1, "");
+        answer[8..10].copy_from_slice(&4999u16.to_be_bytes());
+        assert_eq!(mux.route(at(4999), &answer), Some(id));
+        assert_eq!(mux.by_transaction.len(), MAX_TRANSACTIONS - 1, "what is answered is forgotten");
         mux.remove(id);
         let left = [mux.by_transaction.len(), mux.by_remote.len(), mux.by_ufrag.len(), mux.len()];
         assert_eq!(left, [0; 4]);

@@ -54,6 +54,8 @@ pub(super) struct CheckList {
     triggered: VecDeque<PairId>,
     asked: SortedMap<TransactionId, Asked>,
     next: u32,
+    /// How many pairs are [wanted](Pair::wanted).
+    wanted: u32,
     /// How many ordinary checks each group has had.
     served: SortedMap<Group, u32>,
 }
@@ -116,6 +118,7 @@ impl CheckList {
         let id = PairId(self.next);
         self.next += 1;
         self.by_way.insert(&pair.way(), id.into());
+        self.wanted += u32::from(pair.wanted);
         self.pairs.insert(id, Box::new(pair));
         Some(id)
     }
@@ -133,6 +136,7 @@ impl CheckList {
         if let Some(pair) = self.pairs.remove(&id) {
             self.by_way.remove(&pair.way(), id.into());
             self.triggered.retain(|queued| *queued != id);
+            self.wanted -= u32::from(pair.wanted);
             for transaction in pair.asked {
                 self.asked.remove(&transaction);
             }
@@ -157,6 +161,18 @@ impl CheckList {
         if self.get(id).is_some() && !self.triggered.contains(&id) {
             self.triggered.push_back(id);
         }
+    }
+
+    /// Whether some pair is [wanted](Pair::wanted).
+    pub(super) fn wants_any(&self) -> bool {
+        self.wanted > 0
+    }
+
+    /// The pair was checked: it is wanted no more. Whether it was.
+    pub(super) fn take_wanted(&mut self, id: PairId) -> bool {
+        let was = self.get_mut(id).is_some_and(|pair| std::mem::take(&mut pair.wanted));
+        self.wanted -= u32::from(was);
+        was
     }
 
     /// Whether a triggered check waits.
@@ -248,10 +264,9 @@ impl CheckList {
 
     /// Whether any pair of a component may yet work.
     pub(super) fn has_open(&self, component: ComponentId) -> bool {
-        let open = |(id, pair): (PairId, &Pair)| {
-            pair.component == component && (pair.is_open() || self.triggered.contains(&id))
-        };
-        self.iter().any(open)
+        let triggered = self.triggered.iter().filter_map(|id| self.get(*id));
+        let open = self.pairs.values().map(AsRef::as_ref).filter(|pair| pair.is_open());
+        open.chain(triggered).any(|pair| pair.component == component)
     }
 
     /// The best pair of a component that works, by rank first.

@@ -341,15 +341,15 @@ impl Agent {
         let Ok(XorMappedAddress(mapped)) = message.require::<XorMappedAddress>() else { return };
         let id = asked.pair;
         let mapped = self.valid_local(now, id, canonical(mapped));
+        let wanted = self.session.list.take_wanted(id);
         let Some(pair) = self.session.list.get_mut(id) else { return };
         let moved = pair.mapped.is_some() && pair.mapped != mapped;
-        let wanted = std::mem::take(&mut pair.wanted);
         pair.stats.rest().responses_received += 1;
         pair.heard = true;
         pair.mapped = mapped;
         let (component, way, to) = (pair.component, (pair.route, pair.to.ip()), pair.to);
         pair.failure = None;
-        pair.state = PairState::Succeeded;
+        let news = std::mem::replace(&mut pair.state, PairState::Succeeded) != PairState::Succeeded;
         let current = pair.check.as_ref().filter(|check| check.id == message.transaction_id());
         if current.is_none_or(|check| check.transaction.transmissions() == 1) {
             pair.stats.rest().round_trip(now.saturating_duration_since(asked.sent));
@@ -360,7 +360,9 @@ impl Agent {
             self.timers.cancel(Timer::Check(id));
         }
         let (foundation, by_peer) = (pair.foundation, pair.nominated_by_peer);
-        self.session.list.unfreeze(foundation);
+        if news {
+            self.session.list.unfreeze(foundation);
+        }
         self.session.asymmetric.remove(&way);
         self.connection_proven(way.0, to);
         self.pick_current(component);

@@ -53,8 +53,12 @@ impl Agent {
             return;
         }
         let disconnected = component.state == State::Disconnected;
+        let selected = self.selected_rank(id);
+        if selected == Some(Rank::Direct) && !disconnected && !self.session.capabilities.renomination {
+            return;
+        }
         let Some((best, rank)) = self.best_candidate_for_nomination(id) else { return };
-        let why = match (self.selected_rank(id), rank) {
+        let why = match (selected, rank) {
             (Some(Rank::Relayed), Rank::Direct | Rank::DirectOverTcp) => {
                 "a direct path was found after a relayed one"
             }

@@ -93,7 +93,8 @@ impl Agent {
 
     fn start_ordinary(&mut self, now: Instant) -> bool {
         let Session { list, streams, .. } = &mut self.session;
-        let next = if matches!(self.state, State::Failed | State::Closed) {
+        let done = !streams.look_for_more() && !list.wants_any();
+        let next = if done || matches!(self.state, State::Failed | State::Closed) {
             None
         } else {
             list.next_ordinary(|pair| streams.may_check(pair))

@@ -110,6 +110,11 @@ impl Streams {
         self.of(id)?.remote.as_ref()
     }
 
+    /// Whether some component may have ordinary checks.
+    pub(super) fn look_for_more(&self) -> bool {
+        self.0.iter().any(|stream| stream.components.iter().any(|known| known.ordinary != Ordinary::Stopped))
+    }
+
     /// Whether a pair may be checked when its turn comes.
     pub(super) fn may_check(&self, pair: &Pair) -> bool {
         let Some(stream) = self.of(pair.component) else { return false };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
@@ -53,7 +53,8 @@ pub(super) struct Shared {
     /// What the peer sent.
     pub(super) incoming: Queue,
     progress: watch::Sender<Progress>,
-    events: broadcast::Sender<Event>,
+    /// Made for the first who listens: its room is three times an agent's.
+    events: OnceLock<broadcast::Sender<Event>>,
     closing: Mutex<bool>,
     /// Where tasks for the agent run.
     pub(super) runtime: Handle,
@@ -90,7 +91,7 @@ impl Shared {
             addresses_changed: Notify::new(),
             incoming: Queue::default(),
             progress: watch::Sender::new(progress),
-            events: broadcast::Sender::new(EVENTS),
+            events: OnceLock::new(),
             closing: Mutex::new(false),
             runtime: Handle::current(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
@@ -161,8 +162,10 @@ impl Shared {
         if matches!(core.agent.state(), State::Failed | State::Closed) {
             self.incoming.close();
         }
-        // Nobody may listen.
-        self.events.send(event).ok();
+        if let Some(events) = self.events.get() {
+            // Nobody may listen any more.
+            events.send(event).ok();
+        }
     }
 
     pub(super) fn progress(&self) -> watch::Receiver<Progress> {
@@ -170,7 +173,7 @@ impl Shared {
     }
 
     pub(super) fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        self.events.get_or_init(|| broadcast::Sender::new(EVENTS)).subscribe()
     }
 
     pub(super) fn close(&self) {

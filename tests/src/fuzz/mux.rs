@@ -54,6 +54,7 @@ pub fn mux(data: &[u8]) {
                     let known = agents.entry(id).or_default();
                     if known.asked.contains(&at) {
                         known.answered.insert(at);
+                        known.transactions.remove(&who);
                     }
                 }
             }
