@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test`, `ci`, `bench`, `lab-nat`, `soak` and `fuzz`.
+//! The project's own tasks: `cargo xtask test`, `ci`, `bench`, `lab-nat`, `reach`, `soak` and `fuzz`.
 //!
 //! A task is a list of steps, each of which adds rows to one table: `prepare` (what the tests need of the machine) →
 //! `checks` (what CI looks at besides tests) → `suites` (build, run, read) → `report` (the table). `fuzz` stands apart.
@@ -50,6 +50,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run every pair of network situations and print who connects to whom, and how (`cargo xtask reach -- --help`)
+    Reach {
+        /// Arguments of `reach-matrix`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Let clients come, go, vanish, retransmit and lie for a while, and look at what is left of them at the relay
     Soak {
         /// How long
@@ -68,7 +74,8 @@ fn main() -> ExitCode {
         Task::Test { suite } => test(suite.as_deref()),
         Task::Ci => ci(),
         Task::Bench { arguments } => bench(&arguments),
-        Task::LabNat { arguments } => lab_nat(&arguments),
+        Task::LabNat { arguments } => judged("nat-judge", &arguments),
+        Task::Reach { arguments } => judged("reach-matrix", &arguments),
         Task::Soak { minutes, allocations } => soak(minutes, allocations),
         Task::Fuzz(options) => fuzz(&options),
     };
@@ -108,14 +115,15 @@ fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
     Ok(report)
 }
 
-fn lab_nat(arguments: &[String]) -> io::Result<Report> {
+/// Runs a program of the tests that judges the others.
+fn judged(program: &str, arguments: &[String]) -> io::Result<Report> {
     let workspace = Workspace::find()?;
     let packages = ["thirl", "thirl-stun-server", "thirl-tests"].into_iter().flat_map(|name| ["-p", name]);
     if !workspace.cargo(&["build", "--bins"]).args(packages).status()?.success() {
         return Err(io::Error::other("what is to be judged does not build"));
     }
     let directory = workspace.target.join("debug");
-    Err(Command::new(directory.join("nat-judge")).args(arguments).env("THIRL_BIN_DIR", directory).exec())
+    Err(Command::new(directory.join(program)).args(arguments).env("THIRL_BIN_DIR", directory).exec())
 }
 
 fn soak(minutes: u64, allocations: u16) -> io::Result<Report> {

@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     trickle: bool,
     /// Send a numbered datagram every so many milliseconds, from when a pair works until standard input ends, and print
-    /// {"first_data_ms"}, each {"selected"} and at the end {"sent","received","lost"}.
+    /// {"first_data_ms"}, each {"selected"} and at the end {"sent","received","lost","path","report"}.
     #[arg(long, value_name = "MS", conflicts_with = "send", value_parser = clap::value_parser!(u16).range(1..))]
     every: Option<u16>,
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// A certificate for `localhost` with an ECDSA key, as PEM files that are removed when it is dropped.
+/// A certificate, for `localhost` unless another name is given, with an ECDSA key, as PEM files that are removed when it is dropped.
 #[derive(Debug)]
 pub struct Certificate {
     directory: PathBuf,
@@ -19,7 +19,7 @@ impl Certificate {
     /// # Errors
     /// Those of the file system, and of the cryptographic library.
     pub fn new() -> io::Result<Certificate> {
-        Certificate::make(false)
+        Certificate::make(self_signed_pem(names()))
     }
 
     /// Makes one that an intermediate authority has issued, whose certificate stands behind it.
@@ -27,16 +27,23 @@ impl Certificate {
     /// # Errors
     /// Those of the file system, and of the cryptographic library.
     pub fn issued() -> io::Result<Certificate> {
-        Certificate::make(true)
+        Certificate::make(issued_pem())
     }
 
-    fn make(issued: bool) -> io::Result<Certificate> {
+    /// Makes one that is its own authority, for these names and addresses.
+    ///
+    /// # Errors
+    /// Those of the file system, and of the cryptographic library.
+    pub fn bearing(names: Vec<String>) -> io::Result<Certificate> {
+        Certificate::make(self_signed_pem(names))
+    }
+
+    fn make(pem: Result<[String; 3], rcgen::Error>) -> io::Result<Certificate> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name =
             format!("thirl-certificate-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let certificate = Certificate { directory: std::env::temp_dir().join(name) };
         fs::create_dir_all(&certificate.directory)?;
-        let pem = if issued { issued_pem() } else { self_signed_pem() };
         let [chain, key, authority] = pem.map_err(io::Error::other)?;
         fs::write(certificate.path(), chain)?;
         fs::write(certificate.key_path(), key)?;
@@ -67,9 +74,9 @@ impl Certificate {
 }
 
 /// The certificate, its key, and again the certificate.
-fn self_signed_pem() -> Result<[String; 3], rcgen::Error> {
+fn self_signed_pem(names: Vec<String>) -> Result<[String; 3], rcgen::Error> {
     let key = KeyPair::generate()?;
-    let signed = CertificateParams::new(names())?.self_signed(&key)?;
+    let signed = CertificateParams::new(names)?.self_signed(&key)?;
     Ok([signed.pem(), key.serialize_pem(), signed.pem()])
 }
 

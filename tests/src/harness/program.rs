@@ -153,6 +153,22 @@ impl Program {
         }
     }
 
+    /// The next line that no wait has passed over, of either stream; `None` if none comes within this time.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when its output has ended.
+    pub fn next_line(&mut self, limit: Duration) -> Result<Option<Line>, io::ErrorKind> {
+        if self.waited == self.seen.len() {
+            match self.lines.recv_timeout(limit) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe),
+            }
+        }
+        self.waited += 1;
+        Ok(self.seen.get(self.waited - 1).cloned())
+    }
+
     /// Waits for a line, of either stream, that contains `part`, and returns it.
     ///
     /// # Errors

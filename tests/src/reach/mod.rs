@@ -6,11 +6,23 @@
 //! 1. [`situation`](Situation): what the network of a peer does, and the [`Pair`]s of them.
 //! 2. [`expectation`](Expectation): the best path that can exist, and what is required of the runs of a pair.
 //! 3. [`outcome`](Outcome): what one run came to.
+//! 4. [`kernel`]: runs of a pair in the kernel lab.
+//! 5. [`matrix`](measure): all runs of all pairs; [`text`](text()), [`picture`](picture()) and [`html`](html()) show it.
 
 mod expectation;
+mod html;
+pub mod kernel;
+mod matrix;
 mod outcome;
+mod picture;
+mod rules;
 mod situation;
+mod text;
 
 pub use expectation::Expectation;
+pub use html::html;
+pub use matrix::{Cell, Instrument, Job, Matrix, Plan, Tally, measure};
 pub use outcome::{Mode, Outcome, Path};
+pub use picture::picture;
 pub use situation::{Pair, Shared, Situation};
+pub use text::text;

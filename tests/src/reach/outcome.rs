@@ -77,10 +77,10 @@ pub struct Outcome {
     pub first_data: Option<Duration>,
     /// When both sides had selected a direct pair for the first time, and it was the path to the end.
     pub direct: Option<Duration>,
-    /// Datagrams, of both sides, that were sent after `first_data` and never came, while each sent one every 20 ms until
-    /// the run ended. What was on its way when the run ended does not count.
+    /// Datagrams, of both sides, that never came, while each side sent one every 20 ms from when a pair worked until the run
+    /// ended. Those do not count that were sent before the first or after the last that came.
     pub lost: u64,
-    /// So many were sent in that time.
+    /// So many were sent.
     pub sent: u64,
     /// What the agents said of themselves, where the run came to less than was expected.
     pub notes: Vec<String>,

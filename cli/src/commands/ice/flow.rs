@@ -58,6 +58,7 @@ pub(super) async fn run(
     }
     print_json(&json!({
         "sent": sent, "received": arrivals.received, "lost": arrivals.lost(), "path": path.kind(),
+        "report": agent.report().to_string(),
     }))
 }
 
