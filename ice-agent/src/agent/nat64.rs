@@ -12,6 +12,7 @@ use thirl_common::net::{Nat64Prefix, canonical};
 use super::Agent;
 use super::event::{Route, SocketId, Via};
 use super::local::Socket;
+use crate::candidate::ComponentId;
 
 impl Socket {
     /// Uses a NAT64, if packets of this socket's leave the link. `false` if nothing is new.
@@ -79,6 +80,26 @@ impl Agent {
         }
     }
 
+    /// The prefix that sockets which are added use.
+    pub fn nat64(&self) -> Option<Nat64Prefix> {
+        self.config.nat64
+    }
+
+    /// Where the first component's data is sent, as this host's network knows it: the peer, or the TURN server whose relay it
+    /// goes over; an IPv4 host behind a NAT64 by its IPv6 address.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        let id = self.carrier(ComponentId::ONE)?;
+        let pair = self.session_with(id).list.get(id)?;
+        let (via, host) = match pair.route {
+            Route::Socket(socket) => (Via::Socket(socket), pair.to),
+            Route::Relay(relay) => {
+                let relay = self.gathering.relays.get(&relay)?;
+                (relay.carrier, relay.server.address)
+            }
+        };
+        Some(self.wire_address(via, host))
+    }
+
     /// Servers that a socket reached under the prefix before it was known for one, as DNS64 leads to them.
     fn rename_servers(&mut self, id: SocketId) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
@@ -105,11 +126,15 @@ impl Agent {
         }
     }
 
+    fn wire_address(&self, via: Via, host: SocketAddr) -> SocketAddr {
+        match via {
+            Via::Socket(id) => self.local.sockets.get(&id).map_or(host, |socket| socket.address_of(host)),
+            Via::Stream(_) => host,
+        }
+    }
+
     pub(super) fn transmit_from(&mut self, via: Via, to: SocketAddr, payload: Vec<u8>) {
-        let to = match via {
-            Via::Socket(id) => self.local.sockets.get(&id).map_or(to, |socket| socket.address_of(to)),
-            Via::Stream(_) => to,
-        };
+        let to = self.wire_address(via, to);
         self.out.transmits.push_back(super::Transmit { via, to, payload });
     }
 }
@@ -231,6 +256,7 @@ mod tests {
         fn assert_direct(&mut self) {
             let [inside, outside] = [&self.inside.0, &self.outside.0];
             assert_eq!([inside.state(), outside.state()], [State::Completed; 2], "{}", inside.report());
+            assert_eq!(inside.destination(), Some(self.prefix.to_ipv6(self.outside.2)));
             let pair = |agent: &Agent| {
                 agent.current().map(|pair| (pair.local.address, pair.remote.address)).unwrap()
             };

@@ -34,6 +34,8 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// What the driver met with.
     pub notes: Vec<String>,
+    /// The prefix of the NAT64 through which IPv4 is reached, if it is.
+    pub nat64: Option<String>,
     /// How the servers answered.
     pub servers: Vec<ServerReport>,
     /// All pairs, the best first.
@@ -139,6 +141,7 @@ impl Agent {
                 .collect(),
             skipped: self.session.skipped.clone(),
             notes: self.notes.clone(),
+            nat64: self.config.nat64.map(|prefix| prefix.to_string()),
             servers: self.server_reports(),
             pairs: pairs.into_iter().filter_map(|(id, pair)| self.pair_report(id, pair)).collect(),
             mapping_depends_on_destination: self.local_nat_hint(),
@@ -275,6 +278,9 @@ impl fmt::Display for Report {
             writeln!(f, "  not direct because: {why}")?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
+        if let Some(prefix) = &self.nat64 {
+            writeln!(f, "  IPv4 is reached through NAT64, under {prefix}")?;
+        }
         for server in &self.servers {
             let ServerReport { kind, server, transport, address, error, .. } = server;
             match (address, error) {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::interfaces::{LocalAddress, MAX_ADDRESSES};
+use super::nat64;
 use super::now;
 use super::shared::{Core, Shared};
 use super::socket::Socket;
@@ -16,13 +17,21 @@ const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
 
 impl Shared {
     /// This host's addresses are others now.
-    pub(super) fn set_addresses(&self, addresses: &HostAddresses) {
-        {
+    pub(super) fn set_addresses(self: &Arc<Self>, addresses: &HostAddresses) {
+        let nat64_needed = nat64::is_needed();
+        let nat64_wanted = {
             let mut core = self.lock();
+            if core.asks_nat64 && !nat64_needed {
+                core.agent.set_nat64(now(), None);
+            }
             // Where nothing can be bound, the agent waits for the next change.
             core.follow(addresses).ok();
             core.agent.network_changed(now());
             self.flush(&mut core);
+            core.asks_nat64 && nat64_needed
+        };
+        if nat64_wanted {
+            self.find_nat64();
         }
         self.wake.notify_one();
         self.addresses_changed.notify_one();

@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rand::TryRngCore;
-use thirl_common::net::Transport;
+use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::uri::ServerUri;
 
 use super::handle::IceAgent;
 use super::interfaces::LocalAddress;
 use super::mdns::Published;
 use super::mux::UdpMux;
+use super::nat64::Nat64;
 use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
@@ -54,7 +55,8 @@ pub enum StartError {
 /// 2. servers: [`stun`](Builder::stun), [`turn`](Builder::turn), any number of each;
 /// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
 ///    [`networks`](Builder::networks), [`addresses`](Builder::addresses) or [`mux`](Builder::mux),
-///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns);
+///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns),
+///    [`nat64`](Builder::nat64);
 /// 4. if wanted, [`hard_nats`](Builder::hard_nats), [`timings`](Builder::timings), [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
@@ -68,6 +70,7 @@ pub struct Builder {
     networks: Networks,
     port_mapping: bool,
     mdns: bool,
+    nat64: Nat64,
     streams: Settings,
 }
 
@@ -83,6 +86,7 @@ impl Default for Builder {
             networks: Networks::default(),
             port_mapping: true,
             mdns: false,
+            nat64: Nat64::default(),
             streams: Settings::default(),
         }
     }
@@ -222,6 +226,14 @@ impl Builder {
         self
     }
 
+    /// Under what the network's NAT64 lets this host reach IPv4, or that there is none. By default an agent whose host
+    /// reaches the internet by IPv6 alone asks the DNS for it (RFC 7050), and again when the network changes.
+    #[must_use]
+    pub fn nat64(mut self, prefix: Option<Nat64Prefix>) -> Self {
+        self.nat64 = Nat64::Given(prefix);
+        self
+    }
+
     /// Shares a port with other agents, in place of sockets of its own; [`addresses`](Builder::addresses) adds such. An
     /// allocation on a TURN server by UDP needs a socket of its own, which is bound beside the port if there is such a server.
     /// The router is not asked to map a shared port.
@@ -249,7 +261,8 @@ impl Builder {
     /// Starts, without waiting for candidates. Must be called within a tokio runtime.
     pub async fn start(self) -> Result<IceAgent, StartError> {
         self.check()?;
-        let (config, notes) = self.resolved().await;
+        let ((mut config, notes), (prefix, search)) = tokio::join!(self.resolved(), self.nat64.at_start());
+        config.nat64 = prefix;
         let policy = config.policy;
         let over_udp = |uri: &ServerUri| uri.transport() == Transport::Udp && !uri.scheme.is_secure();
         let turn_over_udp = self.turn.iter().any(|(uri, ..)| over_udp(uri));
@@ -269,7 +282,11 @@ impl Builder {
         notes.into_iter().for_each(|note| agent.note(note));
         let (streams, stream_events) = Streams::new(self.streams);
         let shared = Arc::new(Shared::new(agent, streams));
-        shared.lock().published = self.mdns.then(Published::default);
+        {
+            let mut core = shared.lock();
+            core.published = self.mdns.then(Published::default);
+            core.asks_nat64 = matches!(self.nat64, Nat64::Asked);
+        }
         if let Some(mux) = &self.mux {
             mux.join(&shared)?;
         }
@@ -277,6 +294,9 @@ impl Builder {
             shared.lock().follow(&addresses).map_err(StartError::Bind)?;
         }
         shared.with_agent(|agent| agent.gather(now()));
+        if search {
+            shared.find_nat64();
+        }
         tokio::spawn(task::run(Arc::clone(&shared), stream_events, changes));
         if self.port_mapping && self.mux.is_none() && policy != Policy::Relay {
             shared.runs_beside(tokio::spawn(mappings::run(Arc::clone(&shared))));

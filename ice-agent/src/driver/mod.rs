@@ -26,6 +26,7 @@
 //!    addresses sockets are bound, now and when they change. `clock`: the time, sleep included. `mappings`: ways in through routers. `mdns`:
 //!    names in place of addresses.
 //!    [`UdpMux`]: one port for many agents.
+//!    `nat64`: how IPv4 is reached from networks with IPv6 only.
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
 //!    `webrtc` and `quic` are what other libraries take it for (features `webrtc-util`, `quinn`).
@@ -43,6 +44,7 @@ mod interfaces;
 mod mappings;
 mod mdns;
 mod mux;
+pub(crate) mod nat64;
 mod networks;
 mod path;
 mod queue;
@@ -67,6 +69,7 @@ pub use handle::{ConnectError, IceAgent, LocalCandidates};
 pub(crate) use interfaces::host_ipv6;
 pub use interfaces::{LocalAddress, host_networks, local_addresses};
 pub use mux::UdpMux;
+pub use nat64::through_nat64;
 pub use path::{Path, PathClosed, TrySendError};
 #[cfg(feature = "quinn")]
 pub use quic::QuicSocket;

@@ -155,7 +155,7 @@ impl Path {
     pub fn mtu(&self) -> Option<usize> {
         let pair = self.pair()?;
         let relayed = pair.local.kind == CandidateKind::Relayed;
-        let to = pair.relay.filter(|_| relayed).or_else(|| pair.remote.address.ip())?;
+        let to = self.shared.lock().agent.destination()?;
         let ip_header = if to.is_ipv4() { 20 } else { 40 };
         let headers = ip_header + UDP_HEADER + if relayed { CHANNEL_HEADER } else { 0 };
         path_mtu(to).ok()?.min(usize::from(u16::MAX)).checked_sub(headers)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::mdns::{MAX_LOOKUPS, Published};
 use super::mux::Member;
@@ -31,6 +31,10 @@ pub(super) struct Core {
     pub(super) members: BTreeMap<SocketId, Member>,
     /// The socket that had no room for data, for who wants to wait until it has.
     pub(super) full: Option<Arc<Socket>>,
+    /// Whether the network is asked for the prefix of its NAT64 when it changes.
+    pub(super) asks_nat64: bool,
+    /// What asks it now.
+    pub(super) nat64_search: Option<AbortHandle>,
     streams: Streams,
 }
 
@@ -85,6 +89,8 @@ impl Shared {
                 members: BTreeMap::new(),
                 published: None,
                 full: None,
+                asks_nat64: false,
+                nat64_search: None,
                 streams,
             }),
             wake: Notify::new(),
@@ -250,7 +256,8 @@ fn act(core: &mut Core, action: &Action) {
     match action {
         Action::Connect { stream, server, host, by_name, transport, .. } => {
             let (server, transport, by_name) = (*server, *transport, *by_name);
-            let target = Target { server, host: host.clone(), by_name, transport };
+            let nat64 = core.agent.nat64();
+            let target = Target { server, host: host.clone(), by_name, transport, nat64 };
             core.streams.connect(*stream, target);
         }
         // No TCP port is given to the agent.

@@ -8,6 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use thirl_ice_agent::driver::through_nat64;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -482,7 +483,7 @@ async fn connect_tcp(server: &ServerUrl) -> io::Result<TcpStream> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
         match addresses.next() {
-            Some(address) => attempts.push(TcpStream::connect(address)),
+            Some(address) => attempts.push(connect_address(address)),
             None if attempts.is_empty() => return Err(failed),
             None => {}
         }
@@ -494,6 +495,10 @@ async fn connect_tcp(server: &ServerUrl) -> io::Result<TcpStream> {
             () = sleep(ATTEMPT_DELAY) => {}
         }
     }
+}
+
+async fn connect_address(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(through_nat64(address).await).await
 }
 
 /// The resolver's order within a family, the families in turn.

@@ -13,7 +13,7 @@ pub(super) const MAX_DATAGRAM: usize = 65_536;
 
 /// Passes datagrams on until either side closes. An error says why there is no socket.
 pub(super) async fn run(target: &Target, outgoing: &Queue, reporter: &Reporter) -> Result<(), String> {
-    let socket = open(target.server).await.map_err(|error| error.to_string())?;
+    let socket = open(target).await.map_err(|error| error.to_string())?;
     let local = socket.local_addr().map_err(|error| error.to_string())?;
     reporter.connected(Ok(local)).await;
     let mut buffer = vec![0; MAX_DATAGRAM];
@@ -35,7 +35,8 @@ pub(super) async fn run(target: &Target, outgoing: &Queue, reporter: &Reporter) 
 }
 
 /// A socket that takes the server's datagrams alone.
-pub(super) async fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) async fn open(target: &Target) -> io::Result<UdpSocket> {
+    let server = target.way_to(target.server).await;
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

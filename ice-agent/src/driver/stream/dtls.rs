@@ -23,7 +23,7 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     let name = server_name(&target.host)?;
     let verifier = settings.trust.verifier().await?;
-    let socket = open(target.server).await.map_err(|error| error.to_string())?;
+    let socket = open(target).await.map_err(|error| error.to_string())?;
     let session = connector()?.connect(now()).map_err(|error| error.to_string())?;
     let mut connection = Connection {
         socket,

@@ -58,7 +58,7 @@ pub(super) async fn open_clear(target: &Target, settings: &Settings) -> Result<O
         return Ok((local, Box::new(stream)));
     }
     let connect = async {
-        let stream = TcpStream::connect(target.server).await?;
+        let stream = TcpStream::connect(target.way_to(target.server).await).await?;
         stream.set_nodelay(true)?;
         Ok((stream.local_addr()?, stream))
     };

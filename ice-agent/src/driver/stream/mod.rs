@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use thirl_common::net::Transport;
+use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::uri::Host;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::nat64;
 use super::queue::Queue;
 use super::trust::Trust;
 use crate::agent::StreamId;
@@ -51,6 +52,15 @@ pub(super) struct Target {
     /// Whether a proxy is asked for the host, and not for the address.
     pub(super) by_name: bool,
     pub(super) transport: Transport,
+    /// Under what IPv4 is reached, if that is known and needed.
+    pub(super) nat64: Option<Nat64Prefix>,
+}
+
+impl Target {
+    /// Where to send what is for an address.
+    async fn way_to(&self, address: SocketAddr) -> SocketAddr {
+        nat64::through(address, self.nat64).await
+    }
 }
 
 /// What a connection tells the agent's task.

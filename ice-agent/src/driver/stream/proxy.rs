@@ -15,7 +15,9 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use thirl_common::uri::{Host, UriError, host_and_port};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+
+use crate::driver::through_nat64;
 
 /// What the header of a proxy's answer may have, in bytes: `hyper` takes no less.
 const MAX_HEADER: usize = 8 * 1024;
@@ -79,10 +81,7 @@ impl HttpProxy {
         host: &Host,
         port: u16,
     ) -> Result<(SocketAddr, TokioIo<Upgraded>), ConnectError> {
-        let stream = match &self.host {
-            Host::Ip(ip) => TcpStream::connect((*ip, self.port)).await,
-            Host::Name(name) => TcpStream::connect((name.as_str(), self.port)).await,
-        }?;
+        let stream = dial(&self.host, self.port).await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let mut builder = http1::Builder::new();
@@ -119,6 +118,22 @@ impl HttpProxy {
         }
         request
     }
+}
+
+/// Tries the addresses of a host one after another.
+async fn dial(host: &Host, port: u16) -> io::Result<TcpStream> {
+    let addresses = match host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+        Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
+    };
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in addresses {
+        match TcpStream::connect(through_nat64(address).await).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 impl FromStr for HttpProxy {

@@ -16,7 +16,6 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng, TryRngCore};
 use thirl_common::io::internet_facing_ips;
-use thirl_common::resolve::Resolver;
 use thirl_common::uri::{DEFAULT_PORT, Host, ServerUri};
 use thirl_common::wire::TransactionId;
 use tokio::net::TcpStream;
@@ -31,6 +30,7 @@ use super::portal::{CaptivePortalReport, WebProbe};
 use super::quic::VersionNegotiation;
 use super::reach::{Attempt, Outcome, ReachReport, WayReport};
 use crate::driver::host_ipv6;
+use crate::driver::nat64::{DNS_LIMIT, ask};
 use crate::nat::DiagnoseError;
 use place::{Endpoint, Place};
 
@@ -39,9 +39,6 @@ const HTTPS: u16 = 443;
 
 /// The longest that an attempt takes: TCP sends three times within it.
 const LIMIT: Duration = Duration::from_secs(4);
-
-/// The longest that a look-up takes.
-const DNS_LIMIT: Duration = Duration::from_secs(2);
 
 /// What came of an attempt, and what that rests on.
 type Came = (Outcome, String);
@@ -52,11 +49,7 @@ pub async fn discover_nat64() -> Nat64Report {
     if internet_facing_ips()[1].is_none() {
         return Nat64Report::new(Err("no route leads from here to the IPv6 internet".to_owned()));
     }
-    let ask = async { Resolver::from_system()?.nat64_prefixes().await };
-    Nat64Report::new(match timeout(DNS_LIMIT, ask).await {
-        Ok(told) => told.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the DNS did not answer within {} s", DNS_LIMIT.as_secs())),
-    })
+    Nat64Report::new(ask().await)
 }
 
 /// Tries what gets out to the hosts of `servers` and that of `web`, whose page shows a captive portal. Nobody else is
