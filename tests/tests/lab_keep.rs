@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use thirl_common::net::Nat64Prefix;
+use thirl_tests::behaviour::Filtering;
 use thirl_tests::harness::{self, Deadline, Program};
-use thirl_tests::natlab::{Lab, Nat, Node, SRV, Site, availability};
+use thirl_tests::natlab::{Ipv6, Lab, Nat, Network, Node, SRV, Site, availability};
 use thirl_tests::requires;
 
 const PEER: &str = env!("CARGO_BIN_EXE_lab-peer");
@@ -130,6 +132,30 @@ fn roaming_from_one_nat_to_another() {
         .map(|site| call.gap(|| lab.roam(Node::A, site).unwrap()))
         .into();
     assert!(median("roaming", &mut gaps) < 1500, "{gaps:?}");
+}
+
+/// To a network with IPv6 only, whose NAT64 leads back to the other side, and home again.
+#[test]
+fn roaming_to_nat64_and_back() {
+    requires!(availability());
+    requires!(harness::installed("named", "bind9", "is the DNS64"));
+    requires!(harness::installed("tayga", "tayga", "is the NAT64"));
+    let prefix: Nat64Prefix = "2001:db8:1:64::/96".parse().unwrap();
+    let ipv6 = Ipv6::Firewalled(Filtering::AddressAndPortDependent);
+    let mut lab = Lab::builder()
+        .site(Site::A, Network::behind(Nat::new()).ipv6(ipv6).nat64(prefix))
+        .site(Site::B, Network::behind(Nat::new()).clients(2))
+        .build()
+        .unwrap();
+    let _relay = relay(&lab);
+    lab.start_dns64(Site::A).unwrap();
+    let mut call = Call::new(&lab, Node::B2, Node::B);
+    let mut gaps: Vec<_> =
+        [Site::A, Site::B, Site::A].map(|site| call.gap(|| lab.roam(Node::B2, site).unwrap())).into();
+    assert!(median("roaming to NAT64", &mut gaps) < 3000, "{gaps:?}");
+    let through = call.reports();
+    assert!(through.contains("connected, direct: 198.51.100.10:"), "{through}");
+    assert!(through.contains(&format!("IPv4 is reached through NAT64, under {prefix}")), "{through}");
 }
 
 #[test]
