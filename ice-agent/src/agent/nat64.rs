@@ -96,6 +96,7 @@ impl Agent {
                 let relay = self.gathering.relays.get(&relay)?;
                 (relay.carrier, relay.server.address)
             }
+            Route::Tcp(..) => return Some(pair.to),
         };
         Some(self.wire_address(via, host))
     }
