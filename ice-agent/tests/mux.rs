@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thirl_common::net::Transport;
 use thirl_common::wire::{Message, Method};
-use thirl_ice_agent::agent::{Agent, AgentConfig, Credentials, Event, Role, TurnServer};
+use thirl_ice_agent::agent::{Agent, AgentConfig, Credentials, Event, Role, SharedPace, TurnServer};
 use thirl_ice_agent::driver::{IceAgent, LocalAddress, Path, StartError, UdpMux};
 use tokio::task::JoinSet;
 
@@ -71,6 +71,28 @@ async fn a_thousand_agents_share_a_port() {
         }
     };
     tokio::time::timeout(LIMIT, left).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pace_is_shared() {
+    const AGENTS: u32 = 10;
+    let interval = Duration::from_millis(20);
+    let (pace, mux) = (SharedPace::new(interval), UdpMux::bind([loopback()]).unwrap());
+    let (ours, theirs) =
+        (IceAgent::builder, || IceAgent::builder().controlling().addresses([loopback()]).port_mapping(false));
+    let mut connecting = JoinSet::new();
+    let begun = tokio::time::Instant::now();
+    for _ in 0..AGENTS {
+        let ours = ours().mux(&mux).shared_pace(&pace).gather().await.unwrap();
+        let theirs = theirs().shared_pace(&pace).gather().await.unwrap();
+        theirs.set_remote(&ours.description()).unwrap();
+        ours.set_remote(&theirs.description()).unwrap();
+        connecting.spawn(async move { tokio::try_join!(ours.connect(), theirs.connect()).unwrap() });
+    }
+    let paths = tokio::time::timeout(LIMIT, connecting.join_all()).await.unwrap();
+    // A check each, and the nominations, of which the first waits for nobody.
+    assert!(begun.elapsed() >= interval * (3 * AGENTS - 1), "{:?}", begun.elapsed());
+    assert_eq!(paths.len(), AGENTS as usize);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use thirl_common::uri::Host;
 use crate::turn::Families;
 
 use super::external::{CandidateFilter, ExternalAddress};
+use super::shared_pace::SharedPace;
 
 /// Who nominates (RFC 8445, section 6.1.1). If both sides claim the same role, the agents settle it between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -259,6 +260,8 @@ pub struct AgentConfig {
     pub mobility: bool,
     /// What is done where a NAT's mapping depends on the destination; all by default.
     pub hard_nats: HardNats,
+    /// A pace that this agent has in common with others; by default it has none.
+    pub shared_pace: Option<SharedPace>,
     /// How fast, and how patient.
     pub timings: Timings,
 }
@@ -280,6 +283,7 @@ impl AgentConfig {
             filter: CandidateFilter::default(),
             external_addresses: Vec::new(),
             nat64: None,
+            shared_pace: None,
             timings: Timings::default(),
         }
     }

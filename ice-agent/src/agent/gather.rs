@@ -69,6 +69,11 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
+    /// Whether a transaction waits for its turn.
+    pub(super) fn has_queue(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Whether some server may still answer.
     pub(super) fn is_busy(&self) -> bool {
         !self.queue.is_empty() || !self.requests.is_empty() || self.relays.values().any(Relay::is_pending)

@@ -8,7 +8,7 @@
 //!    `nat64`: how an IPv6 socket reaches IPv4 hosts.
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
-//! 5. `pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
+//! 5. `pace`, `shared_pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
 //! 6. `tcp`: ports and connections where UDP does not get through.
 //! 7. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
 //!    of that.
@@ -40,6 +40,7 @@ mod relay;
 mod remote;
 mod report;
 mod restart;
+mod shared_pace;
 mod sorted;
 mod stream;
 mod tcp;
@@ -65,6 +66,7 @@ pub use event::{
 pub use external::{CandidateFilter, ExternalAddress};
 pub use pair::{PairState, PairStats};
 pub use report::{CandidateReport, PairReport, Report, ServerReport};
+pub use shared_pace::SharedPace;
 
 use event::{RelayId, Route};
 use gather::Gathering;

@@ -18,6 +18,8 @@ pub(super) struct Pace {
     last: Option<Instant>,
     /// When the last one would have been started without a burst.
     steady: Option<Instant>,
+    /// This agent's turn by the pace that it shares with others.
+    pub(super) turn: Option<Instant>,
     /// Whether it was one of gathering.
     gathered_last: bool,
 }
@@ -37,6 +39,7 @@ impl Pace {
 
     fn started(&mut self, now: Instant, pacing: Duration) {
         self.last = Some(now);
+        self.turn = None;
         self.steady = Some(self.steady.map_or(now, |steady| now.max(steady + pacing)));
     }
 }
@@ -59,6 +62,10 @@ impl Agent {
             if now < triggered {
                 let next = if self.session.list.has_triggered() { triggered } else { ordinary };
                 self.timers.set(Timer::Pace, next);
+                return;
+            }
+            if let Some(turn) = self.shared_turn(now, now >= ordinary).filter(|turn| now < *turn) {
+                self.timers.set(Timer::Pace, turn);
                 return;
             }
             if !self.start_triggered(now) {

@@ -331,6 +331,11 @@ impl Pair {
         }
     }
 
+    /// Whether it may get an ordinary check when its turn comes.
+    pub(super) fn is_unchecked(&self) -> bool {
+        matches!(self.state, PairState::Frozen | PairState::Waiting)
+    }
+
     /// Whether a check of this pair has yet to be answered or given up.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, PairState::Frozen | PairState::Waiting | PairState::InProgress)

@@ -133,6 +133,11 @@ impl Session {
         (0..=u16::MAX).take(self.candidates.len()).map(RemoteId)
     }
 
+    /// What the next candidate will be called.
+    fn next_id(&self) -> Option<RemoteId> {
+        u16::try_from(self.candidates.len()).ok().map(RemoteId)
+    }
+
     /// The first candidate with the same foundation.
     pub(super) fn first_alike(&self, id: RemoteId) -> Option<RemoteId> {
         let foundation = &self.get(id)?.candidate.foundation;
@@ -167,7 +172,7 @@ impl Session {
     fn slot_for_peer_reflexive(&mut self) -> Option<RemoteId> {
         let learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
         if self.candidates.iter().filter(|known| learnt(known)).count() < MAX_PEER_REFLEXIVE {
-            return u16::try_from(self.candidates.len()).ok().map(RemoteId);
+            return self.next_id();
         }
         let stale = |(id, known): &(RemoteId, &RemoteCandidate)| learnt(known) && !self.list.is_of_use(*id);
         let (stale, _) = self.ids().zip(&self.candidates).find(stale)?;
@@ -319,8 +324,8 @@ impl Agent {
             Some(_) => {}
             None => {
                 let component = candidate.component;
+                let Some(remote) = self.session.next_id() else { return };
                 self.session.candidates.push(RemoteCandidate { candidate, address });
-                let Some(remote) = self.session.ids().last() else { return };
                 for route in self.routes(component) {
                     self.form_pair(now, route, remote, PairOrigin::Candidates);
                 }

@@ -21,8 +21,8 @@ use super::trust::Trust;
 use super::watch::{self, Host, HostAddresses};
 use super::{mappings, now, task};
 use crate::agent::{
-    Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, HardNats, Policy, Role, Timings,
-    TurnServer,
+    Agent, AgentConfig, CandidateFilter, Credentials, ExternalAddress, HardNats, Policy, Role, SharedPace,
+    Timings, TurnServer,
 };
 use crate::candidate::Candidate;
 use crate::mux::UfragTaken;
@@ -57,7 +57,8 @@ pub enum StartError {
 ///    [`networks`](Builder::networks), [`addresses`](Builder::addresses) or [`mux`](Builder::mux),
 ///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns),
 ///    [`nat64`](Builder::nat64);
-/// 4. if wanted, [`hard_nats`](Builder::hard_nats), [`timings`](Builder::timings), [`credentials`](Builder::credentials);
+/// 4. if wanted, [`hard_nats`](Builder::hard_nats), [`timings`](Builder::timings), [`shared_pace`](Builder::shared_pace),
+///    [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
 ///    one by one.
 #[derive(Debug)]
@@ -184,6 +185,26 @@ impl Builder {
     #[must_use]
     pub fn hard_nats(mut self, hard_nats: HardNats) -> Self {
         self.config.hard_nats = hard_nats;
+        self
+    }
+
+    /// A pace in common with other agents, beside this one's own. With it many agents that start at once, as they may on one
+    /// port ([`mux`](Builder::mux)), are as gentle to a NAT as one is, and take as much longer.
+    ///
+    /// ```no_run
+    /// use thirl_ice_agent::agent::{SharedPace, Timings};
+    /// use thirl_ice_agent::driver::IceAgent;
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pace = SharedPace::new(Timings::MIN_PACING);
+    /// let one = IceAgent::builder().shared_pace(&pace).gather().await?;
+    /// let another = IceAgent::builder().shared_pace(&pace).gather().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn shared_pace(mut self, pace: &SharedPace) -> Self {
+        self.config.shared_pace = Some(pace.clone());
         self
     }
 
