@@ -1,18 +1,20 @@
 //! Measures what a NAT does, with a protocol of its own, so that it can judge the lab and our STUN code alike.
 //!
-//! `lab-prober server IP0 IP1` answers on two addresses and two ports and prints `ready`.
+//! `lab-prober server IP0 IP1` answers on two addresses and two ports and prints `ready`. Over TCP it says who has connected.
 //! `lab-prober client IP0 IP1` prints one JSON object: `mapping`, `filtering`, `hairpin`, `local` and `mapped` ports.
 //! `lab-prober ask IP[:PORT] COUNT` sends COUNT requests from one socket, one after another, and prints one JSON object:
 //! `seen` (the mapped addresses, in order, null where no answer came).
 //! `lab-prober hold IP` asks from one socket once per line on standard input and prints the mapped address, or `none`.
+//! `lab-prober tcp IP:PORT IP:PORT` connects to both, from one port, and prints one JSON object: `local`, and what became of
+//! each (`outcomes`): the address that the server saw, `refused` or `silent`.
 //! `lab-prober traffic IP` opens new mappings all the time, from a fresh socket each, and prints `ready`.
 //!
 //! A request is `TOKEN VIA,VIA,…`, the answer from each endpoint VIA is `TOKEN VIA SEEN`; VIA is two digits, the
 //! number of the address and of the port, or `self`, the endpoint that was asked.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{self, BufRead as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -20,12 +22,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use thirl_tests::harness::Deadline;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
 
 const PORTS: [u16; 2] = [7000, 7001];
 /// All endpoints, the one that a client asks first last: what is sent before it has come before it, or never comes.
 const ALL: &str = "11,10,01,00";
 const ANSWER: Duration = Duration::from_millis(400);
 const TRIES: usize = 3;
+/// A handshake takes moments here; a lost SYN would be sent again after a second.
+const CONNECTION: Duration = Duration::from_millis(2500);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,9 +42,10 @@ fn main() -> ExitCode {
         ["client", first, second] => addresses(first, second).and_then(examine),
         ["ask", server, count] => ask(server, count),
         ["hold", server] => hold(server),
+        ["tcp", first, second] => tcp([first, second]),
         ["traffic", server] => traffic(server),
         _ => Err(io::Error::other(
-            "usage: lab-prober server|client IP0 IP1 | ask IP[:PORT] COUNT | hold|traffic IP",
+            "usage: lab-prober server|client IP0 IP1 | ask IP[:PORT] COUNT | hold|traffic IP | tcp IP:PORT IP:PORT",
         )),
     };
     match done {
@@ -53,6 +61,10 @@ fn serve(addresses: [IpAddr; 2]) -> io::Result<()> {
     let sockets: Vec<UdpSocket> =
         endpoints(addresses).into_iter().map(UdpSocket::bind).collect::<io::Result<_>>()?;
     let sockets = Arc::new(sockets);
+    for endpoint in endpoints(addresses) {
+        let listener = TcpListener::bind(endpoint)?;
+        thread::spawn(move || greet(&listener));
+    }
     println!("ready");
     let threads: Vec<_> = (0..sockets.len())
         .map(|own| {
@@ -64,6 +76,13 @@ fn serve(addresses: [IpAddr; 2]) -> io::Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// Who is gone again before it is told has no need of it.
+fn greet(listener: &TcpListener) {
+    while let Ok((mut stream, from)) = listener.accept() {
+        let _ = stream.write_all(from.to_string().as_bytes());
+    }
 }
 
 fn answer(own: usize, sockets: &[UdpSocket]) {
@@ -134,6 +153,10 @@ fn filtering(server: &[SocketAddr]) -> io::Result<&'static str> {
 fn hairpin(server: SocketAddr) -> io::Result<&'static str> {
     let (mut one, mut two) = (Client::new(server.ip())?, Client::new(server.ip())?);
     let (Some(to_one), Some(to_two)) = (one.seen(server), two.seen(server)) else { return Ok("blocked") };
+    if to_one.is_ipv4() != server.is_ipv4() {
+        // Behind a NAT64 there is no way to an IPv4 address as it stands.
+        return Ok("none");
+    }
     for _ in 0..TRIES {
         two.socket.send_to(b"hairpin", to_one)?;
         one.socket.send_to(b"hairpin", to_two)?;
@@ -170,6 +193,37 @@ fn hold(server: &str) -> io::Result<()> {
     Ok(())
 }
 
+fn tcp(servers: [&str; 2]) -> io::Result<()> {
+    let servers = [parse::<SocketAddr>(servers[0])?, parse(servers[1])?];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut local, mut outcomes) = (SocketAddr::new(unspecified(servers[0].ip()), 0), Vec::new());
+    for server in servers {
+        let outcome = runtime.block_on(async {
+            let socket = if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(local)?;
+            local.set_port(socket.local_addr()?.port());
+            Ok::<_, io::Error>(connected(socket, server).await)
+        });
+        outcomes.push(outcome?);
+    }
+    println!("{}", json!({ "local": local.port(), "outcomes": outcomes }));
+    Ok(())
+}
+
+/// The address that the server saw, or why there is none.
+async fn connected(socket: TcpSocket, server: SocketAddr) -> String {
+    let mut seen = String::new();
+    let asked = async { socket.connect(server).await?.read_to_string(&mut seen).await };
+    match timeout(CONNECTION, asked).await {
+        Ok(Ok(_)) => seen,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => "refused".into(),
+        Ok(Err(error)) if error.raw_os_error().is_some() => "silent".into(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "silent".into(),
+    }
+}
+
 /// A few hundred mappings a second: some between any two of another host that asks one question after another.
 fn traffic(server: &str) -> io::Result<()> {
     let to = SocketAddr::new(parse(server)?, PORTS[0]);
@@ -190,9 +244,7 @@ struct Client {
 
 impl Client {
     fn new(towards: IpAddr) -> io::Result<Self> {
-        let any: IpAddr =
-            if towards.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        Ok(Self { socket: UdpSocket::bind((any, 0))?, token: 0 })
+        Ok(Self { socket: UdpSocket::bind((unspecified(towards), 0))?, token: 0 })
     }
 
     /// The address from which `to` sees this socket, tried a few times.
@@ -252,6 +304,10 @@ impl Client {
         }
         None
     }
+}
+
+fn unspecified(family_of: IpAddr) -> IpAddr {
+    if family_of.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// In the order 00, 01, 10, 11.
