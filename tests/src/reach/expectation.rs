@@ -54,12 +54,21 @@ impl Expectation {
         !matches!(self, Self::Relayed | Self::Nothing)
     }
 
+    /// The best path that agents in this mode look for.
+    #[must_use]
+    pub fn in_mode(self, mode: Mode) -> Self {
+        match (self, mode) {
+            (Self::Prediction | Self::Birthday, Mode::Standard) => Self::Relayed,
+            _ => self,
+        }
+    }
+
     /// The least percentage of runs that have to find a direct path. Two of them are matters of luck.
     pub fn required_direct(self, mode: Mode) -> u32 {
-        match (self, mode) {
-            (Self::Punch | Self::Mapping | Self::Tcp, _) => 100,
-            (Self::Prediction | Self::Birthday, Mode::Thirl) => 95,
-            _ => 0,
+        match self.in_mode(mode) {
+            Self::Punch | Self::Mapping | Self::Tcp => 100,
+            Self::Prediction | Self::Birthday => 95,
+            Self::Relayed | Self::Nothing => 0,
         }
     }
 

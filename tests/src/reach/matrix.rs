@@ -116,7 +116,7 @@ fn jobs(plan: &Plan) -> Vec<Job> {
 
 impl Job {
     fn run(&self) -> Result<Outcome, String> {
-        let expectation = Expectation::of(self.pair);
+        let expectation = Expectation::of(self.pair).in_mode(self.mode);
         match self.instrument {
             Instrument::Lab => {
                 kernel::run(self.pair, self.mode, expectation).map_err(|error| error.to_string())
@@ -228,25 +228,42 @@ impl Matrix {
         cells.chain(self.missed_together()).collect()
     }
 
+    /// The runs of all pairs with one best path.
+    pub fn together(&self, expectation: Expectation, instrument: Instrument, mode: Mode) -> Option<Tally> {
+        let cells = self.cells.iter().filter(|cell| cell.expectation == expectation);
+        let mut tallies = cells.filter_map(|cell| cell.tally(instrument, mode)).cloned();
+        let first = tallies.next()?;
+        Some(tallies.fold(first, |mut all, tally| {
+            all.outcomes.extend(tally.outcomes);
+            all.broken.extend(tally.broken);
+            all
+        }))
+    }
+
     fn missed_together(&self) -> Vec<String> {
-        let mut together = BTreeMap::<_, (usize, usize)>::new();
-        for cell in &self.cells {
-            for (&(instrument, mode), tally) in &cell.tallies {
-                let counts = together.entry((cell.expectation, instrument, mode)).or_default();
-                *counts = (counts.0 + tally.direct(), counts.1 + tally.runs());
+        let mut missed = Vec::new();
+        for (expectation, instrument, mode) in every_kind() {
+            let percent = expectation.required_direct(mode);
+            let Some(tally) = self.together(expectation, instrument, mode).filter(|_| is_luck(percent))
+            else {
+                continue;
+            };
+            let (direct, runs) = (tally.direct(), tally.runs());
+            if direct + allowed_misses(runs, percent) < runs {
+                let (instrument, mode) = (instrument.name(), mode.name());
+                missed.push(format!(
+                    "all of {expectation}, {instrument}, {mode}: {direct} of {runs} direct, not {percent} %"
+                ));
             }
         }
-        let missed = together.into_iter().filter_map(|((expectation, instrument, mode), (direct, runs))| {
-            let percent = expectation.required_direct(mode);
-            (is_luck(percent) && direct + allowed_misses(runs, percent) < runs).then(|| {
-                let (instrument, mode) = (instrument.name(), mode.name());
-                format!(
-                    "all of {expectation}, {instrument}, {mode}: {direct} of {runs} direct, not {percent} %"
-                )
-            })
-        });
-        missed.collect()
+        missed
     }
+}
+
+fn every_kind() -> impl Iterator<Item = (Expectation, Instrument, Mode)> {
+    let instruments = [Instrument::Simulation, Instrument::Lab];
+    let columns = instruments.into_iter().flat_map(|it| [Mode::Thirl, Mode::Standard].map(|mode| (it, mode)));
+    columns.flat_map(|(instrument, mode)| Expectation::ALL.map(|best| (best, instrument, mode)))
 }
 
 /// Whether a percentage leaves room.

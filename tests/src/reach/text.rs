@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::matrix::{Cell, Instrument, Matrix, Tally};
-use super::{Mode, Path};
+use super::{Expectation, Mode, Path};
 
 /// Which columns there are, in their order.
 const COLUMNS: [(Mode, Instrument); 4] = [
@@ -14,7 +14,7 @@ const COLUMNS: [(Mode, Instrument); 4] = [
     (Mode::Standard, Instrument::Lab),
 ];
 
-/// A line for each pair, then where the requirement is missed.
+/// A line for each pair, one for all pairs with the same best path, and where the requirement is missed.
 pub fn text(matrix: &Matrix) -> String {
     let columns: Vec<_> = COLUMNS.into_iter().filter(|column| has_column(matrix, *column)).collect();
     let mut text = format!("{:24} {:10}", "", "");
@@ -34,7 +34,24 @@ pub fn text(matrix: &Matrix) -> String {
         }
         text.push('\n');
     }
-    text + &verdict(matrix)
+    text + &summary(matrix, &columns) + &verdict(matrix)
+}
+
+/// All pairs with the same best path together.
+fn summary(matrix: &Matrix, columns: &[(Mode, Instrument)]) -> String {
+    let mut text = "\n".to_owned();
+    for expectation in Expectation::ALL {
+        let pairs = matrix.cells.iter().filter(|cell| cell.expectation == expectation).count();
+        if pairs == 0 {
+            continue;
+        }
+        let _ = write!(text, "{:24} {:10}", format!("all {pairs} pairs"), expectation.name());
+        for &(mode, instrument) in columns {
+            let _ = write!(text, " │ {}", figures(matrix.together(expectation, instrument, mode).as_ref()));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Whether any cell has figures for it.
