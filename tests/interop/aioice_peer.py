@@ -1,15 +1,17 @@
 """An ICE end by aioice that speaks as `thirl ice` does: JSON lines on standard input and output.
 
-usage: aioice_peer.py controlling|controlled [--turn HOST:PORT USER PASSWORD TRANSPORT] [--relay] [--send N]
+usage: aioice_peer.py controlling|controlled [--turn HOST:PORT USER PASSWORD TRANSPORT] [--relay] [--send N | --every MS]
 
 It prints its description, reads the other side's, connects, prints the selected pair, then sends N datagrams and waits
-for their echoes (--send N), or echoes what it receives until the other side is silent for two seconds after the first.
+for their echoes (--send N), or sends a numbered one every so often and counts what is missing of the other side's (--every MS),
+or echoes what it receives until the other side is silent for two seconds after the first.
 """
 
 import argparse
 import asyncio
 import json
 import sys
+import time
 
 import aioice
 
@@ -21,6 +23,7 @@ def parse_arguments():
     parser.add_argument("--turn", nargs=4, metavar=("HOST:PORT", "USER", "PASSWORD", "TRANSPORT"))
     parser.add_argument("--relay", action="store_true")
     parser.add_argument("--send", type=int, default=0)
+    parser.add_argument("--every", type=int, default=0)
     return parser.parse_args()
 
 
@@ -36,21 +39,57 @@ def connection(arguments):
     if arguments.turn:
         server, user, password, transport = arguments.turn
         options.update(
-            turn_server=address(server), turn_username=user, turn_password=password, turn_transport=transport
+            turn_server=address(server),
+            turn_username=user,
+            turn_password=password,
+            turn_transport="tcp" if transport == "tls" else transport,
+            turn_ssl=transport == "tls",
         )
     if arguments.relay:
         options["transport_policy"] = aioice.TransportPolicy.RELAY
     return aioice.Connection(ice_controlling=arguments.role == "controlling", components=1, **options)
 
 
-async def read_line():
-    reader = asyncio.StreamReader()
+async def standard_input():
+    reader = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return await reader.readline()
+    return reader
 
 
 def say(**fields):
     print(json.dumps(fields), flush=True)
+
+
+async def flow(ice, every, begun, told):
+    """Until standard input ends; what is on its way then gets half a second."""
+    relayed = "relay" in (ice._nominated[1].local_candidate.type, ice._nominated[1].remote_candidate.type)
+
+    def milliseconds():
+        return (time.monotonic() - begun) * 1000
+
+    local = "candidate:" + ice._nominated[1].local_candidate.to_sdp()
+    say(selected="relayed" if relayed else "direct", local=local, ms=milliseconds())
+    numbers = set()
+
+    async def listen():
+        while True:
+            word, _, number = (await ice.recv()).partition(b" ")
+            if word == b"aioice":
+                if not numbers:
+                    say(first_data_ms=milliseconds())
+                numbers.add(int(number))
+
+    listening = asyncio.create_task(listen())
+    ended = asyncio.create_task(told.read())
+    sent = 0
+    while not ended.done():
+        await ice.send(b"aioice %d" % sent)
+        sent += 1
+        await asyncio.wait([ended], timeout=every / 1000)
+    await asyncio.wait([listening], timeout=0.5)
+    listening.cancel()
+    lost = max(numbers) - min(numbers) + 1 - len(numbers) if numbers else 0
+    say(sent=sent, received=len(numbers), lost=lost)
 
 
 async def main():
@@ -60,7 +99,9 @@ async def main():
     candidates = ["candidate:" + candidate.to_sdp() for candidate in ice.local_candidates]
     say(ufrag=ice.local_username, pwd=ice.local_password, candidates=candidates)
 
-    remote = json.loads(await read_line())
+    told = await standard_input()
+    remote = json.loads(await told.readline())
+    begun = time.monotonic()
     ice.remote_username, ice.remote_password = remote["ufrag"], remote["pwd"]
     for candidate in remote["candidates"]:
         await ice.add_remote_candidate(aioice.Candidate.from_sdp(candidate.removeprefix("candidate:")))
@@ -74,7 +115,9 @@ async def main():
         remote=pair.remote_candidate.type,
         remote_address=[pair.remote_candidate.host, pair.remote_candidate.port],
     )
-    if arguments.send:
+    if arguments.every:
+        await flow(ice, arguments.every, begun, told)
+    elif arguments.send:
         echoed = 0
         for number in range(arguments.send):
             message = b"aioice %d" % number

@@ -123,7 +123,9 @@ fn judged(program: &str, arguments: &[String]) -> io::Result<Report> {
         return Err(io::Error::other("what is to be judged does not build"));
     }
     let directory = workspace.target.join("debug");
-    Err(Command::new(directory.join(program)).args(arguments).env("THIRL_BIN_DIR", directory).exec())
+    let mut command = Command::new(directory.join(program));
+    command.args(arguments).env("THIRL_BIN_DIR", directory);
+    Err(command.env("THIRL_PYTHON", workspace.venv().join("bin/python")).exec())
 }
 
 fn soak(minutes: u64, allocations: u16) -> io::Result<Report> {

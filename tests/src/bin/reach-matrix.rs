@@ -34,6 +34,9 @@ struct Arguments {
     /// Without the same matrix for standard ICE beside it
     #[arg(long)]
     no_standard: bool,
+    /// With the agents of aioice in the kernel lab beside it
+    #[arg(long)]
+    aioice: bool,
     /// Write the matrix as a page here, with a picture
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -90,11 +93,12 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         false => (arguments.sim_runs, arguments.lab_runs),
     };
     let runs = [(Instrument::Simulation, simulated), (Instrument::Lab, lab)];
-    let modes = if arguments.no_standard { vec![Mode::Thirl] } else { vec![Mode::Thirl, Mode::Standard] };
+    let modes =
+        [(Mode::Thirl, true), (Mode::Standard, !arguments.no_standard), (Mode::Aioice, arguments.aioice)];
     let processors = available_parallelism().map_or(1, usize::from);
     Ok(Plan {
         pairs: pairs(&arguments.only)?,
-        modes,
+        modes: modes.into_iter().filter_map(|(mode, wanted)| wanted.then_some(mode)).collect(),
         runs: runs.into_iter().filter(|(_, runs)| *runs > 0).collect(),
         jobs: arguments.jobs.unwrap_or(4 * processors),
     })

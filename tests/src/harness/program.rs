@@ -156,13 +156,16 @@ impl Program {
     /// The next line that no wait has passed over, of either stream; `None` if none comes within this time.
     ///
     /// # Errors
-    /// `BrokenPipe` when its output has ended.
-    pub fn next_line(&mut self, limit: Duration) -> Result<Option<Line>, io::ErrorKind> {
+    /// [`ProgramError::Ended`] when its output has ended.
+    pub fn next_line(&mut self, limit: Duration) -> Result<Option<Line>, ProgramError> {
         if self.waited == self.seen.len() {
             match self.lines.recv_timeout(limit) {
                 Ok(line) => self.seen.push(line),
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let (name, output) = (self.name.clone(), self.output());
+                    return Err(ProgramError::Ended { name, awaited: "a line".to_owned(), output });
+                }
             }
         }
         self.waited += 1;

@@ -59,6 +59,8 @@ impl Expectation {
     pub fn in_mode(self, mode: Mode) -> Self {
         match (self, mode) {
             (Self::Prediction | Self::Birthday, Mode::Standard) => Self::Relayed,
+            // Nothing is required of others.
+            (_, Mode::Aioice) => Self::Nothing,
             _ => self,
         }
     }
@@ -73,15 +75,15 @@ impl Expectation {
     }
 
     /// The least percentage of runs that have to connect, by whichever path.
-    pub fn required_connected(self) -> u32 {
-        if self == Self::Nothing { 0 } else { 100 }
+    pub fn required_connected(self, mode: Mode) -> u32 {
+        if self.in_mode(mode) == Self::Nothing { 0 } else { 100 }
     }
 
     /// How long a run waits for a direct path, counted from when both sides know each other.
     pub fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Relayed | Self::Nothing => 8,
-            Self::Punch => 15,
+            Self::Relayed => 8,
+            Self::Punch | Self::Nothing => 15,
             Self::Mapping | Self::Tcp => 25,
             Self::Prediction => 30,
             Self::Birthday => 60,

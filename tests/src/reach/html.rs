@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::matrix::{Instrument, Matrix, Tally};
+use super::matrix::{Matrix, Tally};
 use super::picture::picture;
 use super::text::time;
-use super::{Mode, Path, Shared, Situation};
+use super::{Path, Shared, Situation};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:110em;padding:0 1em;color:#111;background:#fff}\
 table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.15em .5em;text-align:right}\
@@ -48,15 +48,10 @@ fn names() -> String {
 }
 
 fn table(matrix: &Matrix) -> String {
-    let columns = [Mode::Thirl, Mode::Standard]
-        .into_iter()
-        .flat_map(|mode| [Instrument::Simulation, Instrument::Lab].map(|instrument| (instrument, mode)));
-    let columns: Vec<_> = columns
-        .filter(|(instrument, mode)| matrix.cells.iter().any(|cell| cell.tally(*instrument, *mode).is_some()))
-        .collect();
+    let columns = matrix.columns();
     let mut table =
         "<h2>The figures</h2>\n<div class=\"scroll\"><table><tr><th>pair</th><th>best</th>".to_owned();
-    for (instrument, mode) in &columns {
+    for (mode, instrument) in &columns {
         let _ = write!(table, "<th colspan=\"6\">{}, {}</th>", mode.name(), instrument.name());
     }
     table += "</tr>\n<tr><th></th><th></th>";
@@ -64,7 +59,7 @@ fn table(matrix: &Matrix) -> String {
     table += "</tr>\n";
     for cell in &matrix.cells {
         let _ = write!(table, "<tr><td>{}</td><td>{}</td>", cell.pair, cell.expectation);
-        columns.iter().for_each(|(instrument, mode)| table += &figures(cell.tally(*instrument, *mode)));
+        columns.iter().for_each(|(mode, instrument)| table += &figures(cell.tally(*instrument, *mode)));
         table += "</tr>\n";
     }
     table + "</table></div>\n"

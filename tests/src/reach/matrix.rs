@@ -25,6 +25,11 @@ impl Instrument {
             Self::Lab => "lab",
         }
     }
+
+    /// Whether agents of this kind can run there.
+    fn has(self, mode: Mode) -> bool {
+        self == Self::Lab || mode != Mode::Aioice
+    }
 }
 
 /// What to run.
@@ -107,7 +112,8 @@ fn jobs(plan: &Plan) -> Vec<Job> {
     for run in 0..most {
         for (&instrument, _) in plan.runs.iter().filter(|(_, runs)| run < **runs) {
             for (cell, &pair) in plan.pairs.iter().enumerate() {
-                jobs.extend(plan.modes.iter().map(|&mode| Job { cell, pair, instrument, mode, run }));
+                let modes = plan.modes.iter().filter(|mode| instrument.has(**mode));
+                jobs.extend(modes.map(|&mode| Job { cell, pair, instrument, mode, run }));
             }
         }
     }
@@ -204,7 +210,7 @@ impl Tally {
         let runs = self.runs();
         let mut missed: Vec<_> = self.broken.iter().map(|why| format!("no outcome: {why}")).collect();
         let required = [
-            ("connected", self.connected(), expectation.required_connected()),
+            ("connected", self.connected(), expectation.required_connected(mode)),
             ("direct", self.direct(), expectation.required_direct(mode)),
         ];
         for (what, came, percent) in required {
@@ -213,7 +219,7 @@ impl Tally {
             }
         }
         let (lost, sent) = self.lost();
-        if lost > 0 && self.direct() > 0 {
+        if lost > 0 && self.direct() > 0 && mode != Mode::Aioice {
             missed.push(format!("{lost} of {sent} datagrams lost"));
         }
         missed
@@ -221,6 +227,22 @@ impl Tally {
 }
 
 impl Matrix {
+    const COLUMNS: [(Mode, Instrument); 5] = [
+        (Mode::Thirl, Instrument::Simulation),
+        (Mode::Thirl, Instrument::Lab),
+        (Mode::Standard, Instrument::Simulation),
+        (Mode::Standard, Instrument::Lab),
+        (Mode::Aioice, Instrument::Lab),
+    ];
+
+    /// Who ran where, in the order of the columns.
+    pub fn columns(&self) -> Vec<(Mode, Instrument)> {
+        let ran = |(mode, instrument): &(Mode, Instrument)| {
+            self.cells.iter().any(|cell| cell.tally(*instrument, *mode).is_some())
+        };
+        Self::COLUMNS.into_iter().filter(ran).collect()
+    }
+
     /// Where the requirement is missed, in words: in a cell, or in all cells of a kind together where luck decides, since a few
     /// runs of one cell say little.
     pub fn missed(&self) -> Vec<String> {
@@ -261,9 +283,8 @@ impl Matrix {
 }
 
 fn every_kind() -> impl Iterator<Item = (Expectation, Instrument, Mode)> {
-    let instruments = [Instrument::Simulation, Instrument::Lab];
-    let columns = instruments.into_iter().flat_map(|it| [Mode::Thirl, Mode::Standard].map(|mode| (it, mode)));
-    columns.flat_map(|(instrument, mode)| Expectation::ALL.map(|best| (best, instrument, mode)))
+    let columns = Matrix::COLUMNS.into_iter();
+    columns.flat_map(|(mode, instrument)| Expectation::ALL.map(|best| (best, instrument, mode)))
 }
 
 /// Whether a percentage leaves room.

@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 use thirl_common::net::Transport;
 use thirl_ice_agent::agent::PathKind;
 
-/// What the agents of a run may do.
+/// What the agents of a run are, and may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
     /// All that they can.
     Thirl,
     /// What standard ICE does: the hard-NAT parts are off.
     Standard,
+    /// The agents are those of aioice, an ICE library of others; in the kernel lab only.
+    Aioice,
 }
 
 impl Mode {
@@ -22,6 +24,7 @@ impl Mode {
         match self {
             Self::Thirl => "thirl",
             Self::Standard => "standard",
+            Self::Aioice => "aioice",
         }
     }
 }

@@ -3,20 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::matrix::{Cell, Instrument, Matrix, Tally};
+use super::matrix::{Instrument, Matrix, Tally};
 use super::{Expectation, Mode, Path};
-
-/// Which columns there are, in their order.
-const COLUMNS: [(Mode, Instrument); 4] = [
-    (Mode::Thirl, Instrument::Simulation),
-    (Mode::Thirl, Instrument::Lab),
-    (Mode::Standard, Instrument::Simulation),
-    (Mode::Standard, Instrument::Lab),
-];
 
 /// A line for each pair, one for all pairs with the same best path, and where the requirement is missed.
 pub fn text(matrix: &Matrix) -> String {
-    let columns: Vec<_> = COLUMNS.into_iter().filter(|column| has_column(matrix, *column)).collect();
+    let columns = matrix.columns();
     let mut text = format!("{:24} {:10}", "", "");
     for (mode, instrument) in &columns {
         let title = format!("{}, {}", mode.name(), instrument.name());
@@ -52,11 +44,6 @@ fn summary(matrix: &Matrix, columns: &[(Mode, Instrument)]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Whether any cell has figures for it.
-fn has_column(matrix: &Matrix, (mode, instrument): (Mode, Instrument)) -> bool {
-    matrix.cells.iter().any(|cell: &Cell| cell.tally(instrument, mode).is_some())
 }
 
 fn heading() -> String {

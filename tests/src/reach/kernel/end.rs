@@ -1,22 +1,17 @@
-//! One peer of a run: `thirl ice`, and what it has said so far.
+//! One peer of a run, and what it has said so far.
 
-use std::io;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use thirl_common::net::Transport;
 use thirl_ice_agent::agent::PathKind;
 
-use super::place::Host;
-use crate::harness::{self, Line, Program, ProgramError};
-use crate::natlab::Lab;
-use crate::reach::{Mode, Path};
+use crate::harness::{Line, Program, ProgramError};
+use crate::reach::Path;
 
 /// A program starts within moments; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// As a voice call sends.
-const EVERY_MS: &str = "20";
 
 pub(super) struct End {
     program: Program,
@@ -39,24 +34,8 @@ pub(super) struct Counted {
 }
 
 impl End {
-    pub(super) fn spawn(
-        lab: &Lab,
-        host: &Host,
-        role: &str,
-        mode: Mode,
-        servers: &[String],
-    ) -> Result<End, ProgramError> {
-        let mut command = lab.command(host.node, harness::thirl());
-        // What this machine uses itself does not stand in the lab.
-        ["https_proxy", "HTTPS_PROXY"].iter().for_each(|name| _ = command.env_remove(name));
-        command.args(["ice", "--role", role, "--trickle", "--every", EVERY_MS]).args(servers);
-        if let Some(proxy) = &host.proxy {
-            command.args(["--proxy", proxy]);
-        }
-        if mode == Mode::Standard {
-            command.arg("--no-hard-nats");
-        }
-        let program = Program::spawn(command)?.named(&format!("thirl ice on {}, {role}", host.node));
+    pub(super) fn spawn(command: Command, name: &str) -> Result<End, ProgramError> {
+        let program = Program::spawn(command)?.named(name);
         Ok(End {
             program,
             first_data: None,
@@ -100,14 +79,11 @@ impl End {
     }
 
     fn next_line(&mut self, limit: Duration) -> Option<Line> {
-        match self.program.next_line(limit) {
-            Ok(line) => line,
-            Err(io::ErrorKind::BrokenPipe) => {
-                self.failed = true;
-                None
-            }
-            Err(_) => None,
-        }
+        // What it complained of stands in its words already.
+        self.program.next_line(limit).unwrap_or_else(|_| {
+            self.failed = true;
+            None
+        })
     }
 
     fn note(&mut self, said: &Value) {

@@ -2,10 +2,11 @@
 //!
 //! 1. [`place`](Place): the networks of a pair.
 //! 2. `server`: `thirl serve` in public.
-//! 3. `end`: `thirl ice` at both ends, which send a datagram every 20 ms.
+//! 3. `peer`: `thirl ice` at both ends, or aioice, which send a datagram every 20 ms; `end`: what they say.
 //! 4. [`run`]: brings them together by their standard streams, so that signalling needs no network, and watches.
 
 mod end;
+mod peer;
 mod place;
 mod server;
 
@@ -16,7 +17,7 @@ pub use place::{Host, Place, is_here};
 
 use super::{Expectation, Mode, Outcome, Pair, Path};
 use crate::harness::{Deadline, ProgramError};
-use crate::natlab::{Lab, LabError, Node};
+use crate::natlab::{Lab, LabError, Node, Unavailable};
 use end::End;
 use server::Server;
 
@@ -40,6 +41,9 @@ pub enum RunError {
     /// The networks could not be built.
     #[error(transparent)]
     Lab(#[from] LabError),
+    /// The peers are not installed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     /// A program did not do what it always does.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -55,9 +59,12 @@ pub enum RunError {
 pub fn run(pair: Pair, mode: Mode, expectation: Expectation) -> Result<Outcome, RunError> {
     let place = Place::build(pair)?;
     let server = Server::start(&place.lab)?;
-    let arguments = server.arguments();
-    let spawn = |host, role| End::spawn(&place.lab, host, role, mode, &arguments);
-    let mut ends = [spawn(&place.hosts[0], "controlling")?, spawn(&place.hosts[1], "controlled")?];
+    let [a, b] = &place.hosts;
+    let spawn = |host: &Host, role| {
+        let command = peer::command(&place.lab, &server, host, role, mode)?;
+        Ok::<_, RunError>(End::spawn(command, &format!("{} on {}, {role}", mode.name(), host.node))?)
+    };
+    let mut ends = [spawn(a, "controlling")?, spawn(b, "controlled")?];
     let descriptions = [ends[0].description()?, ends[1].description()?];
     ends[0].tell(&descriptions[1]);
     ends[1].tell(&descriptions[0]);

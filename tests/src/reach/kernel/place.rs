@@ -16,6 +16,8 @@ use crate::reach::{Pair, Shared, Situation};
 pub struct Host {
     /// Its host.
     pub node: Node,
+    /// What its network does, unless it is one that both are in.
+    pub situation: Option<Situation>,
     /// The HTTP proxy that its user has been told of.
     pub proxy: Option<String>,
 }
@@ -70,7 +72,9 @@ fn apart(a: Situation, b: Situation) -> Result<Place, LabError> {
         builder.site(*site, network(*situation, *site))
     });
     let mut lab = builder.cgn(home()).build()?;
-    let mut host = |(site, situation, node)| Ok(Host { node, proxy: furnish(&mut lab, site, situation)? });
+    let mut host = |(site, situation, node)| {
+        Ok(Host { node, situation: Some(situation), proxy: furnish(&mut lab, site, situation)? })
+    };
     let hosts = [host(sites[0])?, host(sites[1])?];
     Ok(Place { lab, hosts })
 }
@@ -86,7 +90,7 @@ fn together(shared: Shared) -> Result<Place, LabError> {
             (builder.site(Site::A, site).site(Site::B, site).cgn(home().hairpin(hairpin)), [Node::A, Node::B])
         }
     };
-    Ok(Place { lab: lab.build()?, hosts: nodes.map(|node| Host { node, proxy: None }) })
+    Ok(Place { lab: lab.build()?, hosts: nodes.map(|node| Host { node, situation: None, proxy: None }) })
 }
 
 /// EIM/APDF, ports preserved.

@@ -1,14 +1,15 @@
-//! The server of the matrix: `thirl serve` in public, and what peers are told of it.
+//! The server of the matrix: `thirl serve` in public.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::{self, Certificate, Program};
 use crate::natlab::{Lab, Node, SRV, SRV_ALTERNATE, SRV_ALTERNATE_V6, SRV_V6};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const USER: &str = "alice";
-const PASSWORD: &str = "secret";
+pub(super) const USER: &str = "alice";
+pub(super) const PASSWORD: &str = "secret";
 
 /// A running server. It ends when it is dropped.
 #[derive(Debug)]
@@ -32,19 +33,8 @@ impl Server {
         Ok(Server { _program: program, certificate })
     }
 
-    /// All ways to it: whoever is told does not know which of them his network lets out.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let stun = [format!("stun:{SRV}"), format!("stun:{SRV_ALTERNATE}"), format!("stun:[{SRV_V6}]")];
-        let turn = [
-            format!("turn:{SRV}"),
-            format!("turn:[{SRV_V6}]"),
-            format!("turn:{SRV}?transport=tcp"),
-            format!("turns:{SRV}:443"),
-        ];
-        let stun = stun.into_iter().flat_map(|uri| ["--stun".to_owned(), uri]);
-        let turn = turn.into_iter().flat_map(|uri| ["--turn".to_owned(), uri]);
-        let login = ["--user", USER, "--password", PASSWORD, "--ca"].map(str::to_owned);
-        let authority = self.certificate.authority_path().display().to_string();
-        stun.chain(turn).chain(login).chain([authority]).collect()
+    /// Whose certificates to believe.
+    pub(super) fn authority(&self) -> PathBuf {
+        self.certificate.authority_path()
     }
 }
