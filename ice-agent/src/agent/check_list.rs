@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thirl_common::index::Index;
 use thirl_common::wire::TransactionId;
@@ -16,6 +16,9 @@ use crate::candidate::ComponentId;
 
 /// "a default of 100" (RFC 8445, section 6.1.2.5).
 const MAX_PAIRS: usize = 100;
+
+/// After so long an answer to a check is not to be expected any more: longer than any round trip.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// So many transactions of one pair may still be answered: more than consent asks within its timeout.
 const MAX_ASKED: usize = 10;
@@ -100,13 +103,16 @@ impl CheckList {
         self.pairs.iter_mut().map(|(id, pair)| (*id, &mut **pair))
     }
 
-    /// Adds a pair, frozen if another of its foundation has yet to be answered. `None` if the list is full of better
-    /// ones.
-    pub(super) fn insert(&mut self, mut pair: Pair) -> Option<PairId> {
-        if self.pairs.len() >= MAX_PAIRS {
-            let victim =
-                self.worst().filter(|(_, worst)| pair.heard || worst.0 || worst.1 < pair.priority)?;
-            self.remove(victim.0);
+    /// Whether a pair can only be added in the place of another.
+    pub(super) fn is_full(&self) -> bool {
+        self.pairs.len() >= MAX_PAIRS
+    }
+
+    /// Adds a pair, frozen if another of its foundation has yet to be answered. `None` if the list is full of better ones, which
+    /// those in use always are.
+    pub(super) fn insert(&mut self, now: Instant, mut pair: Pair, in_use: &[PairId]) -> Option<PairId> {
+        if self.is_full() {
+            self.remove(self.worst(now, &pair, in_use)?);
         }
         let alike = |wanted: &[PairState]| {
             let mut pairs = self.pairs.values();
@@ -123,13 +129,24 @@ impl CheckList {
         Some(id)
     }
 
-    /// The pair that is least worth keeping: whether it has failed, and its priority.
-    fn worst(&self) -> Option<(PairId, (bool, u64))> {
-        self.pairs
-            .iter()
-            .filter(|(_, pair)| !matches!(pair.state, PairState::Succeeded | PairState::InProgress))
-            .map(|(id, pair)| (*id, (pair.state == PairState::Failed, pair.priority)))
-            .min_by_key(|(_, (failed, priority))| (!failed, *priority))
+    /// The pair that is least worth keeping, if a new one is worth more. A peer that moves from network to network tells of ever
+    /// others, while in a full list it takes minutes until a check fails (RFC 8445, section 14.3): so one that has gone without
+    /// an answer for some time is as good as failed, and what worked once and is not in use may be gone.
+    fn worst(&self, now: Instant, fresh: &Pair, in_use: &[PairId]) -> Option<PairId> {
+        let in_vain = |pair: &Pair| {
+            let asked = pair.check.as_ref().and_then(|check| self.asked(check.id));
+            asked.is_none_or(|asked| now.saturating_duration_since(asked.sent) >= IN_VAIN)
+        };
+        let rank = |id: PairId, pair: &Pair| match pair.state {
+            PairState::Failed => Some((0, pair.priority)),
+            PairState::InProgress => in_vain(pair).then_some((1, id.0.into())),
+            PairState::Frozen | PairState::Waiting => {
+                (fresh.heard || pair.priority < fresh.priority).then_some((2, pair.priority))
+            }
+            PairState::Succeeded => Some((3, id.0.into())),
+        };
+        let mine = self.pairs.iter().filter(|(id, _)| !in_use.contains(id));
+        mine.filter_map(|(id, pair)| Some((rank(*id, pair)?, *id))).min().map(|(_, id)| id)
     }
 
     fn remove(&mut self, id: PairId) {

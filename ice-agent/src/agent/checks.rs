@@ -65,7 +65,9 @@ impl Agent {
         pair.heard = origin == PairOrigin::InboundCheck;
         // A path that is kept needs to know of others before it breaks.
         pair.wanted = pair.group.likelihood != Likelihood::Implausible && self.is_settled(now, component);
-        let id = self.session.list.insert(pair)?;
+        let in_use =
+            if self.session.list.is_full() { self.session.streams.pairs_in_use() } else { Vec::new() };
+        let id = self.session.list.insert(now, pair, &in_use)?;
         if let Route::Relay(relay) = route {
             self.allow_peer(now, relay, to.ip());
         }

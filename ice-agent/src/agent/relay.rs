@@ -337,6 +337,7 @@ impl Agent {
         self.note_turn_outcome(&server, carrier, Ok(relayed));
         let preference = self.relay_preference(id);
         self.add_relayed(now, id, relayed, mapped, preference);
+        self.retire_moved(now, id);
     }
 
     /// The allocation's address of the other family is a candidate of its own.

@@ -168,15 +168,23 @@ impl Session {
         self.early.push_back(check);
     }
 
-    /// A free place for a peer-reflexive candidate, or that of one which is of no use any more.
-    fn slot_for_peer_reflexive(&mut self) -> Option<RemoteId> {
-        let learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
-        if self.candidates.iter().filter(|known| learnt(known)).count() < MAX_PEER_REFLEXIVE {
-            return self.next_id();
+    /// Puts a candidate into a free place, or into that of one of its sort which is of no use any more: peers move from network
+    /// to network.
+    fn insert(&mut self, candidate: RemoteCandidate) -> Option<RemoteId> {
+        let is_learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
+        let learnt = is_learnt(&candidate);
+        let most = if learnt { MAX_PEER_REFLEXIVE } else { MAX_REMOTE_CANDIDATES };
+        if self.candidates.iter().filter(|known| is_learnt(known) == learnt).count() < most {
+            let id = self.next_id()?;
+            self.candidates.push(candidate);
+            return Some(id);
         }
-        let stale = |(id, known): &(RemoteId, &RemoteCandidate)| learnt(known) && !self.list.is_of_use(*id);
+        let stale = |(id, known): &(RemoteId, &RemoteCandidate)| {
+            is_learnt(known) == learnt && !self.list.is_of_use(*id)
+        };
         let (stale, _) = self.ids().zip(&self.candidates).find(stale)?;
         self.list.remove_pairs_of(stale);
+        *self.get_mut(stale)? = candidate;
         Some(stale)
     }
 
@@ -271,7 +279,6 @@ impl Agent {
             {
                 Some("nothing can be there")
             }
-            _ if self.session.candidates.len() >= MAX_REMOTE_CANDIDATES => Some("there are too many"),
             _ => None,
         };
         match (why, candidate.address.ip()) {
@@ -324,8 +331,11 @@ impl Agent {
             Some(_) => {}
             None => {
                 let component = candidate.component;
-                let Some(remote) = self.session.next_id() else { return };
-                self.session.candidates.push(RemoteCandidate { candidate, address });
+                let Some(remote) =
+                    self.session.insert(RemoteCandidate { candidate: candidate.clone(), address })
+                else {
+                    return self.session.skip(&candidate, "there are too many");
+                };
                 for route in self.routes(component) {
                     self.form_pair(now, route, remote, PairOrigin::Candidates);
                 }
@@ -347,10 +357,8 @@ impl Agent {
         if self.session.asymmetric.get(&(route, from.ip())).is_some_and(|count| *count >= MAX_ASYMMETRIC) {
             return None;
         }
-        let slot = self.session.slot_for_peer_reflexive()?;
         let candidate = Candidate {
-            // "an arbitrary value, different from the foundations of all other remote candidates".
-            foundation: format!("prflx{}", slot.0),
+            foundation: String::new(),
             component,
             transport: route.counterpart(),
             priority,
@@ -359,11 +367,9 @@ impl Agent {
             related: None,
             extensions: Vec::new(),
         };
-        let learnt = RemoteCandidate { candidate, address: from };
-        match self.session.get_mut(slot) {
-            Some(stale) => *stale = learnt,
-            None => self.session.candidates.push(learnt),
-        }
-        Some(slot)
+        let id = self.session.insert(RemoteCandidate { candidate, address: from })?;
+        // "an arbitrary value, different from the foundations of all other remote candidates".
+        self.session.get_mut(id)?.candidate.foundation = format!("prflx{}", id.0);
+        Some(id)
     }
 }

@@ -4,7 +4,7 @@ use super::check_list::Ordinary;
 use super::event::{PathKind, State};
 use super::liveness::Liveness;
 use super::nomination::Path;
-use super::pair::{Pair, Rank};
+use super::pair::{Pair, PairId, Rank};
 use super::remote::RemoteCredentials;
 use crate::candidate::ComponentId;
 
@@ -97,6 +97,15 @@ impl Streams {
 
     pub(super) fn path_mut(&mut self, id: ComponentId) -> Option<&mut Path> {
         self.component_mut(id).map(|component| &mut component.path)
+    }
+
+    /// The pairs that carry data or are to.
+    pub(super) fn pairs_in_use(&self) -> Vec<PairId> {
+        let paths = self.components().map(|(_, component)| &component.path);
+        paths
+            .flat_map(|path| [path.selected, path.current, path.nominating, path.expired])
+            .flatten()
+            .collect()
     }
 
     pub(super) fn stop_nominating(&mut self) {

@@ -282,12 +282,12 @@ fn nothing_is_sent_without_consent_after_a_sleep() {
         pair.start();
         assert!(pair.connect(Duration::from_secs(5)));
         stream_for(&mut pair, Duration::from_secs(3));
-        [Side::A, Side::B].map(|side| pair.set_asleep(side, true));
+        [Side::A, Side::B].into_iter().for_each(|side| pair.set_asleep(side, true));
         pair.run_for(Duration::from_secs(time));
         // An answer to what was asked before the sleep is no consent. The application is quicker than the agent's timers.
         let (now, received) = (pair.network.now(), pair.b.received.len());
         pair.a.agent.send(now, b"at once").unwrap();
-        [Side::A, Side::B].map(|side| pair.set_asleep(side, false));
+        [Side::A, Side::B].into_iter().for_each(|side| pair.set_asleep(side, false));
         pair.run_for(ms(10));
         let (within, late) = (time < 30, discarded(&pair));
         assert_eq!(late, u32::from(!within), "{time} s");

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod kept;
+mod trickle;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -277,6 +277,16 @@ impl Agent {
         }
     }
 
+    /// An allocation is of no use any more, and the server is told.
+    pub(super) fn give_back(&mut self, now: Instant, id: RelayId) {
+        self.with_client(now, id, |client| client.close(now));
+        if let Some(relay) = self.gathering.relays.get_mut(&id) {
+            relay.retire();
+        }
+        self.addresses_lost(now, id);
+        self.forget_relay(id);
+    }
+
     /// One that never had an address is of no interest any more.
     fn forget_relay(&mut self, id: RelayId) {
         let Some(relay) = self.gathering.relays.get_mut(&id) else { return };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use thirl_common::net::Transport;
 
 use super::super::config::TurnServer;
-use super::super::event::RelayId;
+use super::super::event::{RelayId, Route, Via};
 use super::super::{Agent, Timer};
 use super::{Progress, Relay};
 
@@ -74,6 +74,35 @@ impl Agent {
     pub(super) fn has_way_beside(&self, id: RelayId) -> bool {
         let open = |relay: &Relay| matches!(relay.progress, Progress::Pending | Progress::Allocated(_));
         self.ways_beside(id).any(open)
+    }
+
+    /// There is a new allocation on a server. Of those there that were moved from sockets which are gone, what carries data is
+    /// kept, and the last, which the peer may be about to use: else a host that roams would have one more each time.
+    pub(super) fn retire_moved(&mut self, now: Instant, fresh: RelayId) {
+        let Some(this) = self.gathering.relays.get(&fresh) else { return };
+        let moved = |relay: &Relay| {
+            let by_stream = matches!(relay.carrier, Via::Stream(_)) && relay.owner.is_none();
+            let allocated = matches!(relay.progress, Progress::Allocated(_));
+            let server = self.config.turn.get(relay.index);
+            by_stream && allocated && server.is_some_and(|server| server.transport == Transport::Udp)
+        };
+        let relays = self.gathering.relays.iter().filter(|(id, relay)| {
+            **id != fresh
+                && moved(relay)
+                && self.leads_to_the_same(this, relay)
+                && !self.carries_data(**id, relay)
+        });
+        let idle: Vec<_> = relays.map(|(id, _)| *id).collect();
+        for id in idle.into_iter().rev().skip(1) {
+            self.give_back(now, id);
+        }
+    }
+
+    fn carries_data(&self, id: RelayId, relay: &Relay) -> bool {
+        let routes = [Some(id), relay.other].map(|id| id.map(Route::Relay));
+        let carrier = self.carrier(relay.component);
+        let pair = carrier.and_then(|carrier| self.session_with(carrier).list.get(carrier));
+        pair.is_some_and(|pair| routes.contains(&Some(pair.route)))
     }
 
     /// How many ways to the same server are tried before this one: UDP, from whatever sockets, and the streams named before.
