@@ -194,7 +194,7 @@ impl CredentialStore for RemoteUsers {
         let keys = user.keys.iter().map(LongTermKey::integrity_key);
         match keys.into_iter().find(|key| proves(key)) {
             Some(key) => {
-                let username = user.username.clone();
+                let (username, key) = (user.username.clone(), Box::new(key));
                 Finding::Found(Credential { username, key, account: None, expires: None })
             }
             None => Finding::Unknown,

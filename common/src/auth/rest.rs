@@ -91,7 +91,7 @@ impl CredentialStore for RestSecrets {
         match self.key(claim.algorithm, query, proves) {
             Some(key) => Finding::Found(Credential {
                 username: username.to_owned(),
-                key,
+                key: Box::new(key),
                 account: user(username).map(str::to_owned),
                 expires: expiry(username),
             }),

@@ -80,7 +80,7 @@ pub struct Credential {
     /// The username, also where USERHASH stood for it; with an access token its `kid`.
     pub username: String,
     /// The key that the request was signed with, and the response is to be.
-    pub key: IntegrityKey,
+    pub key: Box<IntegrityKey>,
     /// Whom quotas count: the username, but of REST credentials without the expiry before it, lest new credentials make a
     /// new user. `None`: the username.
     pub account: Option<String>,
@@ -96,10 +96,6 @@ pub struct LookupId(pub(super) u64);
 /// What a store says to a claim.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one lives at a time, for the length of a request; a key is larger where others have hmac with `reset`"
-)]
 pub enum Finding {
     /// It is true.
     Found(Credential),
@@ -131,7 +127,8 @@ pub trait CredentialStore {
     fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {
         let found = claim.query().and_then(|query| {
             let key = self.find(query, proves)?;
-            Some(Credential { username: query.username.to_owned(), key, account: None, expires: None })
+            let (username, key) = (query.username.to_owned(), Box::new(key));
+            Some(Credential { username, key, account: None, expires: None })
         });
         found.map_or(Finding::Unknown, Finding::Found)
     }

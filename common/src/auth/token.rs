@@ -193,7 +193,7 @@ impl AccessTokens {
         let key = IntegrityKey::new(&content.mac_key);
         proves(&key).then(|| Credential {
             username: kid.to_owned(),
-            key,
+            key: Box::new(key),
             account: None,
             expires: Some(expires),
         })

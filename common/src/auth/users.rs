@@ -110,6 +110,7 @@ impl StaticUsers {
             .keys(claim.algorithm, username, claim.realm)
             .map(|key| key.integrity_key())
             .find(|key| proves(key))?;
+        let key = Box::new(key);
         Some(Credential { username: username.to_owned(), key, account: None, expires: None })
     }
 }
@@ -133,7 +134,7 @@ impl CredentialStore for StaticUsers {
             algorithm: KeyAlgorithm::Md5,
             unix_seconds: query.unix_seconds,
         };
-        self.credential(&claim, proves).map(|credential| credential.key)
+        self.credential(&claim, proves).map(|credential| *credential.key)
     }
 
     fn authenticate(&self, claim: &Claim<'_>, proves: &mut dyn FnMut(&IntegrityKey) -> bool) -> Finding {

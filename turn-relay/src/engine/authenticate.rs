@@ -180,7 +180,7 @@ impl Engine {
                     account: realm::account(account, served.other.map(|realm| &**realm)),
                     realm: served.other.cloned(),
                     username,
-                    signing: Signing { key, algorithm },
+                    signing: Signing { key: *key, algorithm },
                     key_of,
                     expires: expires.filter(|_| key_of == KeyOf::Token || config.end_with_credentials),
                 }))
