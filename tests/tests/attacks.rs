@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use thirl_common::wire::{
-    AdditionalAddressFamily, AddressFamily, ChannelNumber, Class, Data, EvenPort, Lifetime, Message,
-    MessageWriter, Method, RequestedTransport, XorPeerAddress,
+    AdditionalAddressFamily, AddressFamily, ChannelNumber, Data, EvenPort, Lifetime, Message, MessageWriter,
+    Method, RequestedTransport, XorPeerAddress,
 };
-use thirl_tests::harness::turn::{RawClient, code, message, stranger};
+use thirl_tests::harness::turn::{RawClient, code, send_indication, stranger};
 use thirl_tests::harness::{Deadline, Relay};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -54,11 +54,7 @@ impl Watch {
 
     /// Data passes both ways.
     fn honest_goes_on(&self) {
-        let to = self.peer.local_addr().unwrap();
-        let send = message(Class::Indication, Method::SEND, |writer| {
-            drop(writer.attribute(&XorPeerAddress(to)));
-            drop(writer.attribute(&Data(b"still there?")));
-        });
+        let send = send_indication(self.peer.local_addr().unwrap(), b"still there?");
         let mut buffer = [0; 64];
         // Behind a flood it may find no room with the kernel, and is said again.
         let (len, from) = (0..100)

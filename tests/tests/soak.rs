@@ -13,10 +13,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use thirl_common::wire::{
-    ChannelNumber, Class, Data, Lifetime, Message, MessageWriter, Method, RequestedTransport, XorPeerAddress,
+    ChannelNumber, Lifetime, Message, MessageWriter, Method, RequestedTransport, XorPeerAddress,
 };
-use thirl_tests::harness::turn::{Login, RawClient, code, message, stranger};
-use thirl_tests::harness::{Deadline, Relay};
+use thirl_tests::harness::turn::{Login, RawClient, code, send_indication, stranger};
+use thirl_tests::harness::{Deadline, Relay, http_get};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Below those that the system hands out.
@@ -26,6 +26,8 @@ const FIRST_PORT: u16 = 20_000;
 const SWING: u64 = 768 << 10;
 /// The server gives memory back within a second of an allocation's end.
 const SETTLED: Duration = Duration::from_secs(3);
+/// What is sent to peers.
+const HELLO: &[u8] = b"hello";
 /// Whom no permission is for.
 const STRANGER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), 9);
 
@@ -151,7 +153,7 @@ impl Soak {
         assert_eq!(ended.unwrap(), 0);
         self.tally.ended += 1;
         // What it sends now is nobody's.
-        client.raw.send(&send_indication(self.peer.local_addr().unwrap())).unwrap();
+        client.raw.send(&send_indication(self.peer.local_addr().unwrap(), HELLO)).unwrap();
         assert_eq!(client.raw.request(Method::REFRESH, |_| {}).unwrap(), 437);
         self.tally.no_allocation += 1;
     }
@@ -192,7 +194,7 @@ impl Soak {
         let by_channel = client.channel && self.rng.random_bool(0.5);
         let datagram = match by_channel {
             true => [[0x40, 0, 0, 5].as_slice(), b"hello"].concat(),
-            false => send_indication(self.peer.local_addr().unwrap()),
+            false => send_indication(self.peer.local_addr().unwrap(), HELLO),
         };
         client.raw.send(&datagram).unwrap();
         let mut buffer = [0; 64];
@@ -215,7 +217,7 @@ impl Soak {
                 assert_eq!(code(&client.ask(&request).unwrap()), 401);
             }
             1 => {
-                client.send(&send_indication(STRANGER)).unwrap();
+                client.send(&send_indication(STRANGER, HELLO)).unwrap();
                 self.tally.to_peer_not_permitted += 1;
             }
             2 => {
@@ -255,7 +257,7 @@ impl Soak {
     fn counted(&self) -> Tally {
         let deadline = Deadline::after(LIMIT);
         loop {
-            let text = get(self.metrics);
+            let (_, text) = http_get(self.metrics, "/metrics").unwrap();
             let of = |name: &str| {
                 let matching = text.lines().filter(|line| line.starts_with(&format!("thirl_{name}")));
                 matching.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
@@ -279,22 +281,6 @@ impl Soak {
             }
         }
     }
-}
-
-fn send_indication(to: SocketAddr) -> Vec<u8> {
-    message(Class::Indication, Method::SEND, |writer| {
-        drop(writer.attribute(&XorPeerAddress(to)));
-        drop(writer.attribute(&Data(b"hello")));
-    })
-}
-
-fn get(addr: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 fn setting<T: FromStr>(name: &str, default: T) -> T {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::RngCore as _;
 use thirl_common::auth::LongTermKey;
 use thirl_common::wire::{
-    Class, ErrorCode, IntegrityAlgorithm, Lifetime, Message, MessageWriter, Method, Nonce, Realm,
+    Class, Data, ErrorCode, IntegrityAlgorithm, Lifetime, Message, MessageWriter, Method, Nonce, Realm,
     RequestedTransport, TransactionId, Username, XorPeerAddress, XorRelayedAddress,
 };
 
@@ -54,6 +54,14 @@ pub fn message(class: Class, method: Method, write: impl FnOnce(&mut MessageWrit
     };
     write(&mut writer);
     writer.finish().to_vec()
+}
+
+/// A Send indication (RFC 8656, section 11).
+pub fn send_indication(to: SocketAddr, data: &[u8]) -> Vec<u8> {
+    message(Class::Indication, Method::SEND, |writer| {
+        drop(writer.attribute(&XorPeerAddress(to)));
+        drop(writer.attribute(&Data(data)));
+    })
 }
 
 /// A request of somebody who has no credentials.

@@ -1,18 +1,15 @@
 //! A data channel between a page in Chromium and our agent.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::Html;
-use axum::routing::{get, post};
+use axum::routing::post;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use thirl_ice_agent::agent::Role;
 use thirl_ice_agent::driver::{Description, IceAgent};
-use thirl_tests::harness::{self, Chromium};
+use thirl_tests::harness::{self, Chromium, Site};
 use thirl_tests::requires;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use webrtc_data::data_channel::{Config, DataChannel};
 
@@ -20,44 +17,25 @@ use crate::stack::{Identity, SCTP_PORT, Setup, associate};
 use crate::{LIMIT, agent, within_limit};
 
 const PAGE: &str = include_str!("../../interop/data_channel_page.html");
-const IP: &str = "127.0.0.1";
 const MAX_MESSAGE: usize = 65_536;
 
 /// What the page posts, and where the answer goes.
 type Signal = (Value, oneshot::Sender<Value>);
 
-/// A page on loopback, which tells its descriptions and what became of it.
-struct Site {
-    port: u16,
-    signals: mpsc::Receiver<Signal>,
-    outcomes: mpsc::Receiver<Value>,
+/// The page, and the descriptions that it tells.
+async fn start() -> (Site, mpsc::Receiver<Signal>) {
+    let (signal, signals) = mpsc::channel(1);
+    let exchange = move |body: String| async move {
+        let (answer, answered) = oneshot::channel::<Value>();
+        signal.send((serde_json::from_str(&body).unwrap(), answer)).await.unwrap();
+        answered.await.unwrap().to_string()
+    };
+    let site = Site::start(PAGE, Router::new().route("/signal", post(exchange))).await.unwrap();
+    (site, signals)
 }
 
-impl Site {
-    async fn start() -> Site {
-        let (signal, signals) = mpsc::channel(1);
-        let (outcome, outcomes) = mpsc::channel(1);
-        let exchange = move |body: String| async move {
-            let (answer, answered) = oneshot::channel::<Value>();
-            signal.send((serde_json::from_str(&body).unwrap(), answer)).await.unwrap();
-            answered.await.unwrap().to_string()
-        };
-        let end = move |body: String| async move {
-            outcome.send(serde_json::from_str(&body).unwrap()).await.unwrap();
-        };
-        let router = Router::new()
-            .route("/", get(async || Html(PAGE)))
-            .route("/signal", post(exchange))
-            .route("/outcome", post(end));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Site { port, signals, outcomes }
-    }
-
-    async fn signal(&mut self) -> Signal {
-        within_limit("a description of the page", self.signals.recv()).await.unwrap()
-    }
+async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
+    within_limit("a description of the page", signals.recv()).await.unwrap()
 }
 
 /// What Chromium's session description says of this one data channel.
@@ -120,22 +98,22 @@ async fn echo(agent: IceAgent, setup: Setup, identity: Identity, peer: String) {
 async fn connects(page_offers: bool) {
     let program =
         requires!(harness::installed("chromium", "chromium", "is the browser that our agent is tested with"));
-    let mut site = Site::start().await;
+    let (mut site, mut signals) = start().await;
     let role = if page_offers { Role::Controlled } else { Role::Controlling };
     let (agent, identity) = (agent(role).await, Identity::new());
-    let page = format!("http://{IP}:{}/?role={}", site.port, if page_offers { "offer" } else { "answer" });
+    let page = site.url(if page_offers { "role=offer" } else { "role=answer" });
     // There may be no other interface than loopback; and what mDNS would hide is resolved by nobody here.
     let arguments = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
-    let mut chromium = Chromium::open(&program, IP, &page, &arguments).unwrap();
+    let mut chromium = Chromium::open(&program, Site::IP, &page, &arguments).unwrap();
 
-    let (offer, answer) = site.signal().await;
+    let (offer, answer) = next(&mut signals).await;
     let (theirs, setup) = if page_offers {
         let theirs = TheirSession::parse(offer["sdp"].as_str().unwrap());
         answer.send(json!({ "type": "answer", "sdp": our_session(&agent, &identity, "active") })).unwrap();
         (theirs, Setup::Active)
     } else {
         answer.send(json!({ "type": "offer", "sdp": our_session(&agent, &identity, "actpass") })).unwrap();
-        let (answer, done) = site.signal().await;
+        let (answer, done) = next(&mut signals).await;
         done.send(json!(null)).unwrap();
         let sdp = answer["sdp"].as_str().unwrap();
         assert!(sdp.contains("a=setup:active"), "{sdp}");
@@ -143,7 +121,7 @@ async fn connects(page_offers: bool) {
     };
     agent.set_remote(&theirs.description).unwrap();
     let echo = tokio::spawn(echo(agent.clone(), setup, identity, theirs.fingerprint));
-    let outcome = tokio::time::timeout(LIMIT, site.outcomes.recv()).await;
+    let outcome = tokio::time::timeout(LIMIT, site.outcome()).await;
     let Ok(Some(outcome)) = outcome else {
         panic!("the page said nothing within {LIMIT:?}: {}\n{}", agent.report(), chromium.end());
     };

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use thirl_common::auth::{Credentials, LongTermKey};
 use thirl_common::net::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use thirl_common::wire::{
-    AddressFamily, Class, ErrorCode, IntegrityAlgorithm, IntegrityKey, Lifetime, Message, MessageWriter,
-    Method, Nonce, Realm, RequestedTransport, TransactionId, Username, XorRelayedAddress,
+    AddressFamily, Class, Data, ErrorCode, IntegrityAlgorithm, IntegrityKey, Lifetime, Message,
+    MessageWriter, Method, Nonce, Realm, RequestedTransport, TransactionId, Username, XorPeerAddress,
+    XorRelayedAddress,
 };
 
 use super::*;
@@ -305,5 +306,22 @@ pub(super) fn sign(
     write(&mut writer);
     writer.attribute(&Username(username)).unwrap().attribute(&Realm("thirl")).unwrap();
     writer.attribute(&Nonce(nonce)).unwrap().integrity(algorithm, &key(username)).unwrap();
+    writer.finish().to_vec()
+}
+
+/// A Send indication (RFC 8656, section 11), and what is to stand in it beside the peer and the data.
+pub(super) fn send_indication(
+    to: PeerAddr,
+    data: Option<&[u8]>,
+    extra: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    let mut buffer = [0; 2048];
+    let id = TransactionId([5; 12]);
+    let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, id).unwrap();
+    writer.attribute(&XorPeerAddress(to.0)).unwrap();
+    if let Some(data) = data {
+        writer.attribute(&Data(data)).unwrap();
+    }
+    extra(&mut writer);
     writer.finish().to_vec()
 }

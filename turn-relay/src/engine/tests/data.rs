@@ -25,18 +25,6 @@ fn permit(server: &mut Server, from: FiveTuple, to: PeerAddr) {
     assert_eq!(reply.code(), 0);
 }
 
-fn send(to: PeerAddr, data: Option<&[u8]>, extra: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
-    let mut buffer = [0; 2048];
-    let id = TransactionId([5; 12]);
-    let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, id).unwrap();
-    writer.attribute(&XorPeerAddress(to.0)).unwrap();
-    if let Some(data) = data {
-        writer.attribute(&Data(data)).unwrap();
-    }
-    extra(&mut writer);
-    writer.finish().to_vec()
-}
-
 /// What the client gets of `payload`.
 fn to_client(server: &mut Server, relay: RelayId, from: PeerAddr, payload: &[u8]) -> Option<Vec<u8>> {
     match server.engine.handle_peer_datagram(server.now, relay, from, payload.len())? {
@@ -77,7 +65,7 @@ fn data_above_a_limit_is_dropped_and_counted() {
                 |writer: &mut MessageWriter<'_>| _ = writer.attribute(&XorPeerAddress(peer(1, 1).0)).unwrap();
             assert_eq!(server.request(client(from), user, Method::CREATE_PERMISSION, permit).code(), 0);
         }
-        let datagram = send(peer(1, 1), Some(&[0; 400]), |_| {});
+        let datagram = send_indication(peer(1, 1), Some(&[0; 400]), |_| {});
         let mut passed = |from| to_peer(&mut server, client(from), &datagram).is_some();
         assert_eq!([passed(1), passed(1), passed(1)], [true, true, false], "{limited}");
         let [own, users] = match limited {
@@ -121,7 +109,7 @@ fn indications_both_ways() {
     let relay = server.allocated(client(1));
     permit(&mut server, client(1), peer(1, 0));
     for data in [&b""[..], b"h", b"hello", b"hello wo"] {
-        let up = to_peer(&mut server, client(1), &send(peer(1, 9), Some(data), |_| {}));
+        let up = to_peer(&mut server, client(1), &send_indication(peer(1, 9), Some(data), |_| {}));
         assert_eq!(up, Some((relay, peer(1, 9), data.to_vec())));
         let down = to_client(&mut server, relay, peer(1, 9), data).unwrap();
         let message = Message::parse(&down).unwrap();
@@ -159,8 +147,9 @@ fn what_shall_not_be_fragmented_is_marked_and_nothing_else() {
     let reply = server.allocate(client(1), |writer| _ = writer.attribute(&DontFragment).unwrap());
     assert_eq!(reply.code(), 0);
     bind(&mut server, client(1), 0x4000, peer(1, 9));
-    let plain = send(peer(1, 9), Some(b"x"), |_| {});
-    let whole = send(peer(1, 9), Some(b"x"), |writer| _ = writer.attribute(&DontFragment).unwrap());
+    let plain = send_indication(peer(1, 9), Some(b"x"), |_| {});
+    let whole =
+        send_indication(peer(1, 9), Some(b"x"), |writer| _ = writer.attribute(&DontFragment).unwrap());
     for (datagram, expected) in [(&plain[..], false), (&whole, true), (b"\x40\x00\x00\x01x", false)] {
         match server.engine.handle_datagram(server.now, UNIX, client(1), datagram).unwrap() {
             Forward::ToPeer { dont_fragment, .. } => assert_eq!(dont_fragment, expected),
@@ -172,22 +161,26 @@ fn what_shall_not_be_fragmented_is_marked_and_nothing_else() {
 #[test]
 fn what_is_not_permitted_goes_nowhere() {
     let mut server = Server::new(|_| {});
-    let stranger = send(peer(1, 9), Some(b"x"), |_| {});
+    let stranger = send_indication(peer(1, 9), Some(b"x"), |_| {});
     assert_eq!(to_peer(&mut server, client(1), &stranger), None);
     assert_eq!(to_peer(&mut server, client(1), b"\x40\x00\x00\x00"), None);
     assert_eq!(server.engine.counters().dropped.no_allocation, 2);
     let relay = server.allocated(client(1));
     assert_eq!(to_peer(&mut server, client(1), &stranger), None);
-    assert_eq!(to_peer(&mut server, client(1), &send(peer(1, 0), Some(b"x"), |_| {})), None);
+    assert_eq!(to_peer(&mut server, client(1), &send_indication(peer(1, 0), Some(b"x"), |_| {})), None);
     assert_eq!(server.engine.counters().dropped.to_peer_not_permitted, 2);
     permit(&mut server, client(1), peer(1, 9));
-    assert_eq!(to_peer(&mut server, client(1), &send(peer(1, 0), Some(b"x"), |_| {})), None, "no port 0");
+    assert_eq!(
+        to_peer(&mut server, client(1), &send_indication(peer(1, 0), Some(b"x"), |_| {})),
+        None,
+        "no port 0"
+    );
     for broken in [
-        send(peer(1, 9), None, |_| {}),
-        send(peer(1, 9), Some(b"x"), |writer| {
+        send_indication(peer(1, 9), None, |_| {}),
+        send_indication(peer(1, 9), Some(b"x"), |writer| {
             writer.raw(AttributeType::DONT_FRAGMENT, b"\0\0\0\0").unwrap();
         }),
-        send(peer(1, 9), Some(b"x"), |writer| {
+        send_indication(peer(1, 9), Some(b"x"), |writer| {
             writer.raw(AttributeType(0x7001), b"").unwrap();
         }),
         b"\x40\x00\x00\x02x".to_vec(),
@@ -211,9 +204,9 @@ fn the_servers_other_ports_are_not_reached_by_send() {
     server.allocated(client(1));
     let own = |port| PeerAddr(std::net::SocketAddr::new(client(1).server.ip(), port));
     permit(&mut server, client(1), own(0));
-    assert!(to_peer(&mut server, client(1), &send(own(50000), Some(b"x"), |_| {})).is_some());
-    assert_eq!(to_peer(&mut server, client(1), &send(own(3478), Some(b"x"), |_| {})), None);
-    assert_eq!(to_peer(&mut server, client(1), &send(own(53), Some(b"x"), |_| {})), None);
+    assert!(to_peer(&mut server, client(1), &send_indication(own(50000), Some(b"x"), |_| {})).is_some());
+    assert_eq!(to_peer(&mut server, client(1), &send_indication(own(3478), Some(b"x"), |_| {})), None);
+    assert_eq!(to_peer(&mut server, client(1), &send_indication(own(53), Some(b"x"), |_| {})), None);
 }
 
 #[test]

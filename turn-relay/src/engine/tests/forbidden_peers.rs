@@ -107,11 +107,8 @@ fn bind(server: &mut Server, peer: SocketAddr) -> u16 {
 
 /// Whether a Send indication goes on its way.
 fn send(server: &mut Server, peer: SocketAddr) -> bool {
-    let mut buffer = [0; 128];
-    let id = server.transaction();
-    let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, id).unwrap();
-    writer.attribute(&XorPeerAddress(peer)).unwrap().attribute(&Data(b"x")).unwrap();
-    server.engine.handle_datagram(server.now, UNIX, client(1), writer.finish()).is_some()
+    let send = send_indication(PeerAddr(peer), Some(b"x"), |_| {});
+    server.engine.handle_datagram(server.now, UNIX, client(1), &send).is_some()
 }
 
 #[test]

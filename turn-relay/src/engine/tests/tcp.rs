@@ -245,11 +245,8 @@ fn there_are_neither_channels_nor_indications() {
         writer.attribute(&XorPeerAddress(peer(1, 1).0)).unwrap();
     });
     assert_eq!(channel.code(), 403);
-    let mut buffer = [0; 64];
-    let mut send =
-        MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, TransactionId([1; 12])).unwrap();
-    send.attribute(&XorPeerAddress(peer(1, 1).0)).unwrap().attribute(&Data(b"x")).unwrap();
-    assert_eq!(server.engine.handle_datagram(server.now, UNIX, stream(1), send.finish()), None);
+    let send = send_indication(peer(1, 1), Some(b"x"), |_| {});
+    assert_eq!(server.engine.handle_datagram(server.now, UNIX, stream(1), &send), None);
     assert_eq!(server.engine.counters().dropped.to_peer_not_permitted, 1);
 }
 
