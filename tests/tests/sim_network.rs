@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_tests::sim::{
-    Arrival, BoxId, Contention, Filtering, Firewall, FirewallSpec, Hairpin, HostId, Lifetimes, Link, Mapping,
-    Middlebox, Nat, Nat64, NatSpec, Network, Packet, Pooling, PortAllocation, Refresh, StreamEvent,
+    Arrival, BoxId, Contention, DualStack, Filtering, Firewall, FirewallSpec, Hairpin, HostId, Lifetimes,
+    Link, Mapping, Middlebox, Nat, NatSpec, Network, Packet, Pooling, PortAllocation, Refresh, StreamEvent,
     TcpPolicy,
 };
 
@@ -112,10 +112,30 @@ fn mappings_and_filters_are_those_of_rfc_4787() {
                     "{mapping:?} {filtering:?} {from}"
                 );
             }
+            let mut world = World::new(NatSpec::new(mapping, filtering));
+            world.network.add_host(&[ip("8.8.8.8")], None, link());
+            let external = world.external(0, OUTSIDE);
             assert_eq!(world.external(0, "9.9.9.9:1001") == external, same_address, "{mapping:?}");
             assert_eq!(world.external(0, "8.8.8.8:1000") == external, same_port, "{mapping:?}");
         }
     }
+}
+
+#[test]
+fn answers_leave_by_where_others_came_in() {
+    let mut world = World::new(NatSpec::new(APDM, EIF));
+    let external = world.external(0, OUTSIDE);
+    let [stranger, local] = ["9.9.9.9:2000", INSIDE[0]].map(at);
+    assert_eq!(world.send(world.outside, stranger, external), Some((world.inside[0], stranger, local)));
+    assert_eq!(world.external(0, "9.9.9.9:2000"), external);
+    // One that the host has sent to by another mapping looks like another, and is answered by where it came in.
+    let other = world.external(0, "9.9.9.9:3000");
+    assert_ne!(other, external);
+    let (_, seen, _) = world.send(world.outside, at("9.9.9.9:3000"), external).unwrap();
+    assert_eq!((seen.ip(), seen.port() == 3000), (ip("9.9.9.9"), false));
+    assert_eq!(world.send(world.inside[0], local, seen), Some((world.outside, external, at("9.9.9.9:3000"))));
+    assert_eq!(world.external(0, "9.9.9.9:3000"), other);
+    assert_eq!(world.send(world.outside, at("9.9.9.9:3000"), external).unwrap().1, seen);
 }
 
 #[test]
@@ -293,12 +313,12 @@ fn firewalls_let_out_what_they_are_told_to() {
 fn a_nat64_translates_what_has_its_prefix() {
     let prefix: Nat64Prefix = "64:ff9b::/96".parse().unwrap();
     let mut network = Network::new(5);
-    let nat64 = Box::new(Nat64 {
-        prefix,
+    let nat64 = Box::new(DualStack {
+        prefix: Some(prefix),
         nat: Nat::new(NatSpec::new(EIM, APDF), &[ip("5.5.5.1")]),
         native: Firewall::new(FirewallSpec::stateful(APDF)),
     });
-    let nat = network.add_box(Middlebox::Nat64(nat64), None, link());
+    let nat = network.add_box(Middlebox::DualStack(nat64), None, link());
     let inside = ["2001:db8::2", "2001:db8::3"].map(|own| network.add_host(&[ip(own)], Some(nat), link()));
     let outside = network.add_host(&[ip("9.9.9.9"), ip("2a00::9")], None, link());
     let mut world = World { network, nat, inside, outside };

@@ -156,7 +156,8 @@ impl fmt::Display for Confidence {
 
 /// Whether ICE finds a direct path between hosts behind these two NATs, each telling the other its reflexive address.
 ///
-/// It takes a packet that comes in where the other side told, and whose answer comes back (RFC 5128, section 3.3).
+/// It takes a packet that comes in where the other side told (RFC 5128, section 3.3). Its answer leaves by the same port: NATs
+/// keep track of who has begun.
 /// Without address translation the mapping is endpoint-independent.
 ///
 /// ```
@@ -168,19 +169,16 @@ impl fmt::Display for Confidence {
 /// assert!(!direct_path(home, symmetric));
 /// ```
 pub fn direct_path(one: (Mapping, Filtering), other: (Mapping, Filtering)) -> bool {
-    // If both ports depend on the other's port, each packet comes from a new one: no pair is ever symmetric.
-    let settles = [one.0, other.0] != [Mapping::AddressAndPortDependent; 2];
-    settles && (one_way(one, other) || one_way(other, one))
+    comes_in(one, other) || comes_in(other, one)
 }
 
-fn one_way(from: (Mapping, Filtering), to: (Mapping, Filtering)) -> bool {
+fn comes_in(from: (Mapping, Filtering), to: (Mapping, Filtering)) -> bool {
     let told_is_used = !to.0.depends_on_destination();
-    let comes_in = match to.1 {
+    match to.1 {
         Filtering::EndpointIndependent => true,
         // The other side must have sent to this address through the mapping that it told ...
         Filtering::AddressDependent => told_is_used,
         // ... and to this port, which it knows only if it does not depend on the destination.
         Filtering::AddressAndPortDependent => told_is_used && !from.0.depends_on_destination(),
-    };
-    comes_in && (told_is_used || from.1 != Filtering::AddressAndPortDependent)
+    }
 }

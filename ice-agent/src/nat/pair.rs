@@ -384,7 +384,7 @@ mod tests {
         };
         assert_eq!(pair(&[EIM], &[EIM]), (DIRECT, Some(Way::Ipv4), HIGH), "whatever the filters do");
         assert_eq!(pair(&[EIM, ADM], &[EIM, ADM]), (DIRECT, Some(Way::Ipv4), MEDIUM));
-        assert_eq!(pair(&[APDM], &[APDM]), (RELAY.0, RELAY.1, HIGH));
+        assert_eq!(pair(&[APDM], &[APDM]), (RELAY.0, RELAY.1, MEDIUM), "unless one of them lets anybody in");
         assert_eq!(pair(&[EIM, ADM], &[APDM]), (RELAY.0, RELAY.1, MEDIUM));
         assert_eq!(pair(&[ADM, APDM], &[ADM, APDM]), (RELAY.0, RELAY.1, MEDIUM));
         assert_eq!(pair(&Mapping::ALL, &[EIM]), UNKNOWN);

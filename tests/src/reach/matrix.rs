@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Expectation, Mode, Outcome, Pair, Path, kernel};
+use super::{Expectation, Mode, Outcome, Pair, Path, kernel, simulated};
 
 /// Where runs happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +127,7 @@ impl Job {
             Instrument::Lab => {
                 kernel::run(self.pair, self.mode, expectation).map_err(|error| error.to_string())
             }
-            Instrument::Simulation => Err("there is no simulation".into()),
+            Instrument::Simulation => Ok(simulated::run(self.pair, self.mode, expectation, self.run as u64)),
         }
     }
 }

@@ -7,7 +7,8 @@
 //! 2. [`expectation`](Expectation): the best path that can exist, and what is required of the runs of a pair.
 //! 3. [`outcome`](Outcome): what one run came to.
 //! 4. [`kernel`]: runs of a pair in the kernel lab.
-//! 5. [`matrix`](measure): all runs of all pairs; [`text`](text()), [`picture`](picture()) and [`html`](html()) show it.
+//! 5. [`simulated`]: runs of a pair in the simulated network.
+//! 6. [`matrix`](measure): all runs of all pairs; [`text`](text()), [`picture`](picture()) and [`html`](html()) show it.
 
 mod expectation;
 mod html;
@@ -16,6 +17,7 @@ mod matrix;
 mod outcome;
 mod picture;
 mod rules;
+pub mod simulated;
 mod situation;
 mod text;
 

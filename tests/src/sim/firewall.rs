@@ -93,7 +93,8 @@ impl Firewall {
         if table.mapped(now, key, &spec.lifetimes).is_none() {
             table.map(now, key, packet.from);
         }
-        table.pass_out(now, packet.from, &packet, &spec.lifetimes).then_some(packet)
+        let (from, to) = (packet.from, packet.to);
+        table.pass_out(now, from, (to, packet.segment), &spec.lifetimes).then_some(packet)
     }
 
     pub(super) fn inbound(&mut self, now: Instant, packet: Packet) -> Option<Packet> {

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
+use super::dual_stack::DualStack;
 use super::firewall::Firewall;
 use super::nat::Nat;
-use super::nat64::Nat64;
 use super::packet::Packet;
 
 /// Where a packet goes on from a middlebox.
@@ -26,8 +26,8 @@ pub enum Middlebox {
     Nat(Nat),
     /// A firewall, or just a router.
     Firewall(Firewall),
-    /// A NAT64.
-    Nat64(Box<Nat64>),
+    /// A NAT for IPv4 and a firewall for IPv6, perhaps with a NAT64.
+    DualStack(Box<DualStack>),
 }
 
 impl Middlebox {
@@ -35,7 +35,7 @@ impl Middlebox {
         match self {
             Middlebox::Nat(nat) => nat.outbound(now, rng, packet),
             Middlebox::Firewall(firewall) => firewall.outbound(now, packet).map(Forwarded::Outside),
-            Middlebox::Nat64(nat64) => nat64.outbound(now, rng, packet),
+            Middlebox::DualStack(router) => router.outbound(now, rng, packet),
         }
     }
 
@@ -43,7 +43,7 @@ impl Middlebox {
         match self {
             Middlebox::Nat(nat) => nat.inbound(now, packet),
             Middlebox::Firewall(firewall) => firewall.inbound(now, packet).map(Forwarded::Inside),
-            Middlebox::Nat64(nat64) => nat64.inbound(now, packet),
+            Middlebox::DualStack(router) => router.inbound(now, packet),
         }
     }
 
@@ -52,7 +52,7 @@ impl Middlebox {
         match self {
             Middlebox::Nat(nat) => nat.externals().contains(&ip),
             Middlebox::Firewall(_) => false,
-            Middlebox::Nat64(nat64) => nat64.nat.externals().contains(&ip),
+            Middlebox::DualStack(router) => router.nat.externals().contains(&ip),
         }
     }
 
@@ -66,7 +66,7 @@ impl Middlebox {
         match self {
             Middlebox::Nat(nat) => nat.reboot(),
             Middlebox::Firewall(firewall) => firewall.reboot(),
-            Middlebox::Nat64(nat64) => nat64.reboot(),
+            Middlebox::DualStack(router) => router.reboot(),
         }
     }
 }

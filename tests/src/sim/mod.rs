@@ -5,20 +5,21 @@
 //!
 //! 1. [`Network`]: a tree of networks with hosts and middleboxes in them, and the way of a [`Packet`] over its [`Link`]s.
 //! 2. [`Middlebox`]: [`Nat`] (mapping, filtering, allocation and lifetimes of RFC 4787 and RFC 5382, with a [`Gateway`] for
-//!    port mappings), [`Firewall`], [`Nat64`].
+//!    port mappings), [`Firewall`], [`DualStack`].
 //! 3. `tcp`: connections between hosts, which what stands between them sees segment by segment.
-//! 4. [`Server`]: STUN, and the TURN engine of `turn-relay`. [`Proxy`]: HTTP CONNECT.
-//! 5. [`Pair`]: two agents, their signalling, and the loop that runs them.
-//! 6. [`Scene`]: a NAT diagnosis, and servers that lie.
+//! 4. [`Topology`]: where two hosts stand, as data.
+//! 5. [`Server`]: STUN, and the TURN engine of `turn-relay`. [`Proxy`]: HTTP CONNECT.
+//! 6. [`Pair`]: two agents, their signalling, and the loop that runs them.
+//! 7. [`Scene`]: a NAT diagnosis, and servers that lie.
 
 mod diagnosis;
+mod dual_stack;
 mod firewall;
 mod gateway;
 mod link;
 mod mapper;
 mod middlebox;
 mod nat;
-mod nat64;
 mod network;
 mod packet;
 mod pair;
@@ -26,19 +27,21 @@ mod peer;
 mod proxy;
 mod server;
 mod tcp;
+mod topology;
 
 pub use crate::behaviour::{Filtering, Mapping, PortAllocation};
 pub use diagnosis::{Lie, Scene};
+pub use dual_stack::DualStack;
 pub use firewall::{Firewall, FirewallSpec, TcpPolicy};
 pub use gateway::{Gateway, Speaks};
 pub use link::Link;
 pub use middlebox::Middlebox;
 pub use nat::{Contention, Hairpin, Lifetimes, Nat, NatSpec, Pooling, Refresh};
-pub use nat64::Nat64;
 pub use network::{Arrival, Behind, BoxId, HostId, Network};
 pub use packet::{Packet, Segment};
-pub use pair::{Pair, Side};
+pub use pair::{Pair, SERVERS, Side};
 pub use peer::{PREFERENCE, Peer, PeerSpec};
 pub use proxy::Proxy;
 pub use server::Server;
 pub use tcp::{ConnectionId, StreamEvent};
+pub use topology::{Addresses, Layer, PROXY, Placed, Site, Topology, nat64_prefix};

@@ -130,7 +130,7 @@ impl Network {
     pub fn nat_mut(&mut self, nat: BoxId) -> &mut Nat {
         match &mut self.stations[nat.0].middlebox {
             Middlebox::Nat(nat) => nat,
-            Middlebox::Nat64(nat64) => &mut nat64.nat,
+            Middlebox::DualStack(router) => &mut router.nat,
             Middlebox::Firewall(_) => panic!("this is a firewall"),
         }
     }

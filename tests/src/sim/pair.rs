@@ -50,8 +50,8 @@ pub struct Pair {
     pub signalling: (Duration, Duration),
 }
 
-/// The servers' addresses: public ones, since the engine refuses the test networks as peers.
-const SERVERS: [[IpAddr; 2]; 2] = [server_addresses(10), server_addresses(11)];
+/// The servers' addresses, an IPv4 and an IPv6 one of each: public ones, since the engine refuses the test networks as peers.
+pub const SERVERS: [[IpAddr; 2]; 2] = [server_addresses(10), server_addresses(11)];
 
 const fn server_addresses(number: u8) -> [IpAddr; 2] {
     let ipv6 = Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 0x10 - 10 + number as u16);

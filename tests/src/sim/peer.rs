@@ -8,8 +8,8 @@ use rand::Rng;
 use thirl_common::net::Transport;
 use thirl_common::wire::{FrameLen, frame_len};
 use thirl_ice_agent::agent::{
-    Action, Agent, AgentConfig, Credentials, Event, PathKind, Received, Report, SelectedPair, SocketId,
-    State, StreamId, TurnServer, Via,
+    Action, Agent, AgentConfig, Credentials, Event, Framing, ListenerId, PathKind, Received, Report,
+    SelectedPair, SocketId, State, StreamId, TurnServer, Via,
 };
 use thirl_ice_agent::candidate::{Candidate, ComponentId};
 
@@ -37,7 +37,9 @@ pub struct PeerSpec {
     pub link: Link,
     /// What carries packets to its TURN server, if it has one.
     pub turn: Transport,
-    /// An HTTP proxy that its streams go by.
+    /// Whether the agent has a TCP port at each address.
+    pub tcp: bool,
+    /// An HTTP proxy that its streams to servers go by.
     pub proxy: Option<SocketAddr>,
     /// Who is asked for port mappings.
     pub gateway: Option<IpAddr>,
@@ -55,6 +57,7 @@ impl PeerSpec {
             nat: None,
             link: Link::delayed(Duration::from_millis(10)),
             turn: Transport::Udp,
+            tcp: false,
             proxy: None,
             gateway: None,
             dead: Vec::new(),
@@ -76,7 +79,13 @@ enum Carrier {
     /// A socket of its own.
     Socket { local: SocketAddr, server: SocketAddr, transport: Transport },
     /// A TCP connection, and where a proxy is still to connect it to.
-    Connection { id: ConnectionId, local: SocketAddr, by_proxy: Option<SocketAddr>, open: bool },
+    Connection {
+        id: ConnectionId,
+        local: SocketAddr,
+        by_proxy: Option<SocketAddr>,
+        framing: Framing,
+        open: bool,
+    },
 }
 
 /// One side.
@@ -92,6 +101,7 @@ pub struct Peer {
     addresses: Vec<IpAddr>,
     pub(super) sockets: BTreeMap<SocketId, SocketAddr>,
     pub(super) by_address: BTreeMap<SocketAddr, SocketId>,
+    listeners: BTreeMap<SocketAddr, ListenerId>,
     streams: BTreeMap<StreamId, Carrier>,
     /// Sockets that were asked for in place of streams, and are told next.
     opened: Vec<(StreamId, Result<SocketAddr, String>)>,
@@ -120,6 +130,12 @@ pub struct Peer {
     /// How often the other side has restarted, as its agent noticed.
     pub remote_restarts: u32,
 }
+
+/// Stands before each packet over TCP (RFC 4571, section 2), bytes.
+const RFC_4571_HEADER: usize = 2;
+
+/// Where agents listen for TCP.
+const TCP_PORT: u16 = 45_000;
 
 /// How the hosts' interfaces are ranked.
 pub const PREFERENCE: u8 = 200;
@@ -151,6 +167,12 @@ impl Peer {
                     .insert(agent.add_local_socket_for(network.now(), component, local, PREFERENCE), local);
             }
         }
+        let mut listeners = BTreeMap::new();
+        for address in spec.addresses.iter().filter(|_| spec.tcp) {
+            let local = SocketAddr::new(*address, TCP_PORT);
+            network.listen(host, local, true);
+            listeners.insert(local, agent.add_tcp_listener(network.now(), local, PREFERENCE));
+        }
         let by_address = sockets.iter().map(|(id, local)| (*local, *id)).collect();
         let mapper = spec.gateway.and_then(|gateway| Mapper::new(network, gateway, &spec.addresses));
         Peer {
@@ -161,6 +183,7 @@ impl Peer {
             addresses: spec.addresses,
             sockets,
             by_address,
+            listeners,
             streams: BTreeMap::new(),
             opened: Vec::new(),
             proxy: spec.proxy,
@@ -276,12 +299,18 @@ impl Peer {
 
     fn take_stream(&mut self, network: &mut Network, connection: ConnectionId, event: StreamEvent) {
         let now = network.now();
+        if event == StreamEvent::Accepted {
+            return self.accept(network, connection);
+        }
         let is_of =
             |carrier: &Carrier| matches!(carrier, Carrier::Connection { id, .. } if *id == connection);
         let found = self.streams.iter_mut().find(|(_, carrier)| is_of(carrier));
-        let Some((&stream, Carrier::Connection { local, by_proxy, open, .. })) = found else { return };
+        let Some((&stream, Carrier::Connection { local, by_proxy, open, framing, .. })) = found else {
+            return;
+        };
         match event {
-            StreamEvent::Connected | StreamEvent::Accepted => match *by_proxy {
+            StreamEvent::Accepted => {}
+            StreamEvent::Connected => match *by_proxy {
                 Some(server) => network.write(connection, proxy::request(server)),
                 None => {
                     *open = true;
@@ -301,11 +330,14 @@ impl Peer {
                 }
             }
             StreamEvent::Frame(payload) => {
-                let frame = match frame_len(&payload) {
-                    Ok(FrameLen::Complete { frame, .. }) => frame,
-                    _ => payload.len(),
+                let packet = match framing {
+                    Framing::Stun => match frame_len(&payload) {
+                        Ok(FrameLen::Complete { frame, .. }) => &payload[..frame],
+                        _ => &payload,
+                    },
+                    Framing::Packets => payload.get(RFC_4571_HEADER..).unwrap_or_default(),
                 };
-                let received = self.agent.handle_stream_frame(now, stream, &payload[..frame]);
+                let received = self.agent.handle_stream_frame(now, stream, packet);
                 keep((&mut self.received, &mut self.received_for), received);
             }
             StreamEvent::Closed(why) => {
@@ -316,6 +348,21 @@ impl Peer {
                     false => self.agent.stream_connected(now, stream, Err(why.to_owned())),
                 }
             }
+        }
+    }
+
+    fn accept(&mut self, network: &mut Network, id: ConnectionId) {
+        let now = network.now();
+        let ends = network.ends(id);
+        let listener = ends.and_then(|(local, ..)| self.listeners.get(&local));
+        let (Some((local, from, _)), Some(listener)) = (ends, listener) else { return network.abort(id) };
+        match self.agent.stream_accepted(now, *listener, from) {
+            Some(stream) => {
+                let framing = Framing::Packets;
+                let carrier = Carrier::Connection { id, local, by_proxy: None, framing, open: true };
+                self.streams.insert(stream, carrier);
+            }
+            None => network.close(id),
         }
     }
 
@@ -390,13 +437,14 @@ impl Peer {
                     return self.opened.push((stream, Ok(local)));
                 }
                 let by_proxy = self.proxy.map(|_| server);
-                match network.connect(self.host, local, to, transport) {
-                    Some(id) => {
-                        let carrier = Carrier::Connection { id, local, by_proxy, open: false };
-                        self.streams.insert(stream, carrier);
-                    }
-                    None => self.opened.push((stream, Err("the port is in use".to_owned()))),
+                self.connect(network, stream, (local, to, transport), by_proxy, Framing::Stun);
+            }
+            Action::ConnectTcp { stream, mut local, to, framing } => {
+                if local.port() == 0 {
+                    self.next_port += 1;
+                    local.set_port(self.next_port);
                 }
+                self.connect(network, stream, (local, to, Transport::Tcp), None, framing);
             }
             Action::Close { stream } => {
                 if let Some(Carrier::Connection { id, .. }) = self.streams.remove(&stream) {
@@ -404,6 +452,23 @@ impl Peer {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn connect(
+        &mut self,
+        network: &mut Network,
+        stream: StreamId,
+        (local, to, transport): (SocketAddr, SocketAddr, Transport),
+        by_proxy: Option<SocketAddr>,
+        framing: Framing,
+    ) {
+        match network.connect(self.host, local, to, transport) {
+            Some(id) => {
+                self.streams
+                    .insert(stream, Carrier::Connection { id, local, by_proxy, framing, open: false });
+            }
+            None => self.opened.push((stream, Err("the port is in use".to_owned()))),
         }
     }
 }

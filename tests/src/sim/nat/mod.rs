@@ -1,10 +1,11 @@
 //! A NAT as RFC 4787 and, for TCP, RFC 5382 describe them.
 //!
 //! 1. [`NatSpec`]: what it does. `allocation`: which external endpoint a mapping gets.
-//! 2. `table`: mappings and filtering. `lifetime`: how long they last.
+//! 2. `table`: mappings and filtering. `begun`: sessions that others began. `lifetime`: how long all of it lasts.
 //! 3. [`Nat`]: the way of a packet out, in, and back (hairpinning).
 
 mod allocation;
+mod begun;
 mod lifetime;
 pub(super) mod table;
 
@@ -139,16 +140,20 @@ impl Nat {
         if self.gateway.as_ref().is_some_and(|gateway| gateway.is_asked(&packet)) {
             return self.ask_gateway(now, &packet).map(Forwarded::Inside);
         }
+        // IPv6 is not translated.
+        if packet.to.is_ipv6() {
+            return None;
+        }
         let back = self.externals.contains(&packet.to.ip());
         if back && self.spec.hairpin == Hairpin::None {
             return None;
         }
-        let external = self.translate(now, rng, &packet)?;
+        let (external, to) = self.translate(now, rng, &packet)?;
         if !back {
-            return Some(Forwarded::Outside(Packet { from: external, ..packet }));
+            return Some(Forwarded::Outside(Packet { from: external, to, ..packet }));
         }
         let internal = packet.from;
-        let mut packet = self.admit(now, Packet { from: external, ..packet })?;
+        let mut packet = self.admit(now, Packet { from: external, to, ..packet })?;
         if self.spec.hairpin == Hairpin::InternalSource {
             packet.from = internal;
         }
@@ -164,26 +169,32 @@ impl Nat {
         }
     }
 
-    /// The source that a packet leaves with; `None` if it is not let out.
-    fn translate(&mut self, now: Instant, rng: &mut StdRng, packet: &Packet) -> Option<SocketAddr> {
+    /// The source that a packet leaves with, and its destination; `None` if it is not let out.
+    fn translate(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        packet: &Packet,
+    ) -> Option<(SocketAddr, SocketAddr)> {
         let Nat { spec, externals, udp, tcp, allocator, .. } = self;
         if spec.blocks_udp && !packet.is_tcp() {
             return None;
         }
         let (table, lifetimes) = (if packet.is_tcp() { tcp } else { udp }, &spec.lifetimes);
         let key = Key::new(spec.mapping, packet.from, packet.to);
-        let known = table.answers_by(now, packet, lifetimes).or_else(|| table.mapped(now, key, lifetimes));
-        let external = match known {
-            Some(external) => external,
+        let answered = table.answers_by(now, packet, lifetimes);
+        let known = answered.or_else(|| Some((table.mapped(now, key, lifetimes)?, packet.to)));
+        let (external, to) = match known {
+            Some(known) => known,
             None if packet.segment.is_some_and(|segment| segment != Segment::Syn) => return None,
             None => {
                 let is_free = |external| !table.is_taken(now, external, lifetimes);
                 let external = allocator.allocate(spec, (now, rng), externals, packet.from, is_free)?;
                 table.map(now, key, external);
-                external
+                (external, packet.to)
             }
         };
-        table.pass_out(now, external, packet, lifetimes).then_some(external)
+        table.pass_out(now, external, (to, packet.segment), lifetimes).then_some((external, to))
     }
 
     /// The packet as it goes on inside; `None` if it is not let in.
@@ -192,8 +203,8 @@ impl Nat {
             true => (&mut self.tcp, self.spec.tcp_filtering),
             false => (&mut self.udp, self.spec.filtering),
         };
-        let to = table.pass_in(now, &packet, filtering, &self.spec.lifetimes)?;
-        Some(Packet { to, ..packet })
+        let (to, from) = table.pass_in(now, &packet, filtering, &self.spec.lifetimes)?;
+        Some(Packet { from, to, ..packet })
     }
 
     fn ask_gateway(&mut self, now: Instant, packet: &Packet) -> Option<Packet> {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::super::packet::{Packet, Segment};
+use super::begun::Begun;
 use super::lifetime::{Lifetimes, Refresh, Session};
 use crate::behaviour::{Filtering, Mapping};
 
@@ -44,6 +45,7 @@ struct Entry {
 pub(in super::super) struct Table {
     by_key: BTreeMap<Key, SocketAddr>,
     by_external: BTreeMap<SocketAddr, Entry>,
+    begun_outside: Begun,
 }
 
 impl Table {
@@ -62,20 +64,18 @@ impl Table {
         None
     }
 
-    /// The external endpoint that was asked for by whom this packet is from, if the other end has come in by it: the answers
-    /// leave by it.
+    /// Where an answer leaves to what has come in first, and where it goes to: by the mapping through which that came,
+    /// whatever mapping the destination would have by itself.
     pub(in super::super) fn answers_by(
         &self,
         now: Instant,
         packet: &Packet,
         lifetimes: &Lifetimes,
-    ) -> Option<SocketAddr> {
-        let explicit = self.by_external.iter().filter(|(_, entry)| entry.key.is_none());
-        let of_it = explicit.filter(|(_, entry)| entry.internal == packet.from && entry.until > Some(now));
-        let alive = |entry: &Entry| {
-            entry.sessions.get(&packet.to).is_some_and(|known| known.is_alive(now, lifetimes))
-        };
-        of_it.filter(|(_, entry)| alive(entry)).map(|(external, _)| *external).next()
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        let (external, remote) = self.begun_outside.of(packet.from, packet.to)?;
+        let entry = self.by_external.get(&external).filter(|entry| entry.is_alive(now, lifetimes))?;
+        let alive = entry.is_in_session(now, remote, lifetimes);
+        (entry.internal == packet.from && alive).then_some((external, remote))
     }
 
     /// Whether an external endpoint is in use.
@@ -136,24 +136,25 @@ impl Table {
         &mut self,
         now: Instant,
         external: SocketAddr,
-        packet: &Packet,
+        (to, segment): (SocketAddr, Option<Segment>),
         lifetimes: &Lifetimes,
     ) -> bool {
         let Some(entry) = self.by_external.get_mut(&external) else { return false };
         entry.last = now;
-        entry.pass(now, packet.to, packet.segment, true, lifetimes)
+        entry.pass(now, to, segment, true, lifetimes)
     }
 
-    /// Whom a packet to an external endpoint is for; `None` if it is not let in (RFC 4787, section 5; RFC 5382, section 4).
+    /// Whom a packet to an external endpoint is for, and from whom that host sees it come; `None` if it is not let in (RFC
+    /// 4787, section 5; RFC 5382, section 4).
     pub(in super::super) fn pass_in(
         &mut self,
         now: Instant,
         packet: &Packet,
         filtering: Filtering,
         lifetimes: &Lifetimes,
-    ) -> Option<SocketAddr> {
-        let entry = self.by_external.get_mut(&packet.to).filter(|entry| entry.is_alive(now, lifetimes))?;
-        let from = packet.from;
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        let (external, from) = (packet.to, packet.from);
+        let entry = self.by_external.get_mut(&external).filter(|entry| entry.is_alive(now, lifetimes))?;
         let filtering = if entry.key.is_none() { Filtering::EndpointIndependent } else { filtering };
         let mut open = entry.sessions.iter().filter(|(_, session)| session.is_alive(now, lifetimes));
         let let_in = match filtering {
@@ -161,13 +162,34 @@ impl Table {
             Filtering::AddressDependent => open.any(|(to, _)| to.ip() == from.ip()),
             Filtering::AddressAndPortDependent => open.any(|(to, _)| *to == from),
         };
+        let known = entry.is_in_session(now, from, lifetimes);
         if !let_in || !entry.pass(now, from, packet.segment, false, lifetimes) {
             return None;
         }
         if lifetimes.refresh == Refresh::Both {
             entry.last = now;
         }
-        Some(entry.internal)
+        let internal = entry.internal;
+        if !known {
+            self.begin_outside(now, internal, (external, from), lifetimes);
+        }
+        Some((internal, self.begun_outside.seen_as(external, from).unwrap_or(from)))
+    }
+
+    /// Where the host sends to this endpoint already, by another mapping, the source gets another port, by which the answers
+    /// are known. So do NATs of Linux.
+    fn begin_outside(
+        &mut self,
+        now: Instant,
+        internal: SocketAddr,
+        (external, from): (SocketAddr, SocketAddr),
+        lifetimes: &Lifetimes,
+    ) {
+        let is_other = |(known, entry): (&SocketAddr, &Entry)| {
+            *known != external && entry.internal == internal && entry.is_in_session(now, from, lifetimes)
+        };
+        let clashes = self.by_external.iter().any(is_other);
+        self.begun_outside.insert(internal, (external, from), clashes);
     }
 
     fn remove(&mut self, external: SocketAddr) {
@@ -178,6 +200,10 @@ impl Table {
 }
 
 impl Entry {
+    fn is_in_session(&self, now: Instant, remote: SocketAddr, lifetimes: &Lifetimes) -> bool {
+        self.sessions.get(&remote).is_some_and(|session| session.is_alive(now, lifetimes))
+    }
+
     fn is_alive(&self, now: Instant, lifetimes: &Lifetimes) -> bool {
         if let Some(until) = self.until {
             return now < until;
@@ -199,14 +225,10 @@ impl Entry {
         outbound: bool,
         lifetimes: &Lifetimes,
     ) -> bool {
-        let known = self.sessions.get(&remote).is_some_and(|session| session.is_alive(now, lifetimes));
+        let known = self.is_in_session(now, remote, lifetimes);
         let begins = segment.is_none_or(|segment| segment == Segment::Syn);
         if !known && !begins {
             return false;
-        }
-        // Datagrams that come in open nothing, unless it is a mapping whose answers have to find their way back.
-        if !known && !outbound && segment.is_none() && self.key.is_some() {
-            return true;
         }
         if !known {
             self.sessions.insert(remote, Session::new(now, segment.is_some()));
