@@ -8,6 +8,7 @@ use thirl_common::net::Transport;
 use thirl_common::wire::{Message, Method};
 use thirl_ice_agent::agent::{Agent, AgentConfig, Credentials, Event, Role, SharedPace, TurnServer};
 use thirl_ice_agent::driver::{IceAgent, LocalAddress, Path, StartError, UdpMux};
+use thirl_ice_agent::turn::TurnCredentials;
 use tokio::task::JoinSet;
 
 const AGENTS: u32 = 1000;
@@ -151,8 +152,7 @@ fn no_allocation_is_made_on_a_shared_socket() {
         address: "192.0.2.9:3478".parse().unwrap(),
         host: None,
         transport: Transport::Udp,
-        username: "alice".to_owned(),
-        password: "secret".to_owned(),
+        credentials: TurnCredentials::password("alice", "secret"),
     };
     let methods = |shared: bool| {
         let config = AgentConfig { turn: vec![server.clone()], ..AgentConfig::new(Role::Controlled) };

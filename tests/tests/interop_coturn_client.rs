@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use thirl_common::net::Transport;
-use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnError, TurnEvent};
+use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnCredentials, TurnError, TurnEvent};
 use thirl_tests::harness::{self, Coturn};
 use thirl_tests::requires;
 
@@ -30,8 +30,7 @@ impl Driven {
             server,
             transport: Transport::Udp,
             local: socket.local_addr().unwrap(),
-            username: "alice".into(),
-            password: "secret".into(),
+            credentials: TurnCredentials::password("alice", "secret"),
             families,
             mobile,
         };

@@ -9,6 +9,7 @@ use thirl_common::net::Transport;
 use thirl_common::uri::Host;
 use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State, TurnServer};
 use thirl_ice_agent::candidate::CandidateKind;
+use thirl_ice_agent::turn::TurnCredentials;
 use thirl_tests::sim::{Filtering, Mapping, NatSpec, Pair, PeerSpec, Side};
 
 /// The servers of the simulation.
@@ -20,8 +21,8 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn server(address: &str, transport: Transport) -> TurnServer {
-    let (username, password) = ("user".to_owned(), "secret".to_owned());
-    TurnServer { address: address.parse().unwrap(), host: None, transport, username, password }
+    let credentials = TurnCredentials::password("user", "secret");
+    TurnServer { address: address.parse().unwrap(), host: None, transport, credentials }
 }
 
 /// A host behind a NAT of its own that uses relays alone, with these ways to them.
@@ -141,7 +142,7 @@ fn new_credentials_make_another_allocation_while_the_old_one_lives() {
         let before = relayed(&pair);
         let now = pair.network.now();
         let host = Host::Ip(FIRST.parse::<SocketAddr>().unwrap().ip());
-        pair.a.agent.set_turn_credentials(now, &host, "user2", "secret2");
+        pair.a.agent.set_turn_credentials(now, &host, &TurnCredentials::password("user2", "secret2"));
         for _ in 0..20 {
             assert!(pair.data_flows(), "{transport}");
             pair.run_for(ms(100));

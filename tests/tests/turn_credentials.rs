@@ -15,7 +15,7 @@ use thirl_common::net::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr
 use thirl_common::wire::{
     AttributeType, Class, ErrorCode, Message, MessageWriter, Nonce, PasswordAlgorithms, Realm,
 };
-use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnError, TurnEvent};
+use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnCredentials, TurnError, TurnEvent};
 use thirl_turn_relay::engine::{Action, Engine, EngineConfig, Forward, RelayId};
 
 const UNIX: u64 = 1_800_000_000;
@@ -160,8 +160,7 @@ impl Pair {
             server: five_tuple.server.0,
             transport: case.transport,
             local: five_tuple.client.0,
-            username,
-            password,
+            credentials: TurnCredentials::password(username, password),
             families: Families::Ipv4,
             mobile: false,
         };

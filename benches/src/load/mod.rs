@@ -21,7 +21,7 @@ use thirl_common::net::Transport;
 use thirl_common::wire::{
     ChannelData, ChannelNumber, Class, Data, MessageWriter, Method, TransactionId, XorPeerAddress,
 };
-use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig};
+use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnCredentials};
 
 use crate::network::Network;
 use crate::{BenchError, Context};
@@ -154,8 +154,7 @@ impl Load {
             server: self.server,
             transport: if self.shape.tcp { Transport::Tcp } else { Transport::Udp },
             local,
-            username: "bench".to_owned(),
-            password: "bench".to_owned(),
+            credentials: TurnCredentials::password("bench", "bench"),
             families: Families::Ipv4,
             mobile: false,
         };

@@ -4,8 +4,8 @@
 use super::key::{KeyAlgorithm, userhash};
 use super::nonce::SecurityFeatures;
 use crate::wire::{
-    AttributeError, AttributeType, BufferTooSmall, IntegrityAlgorithm, Message, MessageWriter, Nonce,
-    PasswordAlgorithm, PasswordAlgorithms, Realm, ThirdPartyAuthorization, UserHash, Username,
+    AccessToken, AttributeError, AttributeType, BufferTooSmall, IntegrityAlgorithm, Message, MessageWriter,
+    Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm, ThirdPartyAuthorization, UserHash, Username,
 };
 
 /// What a client learned from a 401 or 438, and answers every later request to the server with.
@@ -91,6 +91,21 @@ impl Challenge {
         } else {
             writer.attribute(&Username(username))?;
         }
+        self.answer_as_somebody(writer)
+    }
+
+    /// The same with an access token, whose `kid` stands in USERNAME (RFC 7635, section 6).
+    pub fn answer_with_token(
+        &self,
+        writer: &mut MessageWriter<'_>,
+        kid: &str,
+        token: &[u8],
+    ) -> Result<(), BufferTooSmall> {
+        writer.attribute(&Username(kid))?.attribute(&AccessToken(token))?;
+        self.answer_as_somebody(writer)
+    }
+
+    fn answer_as_somebody(&self, writer: &mut MessageWriter<'_>) -> Result<(), BufferTooSmall> {
         writer.attribute(&Realm(&self.realm))?.attribute(&Nonce(&self.nonce))?;
         if let Some(offered) = &self.offered {
             writer.raw(AttributeType::PASSWORD_ALGORITHMS, offered)?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::uri::Host;
 
-use crate::turn::Families;
+use crate::turn::{Families, TurnCredentials};
 
 use super::external::{CandidateFilter, ExternalAddress};
 use super::shared_pace::SharedPace;
@@ -124,19 +124,14 @@ pub struct TurnServer {
     pub host: Option<Host>,
     /// What carries the packets to it.
     pub transport: Transport,
-    /// The user.
-    pub username: String,
-    /// The user's password.
-    pub password: String,
+    /// Who one is there. With [`TurnCredentials::None`] the application is asked for a token when the server wants one
+    /// ([`Event::TokenWanted`](super::Event::TokenWanted)).
+    pub credentials: TurnCredentials,
 }
 
 impl fmt::Debug for TurnServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "TurnServer({} over {}, {}, password redacted)",
-            self.address, self.transport, self.username
-        )
+        write!(f, "TurnServer({} over {}, {:?})", self.address, self.transport, self.credentials)
     }
 }
 

@@ -187,6 +187,14 @@ pub enum Event {
     /// The peer has restarted. It waits for an answer: [`Agent::local_credentials`](super::Agent::local_credentials), which
     /// are new ones, and [`Agent::local_candidates`](super::Agent::local_candidates).
     RemoteRestarted,
+    /// A TURN server takes access tokens (RFC 7635), and none that it takes is known: there is no allocation until
+    /// [`Agent::set_turn_credentials`](super::Agent::set_turn_credentials) tells one. May come once for each way to the server.
+    TokenWanted {
+        /// The TURN server.
+        host: Host,
+        /// What it is called at the authorization server that makes its tokens.
+        server: String,
+    },
     /// Data goes another way than before, and why that is; [`Event::Selected`] follows.
     PathChanged {
         /// Whose data.

@@ -328,8 +328,7 @@ mod tests {
             address,
             host: None,
             transport: thirl_common::net::Transport::Udp,
-            username: "u".to_owned(),
-            password: "p".to_owned(),
+            credentials: crate::turn::TurnCredentials::password("u", "p"),
         };
         let mut network = Network::new("64:ff9b::/96", |config| AgentConfig {
             stun: vec![],

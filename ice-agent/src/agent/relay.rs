@@ -267,8 +267,7 @@ impl Agent {
             server: relay.server.address,
             transport: relay.server.transport,
             local,
-            username: relay.server.username.clone(),
-            password: relay.server.password.clone(),
+            credentials: relay.server.credentials.clone(),
             families: self.config.relayed_families,
             mobile: self.config.mobility,
         };

@@ -26,7 +26,7 @@ use crate::agent::{
 };
 use crate::candidate::Candidate;
 use crate::mux::UfragTaken;
-use crate::turn::Families;
+use crate::turn::{Families, TurnCredentials};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub enum StartError {
 pub struct Builder {
     config: AgentConfig,
     stun: Vec<ServerUri>,
-    turn: Vec<(ServerUri, String, String)>,
+    turn: Vec<(ServerUri, TurnCredentials)>,
     addresses: Option<Vec<LocalAddress>>,
     mux: Option<UdpMux>,
     networks: Networks,
@@ -124,8 +124,15 @@ impl Builder {
     /// Adds a TURN server: `turn:host`, `turn:host:port`, with `?transport=tcp` for TCP; `turns:` for TLS, with
     /// `?transport=udp` for DTLS. The certificate has to bear the host as it is written here.
     #[must_use]
-    pub fn turn(mut self, uri: ServerUri, username: impl Into<String>, password: impl Into<String>) -> Self {
-        self.turn.push((uri, username.into(), password.into()));
+    pub fn turn(self, uri: ServerUri, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.turn_with(uri, TurnCredentials::password(username, password))
+    }
+
+    /// The same with any kind of credentials: an access token (RFC 7635), or none until
+    /// [`Event::TokenWanted`](crate::agent::Event::TokenWanted) asks for one.
+    #[must_use]
+    pub fn turn_with(mut self, uri: ServerUri, credentials: impl Into<TurnCredentials>) -> Self {
+        self.turn.push((uri, credentials.into()));
         self
     }
 
@@ -350,13 +357,12 @@ impl Builder {
                 Err(why) => notes.push(why),
             }
         }
-        for ((uri, username, password), found) in self.turn.iter().zip(turn_found) {
+        for ((uri, credentials), found) in self.turn.iter().zip(turn_found) {
             let server = |address: SocketAddr| TurnServer {
                 address,
                 host: Some(uri.host.clone()),
                 transport: uri.transport(),
-                username: username.clone(),
-                password: password.clone(),
+                credentials: credentials.clone(),
             };
             let by_proxy = self.streams.proxy.is_some() && uri.transport().is_reliable();
             match found {

@@ -15,6 +15,7 @@ use super::watch::HostAddresses;
 use crate::agent::{Credentials, CredentialsError, Event, Report, State};
 use crate::candidate::{Candidate, CandidateSyntaxError};
 use crate::sdp::IceDescription;
+use crate::turn::TurnCredentials;
 
 /// There is no path.
 #[derive(Debug, thiserror::Error)]
@@ -152,8 +153,8 @@ impl IceAgent {
 
     /// New credentials for the TURN servers of this host, as it stands in their URIs, because the old ones expire. Other
     /// allocations are made with them, and those that there are live until the server refuses to refresh them.
-    pub fn set_turn_credentials(&self, host: &Host, username: &str, password: &str) {
-        self.shared.with_agent(|agent| agent.set_turn_credentials(now(), host, username, password));
+    pub fn set_turn_credentials(&self, host: &Host, credentials: &TurnCredentials) {
+        self.shared.with_agent(|agent| agent.set_turn_credentials(now(), host, credentials));
     }
 
     /// Waits until a pair is nominated, or nothing is left to try.

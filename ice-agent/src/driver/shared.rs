@@ -157,6 +157,7 @@ impl Shared {
             Event::StateChanged(State::Failed)
             | Event::StreamFailed { .. }
             | Event::RemoteRestarted
+            | Event::TokenWanted { .. }
             | Event::PathChanged { .. } => {}
             Event::StateChanged(state) => progress.state = *state,
             Event::Selected(selected) => progress.selected = Some(selected.clone()),

@@ -11,6 +11,7 @@ use thirl_common::wire::{
     Protocol, TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress, classify, padded,
 };
 
+use super::credentials::TurnCredentials;
 use super::error::{SendError, TurnError};
 use super::exchange::{Asked, Exchange, Outcome};
 use super::peers::{Peers, PermissionState};
@@ -39,10 +40,8 @@ pub struct TurnClientConfig {
     pub transport: Transport,
     /// The local address of the socket or stream.
     pub local: SocketAddr,
-    /// The user.
-    pub username: String,
-    /// The user's password, as a person wrote it: it is prepared here (OpaqueString; RFC 8265, section 4.2).
-    pub password: String,
+    /// As whom.
+    pub credentials: TurnCredentials,
     /// The families of the relayed transport addresses.
     pub families: Families,
     /// Whether to ask for a ticket by which the allocation can be moved (RFC 8016). A server that forbids it costs a round
@@ -64,11 +63,7 @@ pub enum Families {
 
 impl std::fmt::Debug for TurnClientConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "TurnClientConfig({} over {}, user {}, password redacted)",
-            self.server, self.transport, self.username
-        )
+        write!(f, "TurnClientConfig({} over {}, {:?})", self.server, self.transport, self.credentials)
     }
 }
 
@@ -152,7 +147,7 @@ enum Timer {
 /// use std::time::Instant;
 /// use thirl_common::net::Transport;
 /// use thirl_common::wire::{Message, Method};
-/// use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig};
+/// use thirl_ice_agent::turn::{Families, TurnClient, TurnClientConfig, TurnCredentials};
 ///
 /// # #[expect(clippy::disallowed_methods, reason = "an example's clock")]
 /// let now = Instant::now();
@@ -160,8 +155,7 @@ enum Timer {
 ///     server: "203.0.113.10:3478".parse().unwrap(),
 ///     transport: Transport::Udp,
 ///     local: "192.0.2.1:40000".parse().unwrap(),
-///     username: "alice".into(),
-///     password: "secret".into(),
+///     credentials: TurnCredentials::password("alice", "secret"),
 ///     families: Families::Ipv4,
 ///     mobile: false,
 /// };
@@ -190,7 +184,7 @@ pub struct TurnClient {
 impl TurnClient {
     /// A client that has not sent anything yet.
     pub fn new(config: TurnClientConfig, seed: [u8; 32]) -> TurnClient {
-        let exchange = Exchange::new(config.transport, &config.username, &config.password, seed);
+        let exchange = Exchange::new(config.transport, &config.credentials, seed);
         TurnClient {
             families: config.families,
             mobile: config.mobile,

@@ -21,6 +21,20 @@ pub enum TurnError {
         "the TURN server refuses the credentials: check username, password, and whether they have expired"
     )]
     CredentialsRefused,
+    /// The server has named the one whose access tokens it takes (RFC 7635), and there is none, or it is refused.
+    #[error(
+        "the TURN server takes access tokens that were made for {server:?}: there is none, or it has expired"
+    )]
+    TokenWanted {
+        /// What the TURN server is called there: THIRD-PARTY-AUTHORIZATION.
+        server: String,
+    },
+    /// There is a token, and the server takes none.
+    #[error("the TURN server takes no access tokens: it wants a user and a password")]
+    NoTokens,
+    /// There are no credentials, and the server takes passwords.
+    #[error("the TURN server wants a user and a password")]
+    NoCredentials,
     /// The server's offer of stronger credentials was removed on the way, or it offers less than before.
     #[error(
         "somebody between here and the TURN server weakens the credentials: take another network, or TLS to the server"

@@ -18,14 +18,18 @@ use thirl_common::wire::{
 };
 
 use super::client::Families;
+use super::credentials::TurnCredentials;
 use super::error::TurnError;
 
 /// A longer ticket is not kept: bytes. That of coturn has 12.
 const MAX_TICKET: usize = 512;
 
-/// Room for any request: USERNAME 508, REALM and NONCE 763 each, a ticket, and the small ones. A server that offers so many
+/// A longer access token is not sent: bytes.
+const MAX_TOKEN: usize = 1024;
+
+/// Room for any request: USERNAME 508, REALM and NONCE 763 each, a ticket, a token, and the small ones. A server that offers so many
 /// password algorithms that they do not fit is not answered.
-const MAX_REQUEST: usize = 2900;
+const MAX_REQUEST: usize = 2900 + MAX_TOKEN;
 
 /// How often one request may be sent anew because its nonce was stale or a challenge came.
 const MAX_CHALLENGES: u32 = 3;
@@ -139,8 +143,7 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Exchange {
     transport: Transport,
-    username: String,
-    password: String,
+    credentials: TurnCredentials,
     rng: StdRng,
     authentication: Option<Authentication>,
     /// What the allocation can be moved with: the latest that the server gave.
@@ -149,11 +152,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(transport: Transport, username: &str, password: &str, seed: [u8; 32]) -> Exchange {
+    pub(super) fn new(transport: Transport, credentials: &TurnCredentials, seed: [u8; 32]) -> Exchange {
         Exchange {
             transport,
-            username: prepared(username).into_owned(),
-            password: prepared(password).into_owned(),
+            credentials: prepared(credentials),
             rng: StdRng::from_seed(seed),
             authentication: None,
             ticket: None,
@@ -284,8 +286,19 @@ impl Exchange {
         let challenge = Challenge::read(message)?;
         let known = self.authentication.as_ref().map(|known| &known.challenge);
         let same_realm = known.is_some_and(|known| known.realm == challenge.realm);
-        if pending.challenges >= MAX_CHALLENGES || (code == 401 && pending.authenticated && same_realm) {
-            return Err(TurnError::CredentialsRefused);
+        let refused =
+            pending.challenges >= MAX_CHALLENGES || (code == 401 && pending.authenticated && same_realm);
+        match (&self.credentials, &challenge.token_server) {
+            (TurnCredentials::Token(_), Some(server)) if refused => {
+                return Err(TurnError::TokenWanted { server: server.clone() });
+            }
+            (TurnCredentials::None, Some(server)) => {
+                return Err(TurnError::TokenWanted { server: server.clone() });
+            }
+            (TurnCredentials::Token(_), None) => return Err(TurnError::NoTokens),
+            (TurnCredentials::None, None) => return Err(TurnError::NoCredentials),
+            _ if refused => return Err(TurnError::CredentialsRefused),
+            _ => {}
         }
         // A challenge is not signed. The server's own would offer no less than before.
         let offers_less = known.is_some_and(|known| {
@@ -296,16 +309,26 @@ impl Exchange {
         if offers_less {
             return Err(TurnError::BidDown);
         }
-        let Challenge { algorithm, realm, .. } = &challenge;
-        // The realm is the server's, as it hashes it.
-        let key = LongTermKey::with_algorithm(*algorithm, &self.username, realm, &self.password);
-        self.authentication = Some(Authentication { key: key.integrity_key(), challenge });
+        let key = self.key(&challenge);
+        self.authentication = Some(Authentication { key, challenge });
         if self.write(pending.asked, message.transaction_id()).is_err() {
             self.authentication = None;
-            let what = "a challenge that, with the username, is too long to be answered";
+            let what = "a challenge that, with the username or the token, is too long to be answered";
             return Err(TurnError::ServerMisbehaved { what });
         }
         Ok(())
+    }
+
+    fn key(&self, challenge: &Challenge) -> IntegrityKey {
+        match &self.credentials {
+            TurnCredentials::Password { username, password } => {
+                let Challenge { algorithm, realm, .. } = challenge;
+                // The realm is the server's, as it hashes it.
+                LongTermKey::with_algorithm(*algorithm, username, realm, password).integrity_key()
+            }
+            TurnCredentials::Token(token) => IntegrityKey::new(&token.mac_key),
+            TurnCredentials::None => IntegrityKey::new(&[]),
+        }
     }
 
     fn ask_again(&mut self, now: Instant, asked: Asked, challenges: u32) -> (TransactionId, Vec<u8>) {
@@ -326,7 +349,13 @@ impl Exchange {
         asked.write(self.ticket.as_deref().unwrap_or_default(), &mut writer)?;
         if let Some(authentication) = &self.authentication {
             let Authentication { challenge, key } = authentication;
-            challenge.answer(&mut writer, &self.username)?;
+            match &self.credentials {
+                TurnCredentials::Password { username, .. } => challenge.answer(&mut writer, username)?,
+                TurnCredentials::Token(token) => {
+                    challenge.answer_with_token(&mut writer, &token.kid, &token.token)?;
+                }
+                TurnCredentials::None => {}
+            }
             writer.integrity(challenge.integrity(), key)?;
         }
         Ok(writer.finish().to_vec())
@@ -346,6 +375,12 @@ impl From<ChallengeError> for TurnError {
 }
 
 /// What RFC 8489 hashes; text that may not stand in a password is left as it is, as browsers and coturn do.
-fn prepared(text: &str) -> Cow<'_, str> {
-    opaque_string(text).unwrap_or(Cow::Borrowed(text))
+fn prepared(credentials: &TurnCredentials) -> TurnCredentials {
+    let prepared = |text: &str| opaque_string(text).unwrap_or(Cow::Borrowed(text)).into_owned();
+    match credentials {
+        TurnCredentials::Password { username, password } => {
+            TurnCredentials::password(prepared(username), prepared(password))
+        }
+        others => others.clone(),
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use thirl_common::net::Transport;
 use thirl_ice_agent::agent::{AgentConfig, HardNats, Role, TurnServer};
 use thirl_ice_agent::candidate::CandidateTransport;
+use thirl_ice_agent::turn::TurnCredentials;
 
 use super::{Expectation, Mode, Outcome, Pair, Path, Shared, Situation};
 use crate::behaviour::{Filtering, Mapping, PortAllocation};
@@ -117,8 +118,7 @@ fn turn_servers(ipv6: bool) -> Vec<TurnServer> {
         address: SocketAddr::new(ip, port),
         host: None,
         transport,
-        username: "user".to_owned(),
-        password: "secret".to_owned(),
+        credentials: TurnCredentials::password("user", "secret"),
     })
     .into()
 }

@@ -12,6 +12,7 @@ use thirl_ice_agent::agent::{
     SelectedPair, SocketId, State, StreamId, TurnServer, Via,
 };
 use thirl_ice_agent::candidate::{Candidate, ComponentId};
+use thirl_ice_agent::turn::TurnCredentials;
 
 use super::link::Link;
 use super::mapper::Mapper;
@@ -152,8 +153,7 @@ impl Peer {
                 address: servers[0].address(),
                 host: None,
                 transport: spec.turn,
-                username: "user".to_owned(),
-                password: "secret".to_owned(),
+                credentials: TurnCredentials::password("user", "secret"),
             });
         }
         let seed = network.rng().random();

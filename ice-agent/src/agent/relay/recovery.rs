@@ -8,11 +8,11 @@ use thirl_common::net::canonical;
 use thirl_common::uri::Host;
 
 use super::super::config::TurnServer;
-use super::super::event::{Action, RelayId, SocketId, Via};
+use super::super::event::{Action, Event, RelayId, SocketId, Via};
 use super::super::{Agent, Timer};
 use super::{Progress, Relay};
 use crate::candidate::ComponentId;
-use crate::turn::{TurnClient, TurnError};
+use crate::turn::{TurnClient, TurnCredentials, TurnError};
 
 /// Back-off doubles up to here.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -24,17 +24,17 @@ const STEADY: Duration = Duration::from_secs(60);
 const MAX_RECONNECTS: u32 = 5;
 
 impl Agent {
-    /// New credentials for the TURN servers of this name or address, because the old ones expire. Where there is an
+    /// New credentials for the TURN servers of this name or address, because the old ones expire or a token was
+    /// [wanted](super::super::Event::TokenWanted). Where there is an
     /// allocation, another is made beside it, whose candidates are told as any others; the old one lives until the server
     /// refuses to refresh it.
-    pub fn set_turn_credentials(&mut self, now: Instant, host: &Host, username: &str, password: &str) {
+    pub fn set_turn_credentials(&mut self, now: Instant, host: &Host, credentials: &TurnCredentials) {
         let named = |server: &TurnServer| {
             server.host.as_ref() == Some(host) || *host == Host::Ip(server.address.ip().to_canonical())
         };
         let mut renewed = Vec::new();
         for (index, server) in self.config.turn.iter_mut().enumerate().filter(|(_, server)| named(server)) {
-            username.clone_into(&mut server.username);
-            password.clone_into(&mut server.password);
+            credentials.clone_into(&mut server.credentials);
             renewed.push(index);
         }
         let relays = self.gathering.relays.iter();
@@ -62,7 +62,7 @@ impl Agent {
             }
             Progress::Over => self.renew_relay(id),
             Progress::Reserved => {
-                (relay.server.username, relay.server.password) = (server.username, server.password);
+                relay.server.credentials = server.credentials;
             }
             // If the server refuses the old ones, the new ones are tried then.
             Progress::Pending => {}
@@ -95,10 +95,20 @@ impl Agent {
             _ => {
                 let full = matches!(reason, TurnError::QuotaReached | TurnError::InsufficientCapacity);
                 let again = was_allocated || relay.failures > 0 || full;
-                let refused = matches!(reason, TurnError::CredentialsRefused | TurnError::WrongCredentials);
-                let newer = self.config.turn.get(relay.index).is_some_and(|server| {
-                    (&server.username, &server.password) != (&relay.server.username, &relay.server.password)
-                });
+                let refused = matches!(
+                    reason,
+                    TurnError::CredentialsRefused
+                        | TurnError::WrongCredentials
+                        | TurnError::TokenWanted { .. }
+                        | TurnError::NoTokens
+                        | TurnError::NoCredentials
+                );
+                let known = self.config.turn.get(relay.index);
+                let newer = known.is_some_and(|server| server.credentials != relay.server.credentials);
+                if let (TurnError::TokenWanted { server }, Some(known), false) = (reason, known, newer) {
+                    let host = known.host.clone().unwrap_or(Host::Ip(known.address.ip().to_canonical()));
+                    self.out.events.push_back(Event::TokenWanted { host, server: server.clone() });
+                }
                 self.relay_failed(now, id, reason.to_string());
                 match reason.retry_after() {
                     _ if refused && newer => self.retry_later(now, id, Duration::ZERO),

@@ -1,11 +1,13 @@
 //! The client against a scripted server.
 
 use super::*;
+use crate::turn::AccessToken;
 use thirl_common::auth::{KeyAlgorithm, LongTermKey, userhash};
 use thirl_common::wire::{
-    AdditionalAddressFamily, AddressFamily, AlternateDomain, AlternateServer, AttributeType, ErrorCode,
-    IntegrityAlgorithm, IntegrityKey, MobilityTicket, Nonce, PasswordAlgorithm, PasswordAlgorithms, Realm,
-    RequestedAddressFamily, RequestedTransport, UserHash, Username,
+    AccessToken as AccessTokenAttribute, AdditionalAddressFamily, AddressFamily, AlternateDomain,
+    AlternateServer, AttributeType, ErrorCode, IntegrityAlgorithm, IntegrityKey, MobilityTicket, Nonce,
+    PasswordAlgorithm, PasswordAlgorithms, Realm, RequestedAddressFamily, RequestedTransport,
+    ThirdPartyAuthorization, UserHash, Username,
 };
 
 const PEER: &str = "198.51.100.20:4000";
@@ -20,8 +22,7 @@ fn config(transport: Transport) -> TurnClientConfig {
         server: "203.0.113.10:3478".parse().unwrap(),
         transport,
         local: "192.0.2.1:40000".parse().unwrap(),
-        username: "alice".into(),
-        password: "secret".into(),
+        credentials: TurnCredentials::password("alice", "secret"),
         families: Families::Ipv4,
         mobile: false,
     }
@@ -532,8 +533,10 @@ fn offers_that_cannot_be_taken_say_why() {
 #[test]
 fn names_and_passwords_are_prepared_if_they_can_be() {
     for (written, hashed) in [("a\u{3000}e\u{301}", "a \u{E9}"), ("soft\u{AD}hyphen", "soft\u{AD}hyphen")] {
-        let config =
-            TurnClientConfig { username: written.into(), password: written.into(), ..config(Transport::Udp) };
+        let config = TurnClientConfig {
+            credentials: TurnCredentials::password(written, written),
+            ..config(Transport::Udp)
+        };
         let mut client = TurnClient::new(config, [1; 32]);
         client.start(origin());
         let first = client.poll_transmit().unwrap();
@@ -544,4 +547,74 @@ fn names_and_passwords_are_prepared_if_they_can_be() {
         let key = LongTermKey::new(hashed, "thirl", hashed).integrity_key();
         assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha1));
     }
+}
+
+fn token() -> AccessToken {
+    AccessToken { kid: "north".to_owned(), token: vec![9; 100], mac_key: vec![5; 20] }
+}
+
+fn third_party(request: &[u8], nonce: &str) -> Vec<u8> {
+    response(request, Class::Error, None, |writer| {
+        writer.attribute(&ErrorCode::UNAUTHENTICATED).unwrap();
+        writer.attribute(&Realm("thirl")).unwrap().attribute(&Nonce(nonce)).unwrap();
+        writer.attribute(&ThirdPartyAuthorization("turn.example.org")).unwrap();
+    })
+}
+
+/// A client that has been challenged once.
+fn challenged_as(credentials: TurnCredentials, challenge: impl Fn(&[u8]) -> Vec<u8>) -> TurnClient {
+    let mut client = TurnClient::new(TurnClientConfig { credentials, ..config(Transport::Udp) }, [1; 32]);
+    client.start(origin());
+    let first = client.poll_transmit().unwrap();
+    client.handle_input(origin(), &challenge(&first));
+    client
+}
+
+fn failure(client: &mut TurnClient) -> Option<TurnError> {
+    match client.poll_event() {
+        Some(TurnEvent::Failed { reason } | TurnEvent::Lost { reason }) => Some(reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_access_token_comes_with_every_request() {
+    let now = origin();
+    let mut client = challenged_as(token().into(), |request| third_party(request, "n1"));
+    let key = IntegrityKey::new(&token().mac_key);
+    let allocate = client.poll_transmit().unwrap();
+    client.handle_input(now, &granted(&allocate, &key));
+    assert!(matches!(client.poll_event(), Some(TurnEvent::Allocated { .. })));
+    client.allow(now, "192.0.2.9".parse().unwrap());
+    client.refresh(now);
+    let later = std::iter::from_fn(|| client.poll_transmit()).collect::<Vec<_>>();
+    assert_eq!(later.len(), 2);
+    for request in [allocate].iter().chain(&later) {
+        let message = Message::parse(request).unwrap();
+        assert_eq!(message.require::<Username<'_>>().unwrap().0, "north");
+        assert_eq!(message.require::<AccessTokenAttribute<'_>>().unwrap().0, token().token);
+        assert_eq!(message.verify_integrity(&key), Ok(IntegrityAlgorithm::Sha1));
+    }
+    // Its time is over.
+    let refresh = later.iter().find(|request| Message::parse(request).unwrap().method() == Method::REFRESH);
+    client.handle_input(now, &third_party(refresh.unwrap(), "n1"));
+    let wanted = TurnError::TokenWanted { server: "turn.example.org".to_owned() };
+    assert_eq!(failure(&mut client), Some(wanted));
+}
+
+#[test]
+fn who_has_no_token_is_told_whose_is_wanted() {
+    let wanted = TurnError::TokenWanted { server: "turn.example.org".to_owned() };
+    let no_token = |request: &[u8]| challenge(request, ErrorCode::UNAUTHENTICATED, "n1");
+    let told = |request: &[u8]| third_party(request, "n1");
+    assert_eq!(failure(&mut challenged_as(TurnCredentials::None, told)), Some(wanted));
+    assert_eq!(failure(&mut challenged_as(TurnCredentials::None, no_token)), Some(TurnError::NoCredentials));
+    assert_eq!(failure(&mut challenged_as(token().into(), no_token)), Some(TurnError::NoTokens));
+    // A user with a password need not care.
+    let mut client = challenged_as(TurnCredentials::password("alice", "secret"), told);
+    let request = client.poll_transmit().unwrap();
+    assert_eq!(Message::parse(&request).unwrap().verify_integrity(&key()), Ok(IntegrityAlgorithm::Sha1));
+    let too_long = AccessToken { token: vec![0; 60_000], ..token() };
+    let reason = failure(&mut challenged_as(too_long.into(), told));
+    assert!(matches!(reason, Some(TurnError::ServerMisbehaved { .. })), "{reason:?}");
 }
