@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, value_name = "A[,B]")]
     only: Vec<String>,
     /// Runs of each pair in the simulation
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 50)]
     sim_runs: usize,
     /// Runs of each pair in the kernel lab
     #[arg(long, default_value_t = 5)]
@@ -28,7 +28,7 @@ struct Arguments {
     /// Runs at the same time; by default four for each processor, since most of the time they wait
     #[arg(long)]
     jobs: Option<usize>,
-    /// One run of each pair in the kernel lab
+    /// Ten runs of each pair in the simulation, and one in the kernel lab
     #[arg(long, conflicts_with_all = ["sim_runs", "lab_runs"])]
     quick: bool,
     /// Without the same matrix for standard ICE beside it
@@ -89,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
 
 fn plan(arguments: &Arguments) -> Result<Plan, String> {
     let (simulated, lab) = match arguments.quick {
-        true => (0, 1),
+        true => (10, 1),
         false => (arguments.sim_runs, arguments.lab_runs),
     };
     let runs = [(Instrument::Simulation, simulated), (Instrument::Lab, lab)];

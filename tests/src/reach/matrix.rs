@@ -164,7 +164,21 @@ impl Cell {
         let words = |(instrument, mode, what): (Instrument, Mode, String)| {
             format!("{} ({}), {}, {}: {what}", self.pair, self.expectation, instrument.name(), mode.name())
         };
-        each.map(words).collect()
+        each.map(words).chain(self.disagreement()).collect()
+    }
+
+    /// Where most runs end otherwise in the simulation than in the lab: then the simulation is wrong.
+    fn disagreement(&self) -> Option<String> {
+        [Mode::Thirl, Mode::Standard].into_iter().find_map(|mode| {
+            let path = |instrument| {
+                let tally = self.tally(instrument, mode).filter(|tally| tally.runs() > 0)?;
+                Some(tally.path().map_or("nothing", Path::name))
+            };
+            let (simulated, real) = (path(Instrument::Simulation)?, path(Instrument::Lab)?);
+            let mode = mode.name();
+            (simulated != real)
+                .then(|| format!("{}, {mode}: {simulated} in the simulation, {real} in the lab", self.pair))
+        })
     }
 }
 
@@ -351,6 +365,17 @@ mod tests {
         assert!(Matrix { cells: vec![cell.clone()] }.missed().is_empty());
         let missed = Matrix { cells: vec![cell.clone(), cell] }.missed();
         assert_eq!(missed, ["all of birthday, lab, thirl: 2 of 4 direct, not 95 %"]);
+    }
+
+    #[test]
+    fn the_instruments_have_to_agree() {
+        let mut cell = Cell::new(Pair::named("same-cgnat").unwrap());
+        let (direct, relayed) = (tally(&[Some(Path::Direct)]), tally(&[Some(Path::Relayed)]));
+        cell.tallies.insert((Instrument::Simulation, Mode::Thirl), direct.clone());
+        cell.tallies.insert((Instrument::Lab, Mode::Thirl), direct);
+        assert!(cell.missed().is_empty());
+        cell.tallies.insert((Instrument::Lab, Mode::Thirl), relayed);
+        assert_eq!(cell.missed(), ["same-cgnat, thirl: direct in the simulation, relayed in the lab"]);
     }
 
     #[test]
