@@ -80,6 +80,7 @@ proptest! {
         survives(&IceControlled(a), id)?;
         survives(&IceControlling(a), id)?;
         survives(&Nomination(b), id)?;
+        survives(&NatMapping { behaviour: d[0], step: d[1].cast_signed(), round: d[1], port: c }, id)?;
         survives(&GoogDeltaAck(a), id)?;
         survives(&CacheTimeout(b), id)?;
         survives(&UseCandidate, id)?;
@@ -154,7 +155,7 @@ proptest! {
             try_each!(
                 MappedAddress, XorMappedAddress, XorPeerAddress, XorRelayedAddress, AlternateServer, ResponseOrigin,
                 OtherAddress, ResponseAddress, SourceAddress, ChangedAddress, ReflectedFrom, Lifetime, ReservationToken,
-                ConnectionId, Priority, IceControlled, IceControlling, Nomination, GoogDeltaAck, CacheTimeout,
+                ConnectionId, Priority, IceControlled, IceControlling, NatMapping, Nomination, GoogDeltaAck, CacheTimeout,
                 UseCandidate, DontFragment, ResponsePort, ChangeRequest, TransactionTransmitCounter, EvenPort,
                 RequestedTransport, Icmp, UserHash, GoogNetworkInfo, GoogLastIceCheckReceived, ChannelNumber,
                 RequestedAddressFamily, AdditionalAddressFamily, AddressErrorCode, Username<'a>, Realm<'a>, Nonce<'a>,

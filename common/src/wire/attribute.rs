@@ -129,6 +129,8 @@ attribute_types! {
     SSODA_ADDITIONAL_ADDRESS_FAMILY = 0x8032, "ADDITIONAL-ADDRESS-FAMILY (draft)";
     /// draft-thatcher-ice-renomination, section 4.
     NOMINATION = 0xC001, "NOMINATION";
+    /// Thirl's, not registered.
+    NAT_MAPPING = 0xC7A1, "NAT-MAPPING (Thirl)";
     /// libwebrtc's `api/transport/stun.h`, as are all that follow.
     GOOG_NETWORK_INFO = 0xC057, "GOOG-NETWORK-INFO";
     /// libwebrtc.

@@ -1,4 +1,5 @@
-//! Attributes that ICE agents send beyond RFC 8445: renomination, and what libwebrtc adds. All are comprehension-optional.
+//! Attributes that ICE agents send beyond RFC 8445: renomination, what libwebrtc adds, and one of ours. All are
+//! comprehension-optional.
 //!
 //! Those without a type here ([`AttributeType::META_DTLS_IN_STUN`](super::AttributeType) and others) are read as they
 //! stand with [`Message::attributes`](super::Message::attributes) and written with
@@ -11,6 +12,20 @@ use super::header::TransactionId;
 /// section 4). libwebrtc sends all 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nomination(pub u32);
+
+/// How the NAT before the sender makes mappings, as the sender has seen it: Thirl's own, for peers that say that they know
+/// it. What the numbers mean is the agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatMapping {
+    /// A number of the agent's for the behaviour.
+    pub behaviour: u8,
+    /// From one port to the next, if they come in sequence.
+    pub step: i8,
+    /// Counts the times that both sides look at once; 0 outside of that.
+    pub round: u8,
+    /// The external port of the sender's newest mapping; 0 if it knows none.
+    pub port: u16,
+}
 
 /// Which of the sender's networks a check came over, and what that one costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +55,27 @@ pub struct GoogDeltaAck(pub u64);
 integer_attribute!(Nomination, u32, NOMINATION);
 bytes_attribute!(GoogDelta, GOOG_DELTA);
 integer_attribute!(GoogDeltaAck, u64, GOOG_DELTA_ACK);
+
+impl<'a> Attribute<'a> for NatMapping {
+    const TYPE: AttributeType = AttributeType::NAT_MAPPING;
+
+    fn decode(value: &'a [u8], _: TransactionId) -> Result<Self, AttributeError> {
+        let [behaviour, step, round, p0, p1] = exact(value, Self::TYPE)?;
+        let step = i8::from_be_bytes([step]);
+        Ok(NatMapping { behaviour, step, round, port: u16::from_be_bytes([p0, p1]) })
+    }
+
+    fn value_len(&self) -> usize {
+        5
+    }
+
+    fn encode(&self, out: &mut [u8], _: TransactionId) {
+        out[0] = self.behaviour;
+        out[1..2].copy_from_slice(&self.step.to_be_bytes());
+        out[2] = self.round;
+        out[3..].copy_from_slice(&self.port.to_be_bytes());
+    }
+}
 
 impl<'a> Attribute<'a> for GoogNetworkInfo {
     const TYPE: AttributeType = AttributeType::GOOG_NETWORK_INFO;

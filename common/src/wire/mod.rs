@@ -64,7 +64,7 @@ pub use framing::{FrameLen, FramingError, frame_len, frame_len_at_relay, packet_
 pub use header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId};
 pub use ice::{IceControlled, IceControlling, Priority, UseCandidate};
 pub use ice_extensions::{
-    GoogDelta, GoogDeltaAck, GoogLastIceCheckReceived, GoogMiscInfo, GoogNetworkInfo, Nomination,
+    GoogDelta, GoogDeltaAck, GoogLastIceCheckReceived, GoogMiscInfo, GoogNetworkInfo, NatMapping, Nomination,
 };
 pub use integrity::{IntegrityAlgorithm, IntegrityError, IntegrityKey};
 pub use message::{FingerprintError, Message, ParseError};

@@ -58,7 +58,7 @@ impl Agent {
             Route::Tcp(_, TcpType::Passive) if origin == PairOrigin::Candidates => false,
             Route::Tcp(..) => can_reach(base.ip(), to.ip()),
         };
-        if !reachable {
+        if !reachable || origin == PairOrigin::Candidates && self.is_useless_guess(route, remote) {
             return None;
         }
         let mut pair = self.new_pair(local, remote)?;
@@ -103,6 +103,7 @@ impl Agent {
             },
             state: PairState::Frozen,
             check: None,
+            flow: 0,
             asked: Vec::new(),
             wanted: false,
             nominate: false,
@@ -191,6 +192,9 @@ impl Agent {
 
     pub(super) fn send_check(&mut self, now: Instant, id: PairId, bytes: Vec<u8>) {
         let Some(pair) = self.session.list.get_mut(id) else { return };
+        if pair.stats.requests_sent == 0 && matches!(pair.route, Route::Socket(_)) {
+            pair.flow = self.local.next_flow();
+        }
         pair.stats.requests_sent += 1;
         let (route, to) = (pair.route, pair.to);
         self.transmit_on(now, route, to, bytes);
@@ -220,6 +224,7 @@ impl Agent {
             tie_breaker: self.tie_breaker,
             nominate,
             nomination: (nominate && session.capabilities.renomination).then_some(self.nominations),
+            mapping: self.mapping_to_tell(pair.component),
         };
         Some((transaction, check.write(&remote.key)))
     }
@@ -385,15 +390,16 @@ impl Agent {
         if wanted {
             self.consider_better_interface(now, component, id);
         }
+        self.hard_nat_succeeded(now, component);
         self.evaluate_nomination(now);
     }
 
     /// The local candidate that the peer sees: one that is known, or a peer-reflexive one (RFC 8445, section 7.2.5.3.1).
     fn valid_local(&mut self, now: Instant, id: PairId, mapped: SocketAddr) -> Option<LocalId> {
         let pair = self.session.list.get(id)?;
-        let (route, local, seen_by) = (pair.route, pair.local, pair.to);
+        let (route, local, seen_by, flow) = (pair.route, pair.local, pair.to, pair.flow);
         if let Route::Socket(socket) = route {
-            self.local.note_mapping(socket, seen_by, mapped);
+            self.local.note_mapping(socket, seen_by, mapped, flow);
         }
         if let Some(known) = self.local.find(route, mapped) {
             return Some(known);
@@ -408,6 +414,7 @@ impl Agent {
             local_preference: base.local_preference,
             related: Some(base.address),
             server: None,
+            guess: None,
         };
         self.add_local_candidate(now, &found)
     }

@@ -110,6 +110,17 @@ pub enum Action {
         /// What it carries.
         framing: Framing,
     },
+    /// Open a UDP socket on the address of another, with a port of the system's choice, and answer with
+    /// [`Agent::socket_opened`](super::Agent::socket_opened). Up to some 256 are asked for, one after another.
+    OpenSocket {
+        /// The other.
+        beside: SocketId,
+    },
+    /// Close a socket that was opened for the agent.
+    CloseSocket {
+        /// Which.
+        socket: SocketId,
+    },
     /// Close a stream once what was to be sent over it is sent.
     Close {
         /// Which.

@@ -97,6 +97,7 @@ impl Agent {
             local_preference: socket.local_preference,
             related: Some(self.told_base(Route::Socket(id))),
             server: None,
+            guess: None,
         };
         self.add_local_candidate(now, &found);
     }

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
-use thirl_common::wire::{Class, MappedAddress, Message, TransactionId, XorMappedAddress};
+use thirl_common::wire::{Class, MappedAddress, Message, OtherAddress, TransactionId, XorMappedAddress};
 
 use super::event::{Event, ListenerId, RelayId, Route, SocketId, State, StreamId, Via};
+use super::hard_nat::is_public;
 use super::local::Found;
 use super::message;
 use super::relay::Relay;
@@ -40,6 +41,8 @@ pub(super) struct Request {
     server: SocketAddr,
     transaction: Transaction,
     bytes: Vec<u8>,
+    /// The number of the mapping.
+    flow: u32,
 }
 
 /// How one server answered on one socket; for the report.
@@ -151,6 +154,7 @@ impl Agent {
             local_preference,
             related: None,
             server: None,
+            guess: None,
         };
         self.add_local_candidate(now, &host);
         self.add_external_addresses(now, id);
@@ -224,11 +228,11 @@ impl Agent {
             None => false,
             Some(Task::Binding { socket, server }) => {
                 let id = self.transaction_id();
-                let bytes = message::binding_request(id);
+                let (bytes, flow) = (message::binding_request(id), self.local.next_flow());
                 let transaction = Transaction::start(Retransmission::STUN, Transport::Udp, now);
                 self.timers.set(Timer::Binding(id), transaction.deadline());
                 self.transmit_from(Via::Socket(socket), server, bytes.clone());
-                self.gathering.requests.insert(id, Request { socket, server, transaction, bytes });
+                self.gathering.requests.insert(id, Request { socket, server, transaction, bytes, flow });
                 true
             }
             Some(Task::Allocate(relay)) => {
@@ -288,7 +292,10 @@ impl Agent {
             _ => message.get::<MappedAddress>().ok().flatten().map(|MappedAddress(mapped)| mapped),
         };
         let result = match (message.class(), mapped) {
-            (Class::Success, Some(mapped)) => Ok(canonical(mapped)),
+            (Class::Success, Some(mapped)) => {
+                self.ask_other_address(socket, from, message);
+                Ok(canonical(mapped))
+            }
             (Class::Success, None) => Err("the server's answer has no address".to_owned()),
             _ => Err("the server refuses".to_owned()),
         };
@@ -296,11 +303,28 @@ impl Agent {
         true
     }
 
+    /// Where only one server is to be asked, its other address tells whether the mapping depends on the destination (RFC 5780,
+    /// section 7.4).
+    fn ask_other_address(&mut self, id: SocketId, server: SocketAddr, answer: &Message<'_>) {
+        let configured = self.config.stun.iter().chain(self.config.turn.iter().map(|turn| &turn.address));
+        let others =
+            configured.filter(|other| other.ip() != server.ip() && other.is_ipv4() == server.is_ipv4());
+        let Ok(Some(OtherAddress(other))) = answer.get::<OtherAddress>() else { return };
+        let other = canonical(other);
+        let fits = other.ip() != server.ip()
+            && other.is_ipv4() == server.is_ipv4()
+            && other.port() != 0
+            && (is_public(other.ip()) || !is_public(server.ip()));
+        if fits && self.config.stun.contains(&server) && others.count() == 0 && self.does_hard_nats() {
+            self.queue_binding(id, other);
+        }
+    }
+
     fn finish_binding(&mut self, now: Instant, id: TransactionId, result: Result<SocketAddr, String>) {
-        let Some(Request { socket, server, .. }) = self.gathering.requests.remove(&id) else { return };
+        let Some(Request { socket, server, flow, .. }) = self.gathering.requests.remove(&id) else { return };
         self.timers.cancel(Timer::Binding(id));
         if let Ok(mapped) = result {
-            self.add_server_reflexive(now, socket, server, mapped);
+            self.add_server_reflexive(now, socket, server, mapped, flow);
             self.hasten_gathering(now);
         }
         self.gathering.outcomes.push(ServerOutcome {
@@ -320,8 +344,9 @@ impl Agent {
         id: SocketId,
         server: SocketAddr,
         mapped: SocketAddr,
+        flow: u32,
     ) {
-        self.local.note_mapping(id, server, mapped);
+        self.local.note_mapping(id, server, mapped, flow);
         let Some(socket) = self.local.sockets.get(&id) else { return };
         if !socket.can_be_known_as(mapped) {
             return;
@@ -335,8 +360,10 @@ impl Agent {
             local_preference: socket.local_preference,
             related: Some(self.told_base(Route::Socket(id))),
             server: Some(server),
+            guess: None,
         };
         self.add_local_candidate(now, &found);
+        self.tell_guesses(now, id);
     }
 
     /// What was sent could not leave: there is no way from this socket to that address.

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use thirl_common::wire::{
-    Class, ErrorCode, IceControlled, IceControlling, Message, Method, Nomination, Priority, Protocol,
-    UseCandidate, Username, classify,
+    Class, ErrorCode, IceControlled, IceControlling, Message, Method, NatMapping, Nomination, Priority,
+    Protocol, UseCandidate, Username, classify,
 };
 
 use super::config::Role;
-use super::event::{Received, Route, SocketId};
+use super::event::{PathKind, Received, Route, SocketId};
 use super::pair::{PairId, PairOrigin};
 use super::remote::{Claim, EarlyCheck, RemoteCredentials, Session};
 use super::{Agent, message};
@@ -19,6 +19,7 @@ struct InboundCheck {
     claim: Claim,
     conflict: Option<(Role, u64)>,
     ufrag: String,
+    mapping: Option<NatMapping>,
 }
 
 impl Agent {
@@ -30,6 +31,9 @@ impl Agent {
         from: SocketAddr,
         datagram: &'a [u8],
     ) -> Option<Received<'a>> {
+        if self.is_opened(socket) {
+            return self.handle_on_opened(now, socket, from, datagram);
+        }
         let from = self.host_at(socket, from);
         if let Some(&relay) = self.gathering.relay_by_server.get(&(socket, from)) {
             let answer = parse(datagram).filter(|message| message.method() == Method::BINDING);
@@ -193,6 +197,7 @@ impl Agent {
                 (None, None) => None,
             },
             ufrag: theirs.to_owned(),
+            mapping: message.get::<NatMapping>().ok().flatten(),
         })
     }
 
@@ -215,6 +220,9 @@ impl Agent {
         self.transmit_on(now, route, from, response);
         if self.remote_on(route).is_some() {
             self.follow_check(now, route, from, check.claim);
+            if let Some(mapping) = check.mapping {
+                self.take_mapping(now, mapping);
+            }
         } else {
             self.session.keep_early(EarlyCheck {
                 route,
@@ -253,7 +261,7 @@ impl Agent {
         let stats = pair.stats.rest();
         stats.requests_received += 1;
         stats.responses_sent += 1;
-        let (valid, component) = (pair.is_valid(), pair.component);
+        let (valid, component, direct) = (pair.is_valid(), pair.component, pair.path == PathKind::Direct);
         self.note_heard(now, component, id, false);
         if self.config.lite {
             return self.follow_as_lite(now, id, claim.use_candidate);
@@ -269,11 +277,14 @@ impl Agent {
         }
         if !valid {
             self.session.list.trigger(id);
+            if direct {
+                self.hard_nat_heard(now, component);
+            }
         }
     }
 }
 
 /// A STUN message, if the bytes are one.
-fn parse(bytes: &[u8]) -> Option<Message<'_>> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Message<'_>> {
     if classify(bytes) == Protocol::Stun { Message::parse(bytes).ok() } else { None }
 }

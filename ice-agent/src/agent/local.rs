@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::event::{ListenerId, Route, SocketId};
+use super::hard_nat::{Guess, MappingBehaviour};
 use super::sorted::SortedMap;
 use crate::candidate::{
     Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, priority, tcp_priority,
@@ -54,6 +55,8 @@ pub(super) struct Mapping {
     pub(super) seen_by: SocketAddr,
     /// What.
     pub(super) mapped: SocketAddr,
+    /// The number of the mapping, in the order in which this side had them made.
+    pub(super) flow: u32,
 }
 
 /// A candidate of this side, and how it was had.
@@ -67,6 +70,8 @@ pub(super) struct LocalCandidate {
     pub(super) local_preference: u16,
     /// The server that gave or saw it.
     pub(super) server: Option<SocketAddr>,
+    /// What the address is guessed from, if it is.
+    pub(super) guess: Option<Guess>,
     /// Whether the peer is told.
     pub(super) signalled: bool,
     /// Whether what it stands on is gone, so that it is only there for the pairs that were made with it.
@@ -84,6 +89,8 @@ pub(super) struct Found {
     pub(super) local_preference: u16,
     pub(super) related: Option<SocketAddr>,
     pub(super) server: Option<SocketAddr>,
+    /// What the address is guessed from, if it is.
+    pub(super) guess: Option<Guess>,
 }
 
 /// The priority of a candidate on a route, such as the peer-reflexive one that a check from there may discover.
@@ -107,6 +114,10 @@ pub(super) struct LocalSide {
     listeners_made: u32,
     pub(super) candidates: SortedMap<LocalId, LocalCandidate>,
     candidates_made: u32,
+    /// So many mappings this side had made by the NAT, as far as it knows.
+    flows: u32,
+    /// Sockets on which the peer's checks arrived that nobody had told it of ([`super::hard_nat`]): bases as others.
+    pub(super) found: Vec<SocketId>,
     /// Names that the peer is told in place of host addresses.
     pub(super) names: BTreeMap<IpAddr, String>,
 }
@@ -119,12 +130,28 @@ impl LocalSide {
         preference: u8,
         shared: bool,
     ) -> SocketId {
-        let id = SocketId(self.sockets_made);
+        let id = self.next_socket();
+        self.add_socket_as(id, component, local, preference, shared);
+        id
+    }
+
+    /// A name that no other socket has had.
+    pub(super) fn next_socket(&mut self) -> SocketId {
         self.sockets_made += 1;
+        SocketId(self.sockets_made - 1)
+    }
+
+    pub(super) fn add_socket_as(
+        &mut self,
+        id: SocketId,
+        component: ComponentId,
+        local: SocketAddr,
+        preference: u8,
+        shared: bool,
+    ) {
         let local_preference = self.local_preference(component, local, preference);
         let socket = Socket { component, local, local_preference, shared, nat64: None, mappings: Vec::new() };
         self.sockets.insert(id, Box::new(socket));
-        id
     }
 
     /// Better interfaces before worse; among equals IPv6 and IPv4 in turn, IPv6 first (RFC 8421, section 4).
@@ -201,7 +228,8 @@ impl LocalSide {
 
     /// Whether pairs may be made on this route: the peer is told of something there.
     pub(super) fn is_open(&self, route: Route) -> bool {
-        self.candidates.values().any(|local| local.route == route && local.signalled && !local.lost)
+        let told = |local: &LocalCandidate| local.route == route && local.signalled && !local.lost;
+        matches!(route, Route::Socket(id) if self.found.contains(&id)) || self.candidates.values().any(told)
     }
 
     pub(super) fn find(&self, route: Route, address: SocketAddr) -> Option<LocalId> {
@@ -221,11 +249,13 @@ impl LocalSide {
         }
         let id = LocalId(self.candidates_made);
         self.candidates_made += 1;
+        // A guess comes after all that is known.
+        let local_preference = found.guess.map_or(found.local_preference, Guess::local_preference);
         let candidate = Candidate {
             foundation: self.foundation(found).unwrap_or_else(|| self.candidates_made.to_string()),
             component: found.component,
             transport: found.route.transport(),
-            priority: priority_on(found.route, found.kind, found.local_preference, found.component),
+            priority: priority_on(found.route, found.kind, local_preference, found.component),
             address: found.told.clone().unwrap_or(CandidateAddress::Ip(address)),
             kind: found.kind,
             related: found.related.map(|related| CandidateAddress::Ip(canonical(related))),
@@ -235,8 +265,9 @@ impl LocalSide {
             candidate,
             address,
             route: found.route,
-            local_preference: found.local_preference,
+            local_preference,
             server: found.server,
+            guess: found.guess,
             signalled: false,
             lost: false,
         };
@@ -250,10 +281,11 @@ impl LocalSide {
         let base = |route, address| self.address(route).unwrap_or(address).ip();
         // Over TCP what lets one side open a connection need not let the other.
         let transport = found.route.transport();
-        let key = (found.kind, found.server, base(found.route, canonical(found.address)), &transport);
+        let key =
+            (found.kind, found.server, base(found.route, canonical(found.address)), &transport, found.guess);
         let alike = |known: &&LocalCandidate| {
             let Candidate { kind, transport, .. } = &known.candidate;
-            (*kind, known.server, base(known.route, known.address), transport) == key
+            (*kind, known.server, base(known.route, known.address), transport, known.guess) == key
         };
         self.candidates.values().find(alike).map(|known| known.candidate.foundation.clone())
     }
@@ -264,10 +296,16 @@ impl LocalSide {
         self.candidates.iter().find(|(_, known)| known.candidate.foundation == *foundation).map(|(id, _)| *id)
     }
 
+    /// A first packet goes to some destination: the NAT may make a mapping for it, which has this number.
+    pub(super) fn next_flow(&mut self) -> u32 {
+        self.flows = self.flows.saturating_add(1);
+        self.flows
+    }
+
     /// Notes what someone saw of a socket.
-    pub(super) fn note_mapping(&mut self, id: SocketId, seen_by: SocketAddr, mapped: SocketAddr) {
+    pub(super) fn note_mapping(&mut self, id: SocketId, seen_by: SocketAddr, mapped: SocketAddr, flow: u32) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let mapping = Mapping { seen_by, mapped: canonical(mapped) };
+        let mapping = Mapping { seen_by, mapped: canonical(mapped), flow };
         if let Some(known) = socket.mappings.iter_mut().find(|known| known.seen_by == seen_by) {
             *known = mapping;
         } else if socket.mappings.len() < MAX_MAPPINGS {
@@ -278,20 +316,29 @@ impl LocalSide {
 
     /// Whether the mapping of some socket depends on the destination: `None` if too few have been asked to say.
     pub(super) fn mapping_depends_on_destination(&self) -> Option<bool> {
-        let mut verdict = None;
-        for socket in self.sockets.values() {
-            // Who sees the socket itself stands on this side of the NAT and knows nothing of it.
-            let outside = |mapping: &&Mapping| mapping.mapped != canonical(socket.local);
-            let mut seen = socket.mappings.iter().filter(outside);
-            let Some(first) = seen.next() else { continue };
-            for other in seen {
-                if other.mapped != first.mapped && other.mapped.ip() == first.mapped.ip() {
-                    return Some(true);
-                }
-                verdict = Some(false);
-            }
-        }
-        verdict
+        let known = self.sockets.values().map(|socket| socket.behaviour());
+        let known = known.filter(|behaviour| *behaviour != MappingBehaviour::Unknown);
+        known.map(MappingBehaviour::is_dependent).max()
+    }
+}
+
+impl Socket {
+    /// What others saw of this socket from beyond the NAT. Who sees the socket itself stands on this side of it and knows
+    /// nothing of it.
+    pub(super) fn seen_outside(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().filter(|mapping| mapping.mapped != canonical(self.local))
+    }
+
+    /// How the NAT before this socket makes mappings. Only those at one address are compared: others may be of another NAT.
+    pub(super) fn behaviour(&self) -> MappingBehaviour {
+        let Some(first) = self.seen_outside().next() else { return MappingBehaviour::Unknown };
+        let same = self.seen_outside().filter(|other| other.mapped.ip() == first.mapped.ip());
+        MappingBehaviour::of(same.map(|seen| (seen.flow, seen.mapped.port())).collect())
+    }
+
+    /// Its newest mapping.
+    pub(super) fn newest_mapping(&self) -> Option<Mapping> {
+        self.seen_outside().max_by_key(|mapping| mapping.flow).copied()
     }
 }
 

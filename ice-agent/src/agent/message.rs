@@ -2,8 +2,8 @@
 
 use thirl_common::wire::{
     AttributeType, BufferTooSmall, Class, ErrorCode, IceControlled, IceControlling, IntegrityAlgorithm,
-    IntegrityKey, MessageWriter, Method, Nomination, Priority, TransactionId, UseCandidate, Username,
-    XorMappedAddress,
+    IntegrityKey, MessageWriter, Method, NatMapping, Nomination, Priority, TransactionId, UseCandidate,
+    Username, XorMappedAddress,
 };
 
 use super::config::Role;
@@ -33,6 +33,8 @@ pub(super) struct Check<'a> {
     pub(super) nominate: bool,
     /// The number of the nomination, for peers that renominate.
     pub(super) nomination: Option<u32>,
+    /// What is told of the sender's NAT, to peers that know it.
+    pub(super) mapping: Option<NatMapping>,
 }
 
 impl Check<'_> {
@@ -48,6 +50,9 @@ impl Check<'_> {
             }
             if let Some(number) = self.nomination {
                 writer.attribute(&Nomination(number))?;
+            }
+            if let Some(mapping) = self.mapping {
+                writer.attribute(&mapping)?;
             }
             sign(writer, key)
         })

@@ -9,6 +9,7 @@
 //! 3. `remote`, `stream`: the peer's credentials and candidates; data streams and their components.
 //! 4. `pair`, `check_list`: pairs, and which is checked next.
 //! 5. `pace`, `shared_pace`, `checks`, `inbound`, `message`: when a check goes out, checks out, checks in, and their bytes.
+//!    `hard_nat`: what is done where a NAT's mapping depends on the destination.
 //! 6. `tcp`: ports and connections where UDP does not get through.
 //! 7. `nomination`, `consent`, `liveness`, `progress`: the pair that is selected, whether it still answers, and what comes
 //!    of that.
@@ -25,6 +26,7 @@ mod consent;
 mod event;
 mod external;
 mod gather;
+mod hard_nat;
 mod inbound;
 mod lite;
 mod liveness;
@@ -96,6 +98,7 @@ enum Timer {
     RelayPatience(ComponentId),
     Patience,
     FormerEnd,
+    HardNat,
     Consent(ComponentId),
     Silence(ComponentId),
     ConsentExpiry(ComponentId),
@@ -187,6 +190,8 @@ pub struct Agent {
     former: Option<Box<Session>>,
     restarts: u32,
     pace: Pace,
+    /// In a box: most agents never need it.
+    hard_nat: Option<Box<hard_nat::HardNat>>,
     timers: Deadlines<Timer>,
     counters: Counters,
     notes: Vec<String>,
@@ -224,6 +229,7 @@ impl Agent {
             former: None,
             restarts: 0,
             pace: Pace::default(),
+            hard_nat: None,
             timers: Deadlines::default(),
             counters: Counters::default(),
             notes: Vec::new(),
@@ -317,7 +323,9 @@ impl Agent {
 
     /// A socket is gone, and with it what stood on it.
     pub fn local_socket_lost(&mut self, now: Instant, id: SocketId) {
+        self.opened_socket_lost(id);
         let Some(socket) = self.local.sockets.remove(&id) else { return };
+        self.local.found.retain(|found| *found != id);
         self.stop_gathering_on(id);
         self.route_lost(now, Route::Socket(id));
         self.relays_lost_with(now, id, socket.local.ip());
@@ -393,6 +401,7 @@ impl Agent {
                     self.consider_failure(now);
                 }
                 Timer::FormerEnd => self.end_former(),
+                Timer::HardNat => self.handle_hard_nat_timeout(now),
                 Timer::Consent(component) => self.send_consent_check(now, component),
                 Timer::Silence(component) => self.handle_silence(now, component),
                 Timer::ConsentExpiry(component) => self.handle_consent_expiry(now, component),
@@ -415,6 +424,7 @@ impl Agent {
         if self.state == State::Closed {
             return;
         }
+        self.stop_hard_nat();
         self.stop_timers();
         if self.state != State::Failed {
             self.close_relays(now);
@@ -468,8 +478,10 @@ impl Agent {
         }
         let id = self.local.add(found)?;
         let was_open = self.local.is_open(found.route);
+        let mapping = self.mapping_extension(id, found.guess);
         let accepted = self.local.get(id).is_some_and(|local| self.accepts(&local.candidate));
         let local = self.local.candidates.get_mut(&id)?;
+        local.candidate.extensions.extend(mapping.map(|mapping| (hard_nat::EXTENSION.to_owned(), mapping)));
         // Peer-reflexive candidates are not told: the peer has seen them itself (RFC 8445, section 7.2.5.3.1).
         match found.kind {
             CandidateKind::PeerReflexive => {}

@@ -291,7 +291,7 @@ mod tests {
             network.connect();
             let told = told(&network.inside.0);
             assert!(
-                told[1].ends_with(" 198.51.100.1 7000 typ srflx raddr 2001:db8::2 rport 5000"),
+                told[1].contains(" 198.51.100.1 7000 typ srflx raddr 2001:db8::2 rport 5000"),
                 "{told:?}"
             );
             network.assert_direct();
@@ -395,6 +395,6 @@ mod tests {
             })
             .collect();
         assert_eq!(told.len(), 1);
-        assert!(told[0].ends_with("198.51.100.1 7000 typ srflx raddr :: rport 9"), "{told:?}");
+        assert!(told[0].contains("198.51.100.1 7000 typ srflx raddr :: rport 9"), "{told:?}");
     }
 }

@@ -162,7 +162,8 @@ impl Agent {
     }
 
     pub(super) fn both_mappings_depend_on_destination(&self) -> bool {
-        self.session.hint == Some(true) && self.local.mapping_depends_on_destination() == Some(true)
+        self.remote_mapping_depends() == Some(true)
+            && self.local.mapping_depends_on_destination() == Some(true)
     }
 
     pub(super) fn nomination_succeeded(&mut self, now: Instant, id: PairId) {
@@ -223,6 +224,9 @@ impl Agent {
                 self.out.events.push_back(Event::PathChanged { component, why: why.to_owned() });
             }
             self.out.events.push_back(Event::Selected(selected));
+        }
+        if rank == Rank::Relayed {
+            self.expect_hard_nat(now);
         }
     }
 

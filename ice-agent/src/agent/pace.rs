@@ -82,6 +82,18 @@ impl Agent {
         }
     }
 
+    /// When a check may be sent that is not of the steady pace ([`super::hard_nat`]).
+    pub(super) fn turn_beside(&mut self, now: Instant) -> Instant {
+        let least = self.pace.triggered(now);
+        self.shared_turn_beside(now).map_or(least, |turn| turn.max(least))
+    }
+
+    /// Such a check is sent.
+    pub(super) fn sent_beside(&mut self, now: Instant) {
+        self.pace.last = Some(now);
+        self.pace.turn = None;
+    }
+
     fn start_triggered(&mut self, now: Instant) -> bool {
         while let Some(pair) = self.session.list.next_triggered() {
             if self.start_check(now, pair) {

@@ -295,6 +295,8 @@ pub(super) struct Pair {
     pub(super) group: Group,
     pub(super) state: PairState,
     pub(super) check: Option<Box<OutgoingCheck>>,
+    /// The number of the mapping that the NAT made for the first check.
+    pub(super) flow: u32,
     /// Transactions whose answer would still count, the oldest first.
     pub(super) asked: Vec<TransactionId>,
     /// Checked although a pair is selected: one of its ends is new.

@@ -97,6 +97,7 @@ impl Agent {
             return;
         }
         self.set_state(State::Failed);
+        self.stop_hard_nat();
         self.stop_timers();
         self.close_relays(now);
         self.close_connections();

@@ -65,6 +65,8 @@ pub(super) struct Relay {
     failures: u32,
     /// Since when there is an allocation.
     since: Option<Instant>,
+    /// The number of the mapping to the server.
+    flow: u32,
 }
 
 impl Relay {
@@ -82,6 +84,7 @@ impl Relay {
             replaced: false,
             failures: 0,
             since: None,
+            flow: 0,
             server,
         }
     }
@@ -274,6 +277,9 @@ impl Agent {
         let mut client = TurnClient::new(config, seed);
         client.start(now);
         relay.client = Some(client);
+        if let Via::Socket(_) = relay.carrier {
+            relay.flow = self.local.next_flow();
+        }
         self.drain_relay(now, id);
     }
 
@@ -328,9 +334,9 @@ impl Agent {
     fn relay_allocated(&mut self, now: Instant, id: RelayId, relayed: SocketAddr, mapped: SocketAddr) {
         let Some(relay) = self.gathering.relays.get_mut(&id) else { return };
         relay.since = Some(now);
-        let (server, carrier) = (relay.server.clone(), relay.carrier);
+        let (server, carrier, flow) = (relay.server.clone(), relay.carrier, relay.flow);
         if let Via::Socket(socket) = carrier {
-            self.add_server_reflexive(now, socket, server.address, mapped);
+            self.add_server_reflexive(now, socket, server.address, mapped, flow);
         }
         self.hasten_gathering(now);
         self.note_turn_outcome(&server, carrier, Ok(relayed));
@@ -369,6 +375,7 @@ impl Agent {
             local_preference,
             related: Some(mapped),
             server: Some(relay.server.address),
+            guess: None,
         };
         let progress = match self.add_local_candidate(now, &found) {
             Some(local) => Progress::Allocated(local),

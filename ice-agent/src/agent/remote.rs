@@ -234,6 +234,7 @@ impl Agent {
             component.state = State::Checking;
         }
         self.timers.set(Timer::Patience, now + self.config.timings.patience);
+        self.expect_hard_nat(now);
         self.refresh_state();
         self.follow_early_checks(now);
         self.select_between_lites(now);
@@ -317,30 +318,33 @@ impl Agent {
 
     fn learn_remote(&mut self, now: Instant, address: SocketAddr, candidate: Candidate) {
         let known = self.session.find(candidate.component, &candidate.transport, address);
-        match known.and_then(|id| self.session.get_mut(id)) {
+        let component = candidate.component;
+        let remote = match known.and_then(|id| self.session.get_mut(id)) {
             // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
-            // their priority changes (RFC 8838, section 11.4).
-            Some(known) if known.candidate.kind == CandidateKind::PeerReflexive => {
-                let component = candidate.component;
-                known.candidate = candidate;
+            // their priority changes (RFC 8838, section 11.4). It may have been seen by a relay alone.
+            Some(learnt) if learnt.candidate.kind == CandidateKind::PeerReflexive => {
+                learnt.candidate = candidate;
                 self.reprioritise();
                 self.refresh_selected(component);
                 self.evaluate_nomination(now);
+                known
             }
             // The same address a second time is redundant.
-            Some(_) => {}
+            Some(_) => None,
             None => {
-                let component = candidate.component;
-                let Some(remote) =
-                    self.session.insert(RemoteCandidate { candidate: candidate.clone(), address })
-                else {
-                    return self.session.skip(&candidate, "there are too many");
-                };
-                for route in self.routes(component) {
-                    self.form_pair(now, route, remote, PairOrigin::Candidates);
+                let told = RemoteCandidate { candidate: candidate.clone(), address };
+                let inserted = self.session.insert(told);
+                if inserted.is_none() {
+                    self.session.skip(&candidate, "there are too many");
                 }
+                inserted
             }
+        };
+        let Some(remote) = remote else { return };
+        for route in self.routes(component) {
+            self.form_pair(now, route, remote, PairOrigin::Candidates);
         }
+        self.expect_hard_nat(now);
     }
 
     /// The candidate at an address that a check came from (RFC 8445, section 7.3.1.3).

@@ -44,6 +44,9 @@ pub struct Report {
     pub mapping_depends_on_destination: Option<bool>,
     /// Whether the peer's does, if it told.
     pub remote_mapping_depends_on_destination: Option<bool>,
+    /// What was done beyond standard ICE to find a direct path through hard NATs, or why nothing was; none if there was no
+    /// need.
+    pub hard_nats: Option<String>,
     /// Whether UDP to the servers gets no answer, if that is known.
     pub udp_blocked: Option<bool>,
     /// Datagrams that came from where no peer had proved itself.
@@ -145,7 +148,8 @@ impl Agent {
             servers: self.server_reports(),
             pairs: pairs.into_iter().filter_map(|(id, pair)| self.pair_report(id, pair)).collect(),
             mapping_depends_on_destination: self.local_nat_hint(),
-            remote_mapping_depends_on_destination: self.session.hint,
+            remote_mapping_depends_on_destination: self.remote_mapping_depends(),
+            hard_nats: self.hard_nat_words(),
             udp_blocked: self.is_udp_blocked(),
             dropped_unknown_sender: self.counters.dropped_unknown_sender,
             rejected_checks: self.counters.rejected_checks,
@@ -212,7 +216,7 @@ impl Agent {
         if self.config.policy == Policy::Relay {
             why.push("this side's policy is to use relays only".to_owned());
         }
-        match (self.local_nat_hint(), self.session.hint) {
+        match (self.local_nat_hint(), self.remote_mapping_depends()) {
             (Some(true), Some(true)) => why.push("both sides: mapping depends on destination".to_owned()),
             (Some(true), _) => why.push("this side: mapping depends on destination".to_owned()),
             (_, Some(true)) => why.push("the peer's side: mapping depends on destination".to_owned()),
@@ -277,6 +281,7 @@ impl fmt::Display for Report {
         for why in &self.why_not_direct {
             writeln!(f, "  not direct because: {why}")?;
         }
+        self.hard_nats.iter().try_for_each(|hard_nats| writeln!(f, "  hard NATs: {hard_nats}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
         if let Some(prefix) = &self.nat64 {
             writeln!(f, "  IPv4 is reached through NAT64, under {prefix}")?;

@@ -41,6 +41,7 @@ impl Agent {
         let session = Session::after(&self.session, credentials, &self.config.streams);
         let mut before = std::mem::replace(&mut self.session, session);
         self.restarts += 1;
+        self.stop_hard_nat();
         self.timers.cancel(Timer::Patience);
         for component in before.streams.ids() {
             self.timers.cancel(Timer::RelayPatience(component));

@@ -38,11 +38,15 @@ impl Agent {
     /// When the next transaction may start by the pace that is shared, if this agent has one to start.
     pub(super) fn shared_turn(&mut self, now: Instant, ordinary: bool) -> Option<Instant> {
         let shared = self.config.shared_pace.as_ref()?;
+        let has_turn = self.pace.turn.is_some_and(|turn| now < turn + shared.interval);
+        (has_turn || self.has_transaction_to_start(ordinary)).then(|| self.shared_turn_beside(now)).flatten()
+    }
+
+    /// The same for one that is there in any case.
+    pub(super) fn shared_turn_beside(&mut self, now: Instant) -> Option<Instant> {
+        let shared = self.config.shared_pace.as_ref()?;
         // A time that went by unused may be another's by now.
         let turn = self.pace.turn.filter(|turn| now < *turn + shared.interval);
-        if turn.is_none() && !self.has_transaction_to_start(ordinary) {
-            return None;
-        }
         Some(*self.pace.turn.insert(turn.unwrap_or_else(|| shared.take(now))))
     }
 

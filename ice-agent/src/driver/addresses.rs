@@ -55,6 +55,9 @@ impl Core {
             self.sockets.remove(&id);
             self.agent.local_socket_lost(now(), id);
         }
+        for id in self.opened.close_where(gone) {
+            self.agent.local_socket_lost(now(), id);
+        }
         if self.sockets.is_empty() { Err(last_error) } else { Ok(()) }
     }
 

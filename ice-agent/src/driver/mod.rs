@@ -30,7 +30,7 @@
 //! 2. [`IceAgent`]: the handle: descriptions, trickle, connecting. [`Description`]: what goes to the peer.
 //! 3. [`Path`] carries datagrams; [`Datagrams`] is the same as a stream and a sink.
 //!    `webrtc` and `quic` are what other libraries take it for (features `webrtc-util`, `quinn`).
-//! 4. `task`: what runs meanwhile. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
+//! 4. `task`: what runs meanwhile. `opened`: the many sockets of a search through hard NATs. `shared`: what it shares with the handles. `socket`, `train`: UDP, in batches. `stream`:
 //!    TURN over TCP, TLS and DTLS, through an [`HttpProxy`] too. [`Trust`]: whose certificates are believed. `queue`:
 //!    datagrams that wait.
 
@@ -46,6 +46,7 @@ mod mdns;
 mod mux;
 pub(crate) mod nat64;
 mod networks;
+mod opened;
 mod path;
 mod queue;
 #[cfg(feature = "quinn")]

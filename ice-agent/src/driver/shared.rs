@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::mdns::{MAX_LOOKUPS, Published};
 use super::mux::Member;
 use super::now;
+use super::opened::Opened;
 use super::queue::Queue;
 use super::socket::Socket;
 use super::stream::{Streams, Target};
@@ -25,6 +26,8 @@ const EVENTS: usize = 64;
 pub(super) struct Core {
     pub(super) agent: Agent,
     pub(super) sockets: BTreeMap<SocketId, Arc<Socket>>,
+    /// Those that the agent has asked for, beside others.
+    pub(super) opened: Opened,
     /// The names that the peer is told in place of addresses, if it is.
     pub(super) published: Option<Published>,
     /// Sockets that other agents use as well.
@@ -86,6 +89,7 @@ impl Shared {
             core: Mutex::new(Core {
                 agent,
                 sockets: BTreeMap::new(),
+                opened: Opened::default(),
                 members: BTreeMap::new(),
                 published: None,
                 full: None,
@@ -209,8 +213,9 @@ impl Shared {
 
 impl Core {
     /// The agent's own, or one that it shares.
-    fn socket(&self, id: SocketId) -> Option<&Arc<Socket>> {
-        self.sockets.get(&id).or_else(|| self.members.get(&id).map(Member::socket))
+    pub(super) fn socket(&self, id: SocketId) -> Option<&Arc<Socket>> {
+        let own = self.sockets.get(&id).or_else(|| self.opened.get(id));
+        own.or_else(|| self.members.get(&id).map(Member::socket))
     }
 
     /// So many datagrams may leave at one call.
@@ -264,5 +269,7 @@ fn act(core: &mut Core, action: &Action) {
         // No TCP port is given to the agent.
         Action::ConnectTcp { .. } => {}
         Action::Close { stream } => core.streams.close(*stream),
+        Action::OpenSocket { beside } => core.open_beside(*beside),
+        Action::CloseSocket { socket } => core.opened.close(*socket),
     }
 }

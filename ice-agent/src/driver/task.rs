@@ -1,6 +1,6 @@
 //! The background task of an agent: it receives, keeps time, and ends when nobody holds the agent any more.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::networks::Networks;
-use super::shared::Shared;
+use super::shared::{Core, Shared};
 use super::socket::Socket;
 use super::stream::{StreamEvent, StreamEvents};
 use super::watch::{Host, HostAddresses};
@@ -66,19 +66,19 @@ fn look_after(shared: &Shared, receivers: &mut Vec<Receiver>) -> Option<Instant>
     }
     // What a socket has no room for is lost: checks are repeated.
     drop(shared.flush(&mut core));
-    follow_sockets(&core.sockets, receivers);
+    follow_sockets(&core, receivers);
     (core.agent.state() != State::Closed).then(|| core.agent.poll_timeout().unwrap_or(now + FOREVER))
 }
 
 /// Sockets come and go; their names are never used again.
-fn follow_sockets(sockets: &BTreeMap<SocketId, Arc<Socket>>, receivers: &mut Vec<Receiver>) {
-    receivers.retain(|receiver| sockets.contains_key(&receiver.id));
-    if receivers.len() < sockets.len() {
-        for (id, socket) in sockets {
-            if receivers.iter().all(|receiver| receiver.id != *id) {
-                receivers.push(Receiver { id: *id, socket: Arc::clone(socket), errors: 0 });
-            }
-        }
+fn follow_sockets(core: &Core, receivers: &mut Vec<Receiver>) {
+    receivers
+        .retain(|receiver| core.sockets.contains_key(&receiver.id) || core.opened.get(receiver.id).is_some());
+    if receivers.len() < core.sockets.len() + core.opened.len() {
+        let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.id).collect();
+        let all = core.sockets.iter().map(|(id, socket)| (*id, socket)).chain(core.opened.iter());
+        let new = all.filter(|(id, _)| !known.contains(id));
+        receivers.extend(new.map(|(id, socket)| Receiver { id, socket: Arc::clone(socket), errors: 0 }));
     }
 }
 
@@ -161,6 +161,7 @@ fn note_error(shared: &Shared, receivers: &mut Vec<Receiver>, index: usize) {
         let gone = receivers.swap_remove(index);
         let mut core = shared.lock();
         core.sockets.remove(&gone.id);
+        core.opened.close(gone.id);
         core.agent.local_socket_lost(now(), gone.id);
     }
 }

@@ -9,12 +9,12 @@ use thirl_common::wire::{
     BufferTooSmall, CacheTimeout, ChangeRequest, ChangedAddress, ChannelNumber, Class, ClassicRequest,
     ConnectionId, Data, DontFragment, ErrorCode, EvenPort, GoogDelta, GoogDeltaAck, GoogLastIceCheckReceived,
     GoogMiscInfo, GoogNetworkInfo, HEADER_LEN, IceControlled, IceControlling, Icmp, IntegrityAlgorithm,
-    IntegrityKey, Lifetime, MappedAddress, Message, MessageWriter, Method, MobilityTicket, Nomination, Nonce,
-    Origin, OtherAddress, Padding, PasswordAlgorithm, PasswordAlgorithms, Priority, RawAttribute, Realm,
-    ReflectedFrom, RequestedAddressFamily, RequestedTransport, ReservationToken, ResponseAddress,
-    ResponseOrigin, ResponsePort, Software, SourceAddress, ThirdPartyAuthorization, TransactionId,
-    TransactionTransmitCounter, UnknownAttributes, UseCandidate, UserHash, Username, XorMappedAddress,
-    XorPeerAddress, XorRelayedAddress, padded,
+    IntegrityKey, Lifetime, MappedAddress, Message, MessageWriter, Method, MobilityTicket, NatMapping,
+    Nomination, Nonce, Origin, OtherAddress, Padding, PasswordAlgorithm, PasswordAlgorithms, Priority,
+    RawAttribute, Realm, ReflectedFrom, RequestedAddressFamily, RequestedTransport, ReservationToken,
+    ResponseAddress, ResponseOrigin, ResponsePort, Software, SourceAddress, ThirdPartyAuthorization,
+    TransactionId, TransactionTransmitCounter, UnknownAttributes, UseCandidate, UserHash, Username,
+    XorMappedAddress, XorPeerAddress, XorRelayedAddress, padded,
 };
 
 /// What a rewritten message ends with: MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT.
@@ -98,7 +98,7 @@ decoded_attributes! {
     AccessToken<'_>, AdditionalAddressFamily, AddressErrorCode, AlternateDomain<'_>, AlternateServer, CacheTimeout,
     ChangeRequest, ChangedAddress, ChannelNumber, ConnectionId, Data<'_>, DontFragment, ErrorCode<'_>, EvenPort,
     GoogDelta<'_>, GoogDeltaAck, GoogLastIceCheckReceived, GoogMiscInfo<'_>, GoogNetworkInfo, IceControlled,
-    IceControlling, Icmp, Lifetime, MappedAddress, MobilityTicket<'_>, Nomination, Nonce<'_>, Origin<'_>, OtherAddress,
+    IceControlling, Icmp, Lifetime, MappedAddress, MobilityTicket<'_>, NatMapping, Nomination, Nonce<'_>, Origin<'_>, OtherAddress,
     Padding<'_>, PasswordAlgorithm<'_>, PasswordAlgorithms<'_>, Priority, Realm<'_>, ReflectedFrom,
     RequestedAddressFamily, RequestedTransport, ReservationToken, ResponseAddress, ResponseOrigin, ResponsePort,
     Software<'_>, SourceAddress, ThirdPartyAuthorization<'_>, TransactionTransmitCounter, UnknownAttributes,

@@ -203,6 +203,11 @@ impl Peer {
         }
     }
 
+    /// How many UDP sockets it has.
+    pub fn open_sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
     /// Tells the other side everything at once, after what it is being told already.
     pub(super) fn tell_description(&mut self, at: Instant) {
         let candidates = self.agent.local_candidates().cloned().collect();
@@ -395,6 +400,14 @@ impl Peer {
                 _ => {}
             }
         }
+        self.send_all(network);
+        while let Some(action) = self.agent.poll_action() {
+            self.act(network, elapsed, &action);
+            self.send_all(network);
+        }
+    }
+
+    fn send_all(&mut self, network: &mut Network) {
         while let Some(transmit) = self.agent.poll_transmit() {
             match transmit.via {
                 Via::Socket(socket) => {
@@ -404,9 +417,6 @@ impl Peer {
                 }
                 Via::Stream(stream) => self.send_over(network, stream, transmit.payload),
             }
-        }
-        while let Some(action) = self.agent.poll_action() {
-            self.act(network, elapsed, &action);
         }
     }
 
@@ -449,6 +459,20 @@ impl Peer {
             Action::Close { stream } => {
                 if let Some(Carrier::Connection { id, .. }) = self.streams.remove(&stream) {
                     network.close(id);
+                }
+            }
+            Action::OpenSocket { beside } => {
+                let Some(ip) = self.sockets.get(&beside).map(SocketAddr::ip) else { return };
+                self.next_port += 1;
+                let local = SocketAddr::new(ip, self.next_port);
+                if let Some(socket) = self.agent.socket_opened(network.now(), Ok(local)) {
+                    self.sockets.insert(socket, local);
+                    self.by_address.insert(local, socket);
+                }
+            }
+            Action::CloseSocket { socket } => {
+                if let Some(local) = self.sockets.remove(&socket) {
+                    self.by_address.remove(&local);
                 }
             }
             _ => {}

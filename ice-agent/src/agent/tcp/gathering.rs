@@ -77,6 +77,7 @@ impl Agent {
             local_preference: listener.other_preference,
             related: None,
             server: None,
+            guess: None,
         };
         self.add_local_candidate(now, &found);
     }
@@ -106,6 +107,7 @@ impl Agent {
                 local_preference: listener.other_preference,
                 related: Some(self.told_base(route)),
                 server,
+                guess: None,
             };
             self.add_local_candidate(now, &found);
         }

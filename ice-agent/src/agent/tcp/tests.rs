@@ -118,6 +118,9 @@ impl World {
                 }
                 Action::Close { stream } => self.close(side, stream),
                 Action::Connect { .. } => panic!("there are no TURN servers"),
+                Action::OpenSocket { .. } | Action::CloseSocket { .. } => {
+                    panic!("no mapping is known to be hard")
+                }
             }
         } else {
             return false;

@@ -1,0 +1,212 @@
+//! Which search is worth while between two sides, by what both know of their NATs.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::behaviour::{MappingBehaviour, is_predicted};
+use super::is_public;
+use crate::agent::event::{Route, SocketId};
+use crate::agent::{Agent, HardNats, Policy};
+use crate::candidate::{Candidate, CandidateKind, CandidateTransport, ComponentId};
+
+/// A search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Sockets beside this one send to the peer's address.
+    Open { beside: SocketId, target: SocketAddr },
+    /// This socket sends to ports at the peer's address.
+    Probe { from: SocketId, peer: IpAddr },
+    /// Sockets beside this one send to a port that the peer's NAT is about to give it.
+    Mutual { beside: SocketId, peer: IpAddr },
+}
+
+impl Plan {
+    pub(super) fn socket(self) -> SocketId {
+        match self {
+            Plan::Open { beside: socket, .. }
+            | Plan::Probe { from: socket, .. }
+            | Plan::Mutual { beside: socket, .. } => socket,
+        }
+    }
+
+    pub(super) fn peer(self) -> IpAddr {
+        match self {
+            Plan::Open { target, .. } => target.ip(),
+            Plan::Probe { peer, .. } | Plan::Mutual { peer, .. } => peer,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Plan::Open { .. } | Plan::Probe { .. } => "birthday probing",
+            Plan::Mutual { .. } => "port prediction on both sides",
+        }
+    }
+}
+
+/// Why no search is worth while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Off {
+    Switched,
+    NoFront,
+    OneAddress,
+    PeerUnaware,
+    NeitherIsHard,
+    BothAreHard,
+}
+
+impl fmt::Display for Off {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Off::Switched => "no search: it is switched off on this side",
+            Off::NoFront => "no search: not both sides know a public address of theirs of one family",
+            Off::OneAddress => "no search: both sides have one public address",
+            Off::PeerUnaware => "no search: the peer does not say that it can",
+            Off::NeitherIsHard => "no search: no side's mapping is known to depend on the destination",
+            Off::BothAreHard => {
+                "no search: both sides' mappings depend on the destination, and not both give out ports in sequence"
+            }
+        })
+    }
+}
+
+/// The public address of a side by which the other is to reach it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Front {
+    pub(super) socket: SocketId,
+    pub(super) address: SocketAddr,
+}
+
+impl Agent {
+    /// Whether any of it is to be done here.
+    pub(in super::super) fn does_hard_nats(&self) -> bool {
+        let HardNats { prediction, birthday, .. } = self.config.hard_nats;
+        (prediction || birthday) && !self.config.lite && self.config.policy != Policy::Relay
+    }
+
+    /// Whether the peer says that it knows what this is.
+    pub(super) fn peer_knows_hard_nats(&self) -> bool {
+        let told = |known: &super::super::remote::RemoteCandidate| {
+            MappingBehaviour::told_by(&known.candidate).is_some()
+        };
+        let heard = self.hard_nat.as_ref().is_some_and(|hard_nat| hard_nat.told.is_some());
+        heard || self.session.candidates.iter().any(told)
+    }
+
+    /// What is worth while for a component.
+    pub(super) fn plan(&self, component: ComponentId) -> Result<Plan, Off> {
+        if !self.does_hard_nats() {
+            return Err(Off::Switched);
+        }
+        if !self.peer_knows_hard_nats() {
+            return Err(Off::PeerUnaware);
+        }
+        let mut why = Off::NoFront;
+        for ipv4 in [true, false] {
+            let fronts = self.local_front(component, ipv4).zip(self.remote_front(component, ipv4));
+            let Some((ours, target)) = fronts else { continue };
+            match self.plan_between(ours, target) {
+                Ok(plan) => return Ok(plan),
+                Err(off) => why = off,
+            }
+        }
+        Err(why)
+    }
+
+    fn plan_between(&self, ours: Front, target: SocketAddr) -> Result<Plan, Off> {
+        use MappingBehaviour::Sequential;
+        let HardNats { prediction, birthday, .. } = self.config.hard_nats;
+        let (socket, peer) = (ours.socket, target.ip());
+        let mine =
+            self.local.sockets.get(&socket).map_or(MappingBehaviour::Unknown, |socket| socket.behaviour());
+        let theirs = self.remote_behaviour(peer);
+        if ours.address.ip() == peer {
+            return Err(Off::OneAddress);
+        }
+        let wanted = |hard| birthday || prediction && matches!(hard, Sequential(_));
+        match (mine, theirs) {
+            (Sequential(_), Sequential(_)) if prediction => Ok(Plan::Mutual { beside: socket, peer }),
+            (mine, theirs) if mine.is_dependent() && theirs.is_dependent() => Err(Off::BothAreHard),
+            (mine, theirs) if !mine.is_dependent() && !theirs.is_dependent() => Err(Off::NeitherIsHard),
+            (mine, _) if mine.is_dependent() && wanted(mine) => Ok(Plan::Open { beside: socket, target }),
+            (_, theirs) if theirs.is_dependent() && wanted(theirs) => Ok(Plan::Probe { from: socket, peer }),
+            _ => Err(Off::Switched),
+        }
+    }
+
+    /// This side's best public address of a family, as the peer finds it among what it was told.
+    pub(super) fn local_front(&self, component: ComponentId, ipv4: bool) -> Option<Front> {
+        let told = self.local.candidates.values().filter(|local| local.signalled && !local.lost);
+        let fronts = told.filter_map(|local| {
+            let Route::Socket(socket) = local.route else { return None };
+            Some((front_rank(&local.candidate, component, ipv4)?, socket))
+        });
+        let ((_, std::cmp::Reverse(address)), socket) = fronts.max()?;
+        Some(Front { socket, address })
+    }
+
+    /// The peer's.
+    pub(super) fn remote_front(&self, component: ComponentId, ipv4: bool) -> Option<SocketAddr> {
+        let told = self.session.candidates.iter();
+        let fronts = told.filter_map(|known| front_rank(&known.candidate, component, ipv4));
+        fronts.max().map(|(_, std::cmp::Reverse(address))| address)
+    }
+
+    /// What is known of the peer's NAT that has this address. The worst of what its candidates say counts: the first was told
+    /// before more was known.
+    pub(super) fn remote_behaviour(&self, ip: IpAddr) -> MappingBehaviour {
+        let heard = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told);
+        let heard = heard.map_or(MappingBehaviour::Unknown, MappingBehaviour::of_attribute);
+        if heard != MappingBehaviour::Unknown {
+            return heard;
+        }
+        let there = self.session.candidates.iter().filter(|known| known.address.ip() == ip);
+        let told = there.filter_map(|known| MappingBehaviour::told_by(&known.candidate));
+        let known = told.filter(|told| *told != MappingBehaviour::Unknown);
+        known.max_by_key(|told| told.is_dependent()).unwrap_or_default()
+    }
+
+    /// Whether the peer's mapping depends on the destination, if it told.
+    pub(in super::super) fn remote_mapping_depends(&self) -> Option<bool> {
+        let component = self.session.streams.ids().into_iter().next()?;
+        let front = [true, false].into_iter().find_map(|ipv4| self.remote_front(component, ipv4));
+        let told = front.map(|front| self.remote_behaviour(front.ip()));
+        let told = told.filter(|told| *told != MappingBehaviour::Unknown);
+        told.map(MappingBehaviour::is_dependent).or(self.session.hint)
+    }
+
+    /// The newest port that is known of the peer's sequence, if there is one.
+    pub(super) fn remote_sequence(&self, ip: IpAddr) -> Option<(u16, i8)> {
+        let MappingBehaviour::Sequential(step) = self.remote_behaviour(ip) else { return None };
+        let heard = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told).map(|told| told.port);
+        let heard = heard.filter(|port| *port != 0);
+        let seen = |known: &&super::super::remote::RemoteCandidate| {
+            known.address.ip() == ip
+                && known.candidate.kind == CandidateKind::ServerReflexive
+                && matches!(
+                    MappingBehaviour::told_by(&known.candidate),
+                    Some(MappingBehaviour::Sequential(_))
+                )
+        };
+        let told = self.session.candidates.iter().filter(seen).map(|known| known.address.port());
+        let furthest = told.max_by_key(|port| i32::from(*port) * i32::from(step.signum()));
+        heard.or(furthest).map(|port| (port, step))
+    }
+}
+
+/// How good a candidate is as the address by which the other side reaches this one, and that address.
+fn front_rank(
+    candidate: &Candidate,
+    component: ComponentId,
+    ipv4: bool,
+) -> Option<(u32, std::cmp::Reverse<SocketAddr>)> {
+    let address = candidate.address.ip()?;
+    let kind = matches!(candidate.kind, CandidateKind::Host | CandidateKind::ServerReflexive);
+    let fits = kind
+        && candidate.component == component
+        && candidate.transport == CandidateTransport::Udp
+        && address.is_ipv4() == ipv4
+        && is_public(address.ip())
+        && !is_predicted(candidate);
+    fits.then_some((candidate.priority, std::cmp::Reverse(address)))
+}
