@@ -8,12 +8,14 @@
 //! 3. [`outcome`](Outcome): what one run came to.
 //! 4. [`kernel`]: runs of a pair in the kernel lab.
 //! 5. [`simulated`]: runs of a pair in the simulated network.
-//! 6. [`matrix`](measure): all runs of all pairs; [`text`](text()), [`picture`](picture()) and [`html`](html()) show it.
+//! 6. [`model`]: from first principles, what can exist in a topology of the simulation.
+//! 7. [`matrix`](measure): all runs of all pairs; [`text`](text()), [`picture`](picture()) and [`html`](html()) show it.
 
 mod expectation;
 mod html;
 pub mod kernel;
 mod matrix;
+pub mod model;
 mod outcome;
 mod picture;
 mod rules;
