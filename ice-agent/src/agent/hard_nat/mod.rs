@@ -21,6 +21,8 @@ mod mutual;
 mod open;
 mod plan;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
