@@ -167,7 +167,7 @@ impl Agent {
 
     /// This host has slept, if what is due should have been done long ago. Every path is asked at once, and the peer gets the
     /// time to answer before the path is given up. Where consent has expired meanwhile no data is sent until it does, to
-    /// what it is asked now: "responses received after consent expiry do not re-establish consent" (RFC 7675, section 5.1).
+    /// what it is asked now: answers to what it was asked before "do not re-establish consent" (RFC 7675, section 5.1).
     pub(super) fn consider_sleep(&mut self, now: Instant) {
         if self.timers.next().is_none_or(|due| now < due + SLEEP) {
             return;
