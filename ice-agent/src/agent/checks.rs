@@ -41,14 +41,14 @@ impl Agent {
         origin: PairOrigin,
     ) -> Option<PairId> {
         let theirs = self.session.get(remote)?;
-        let (component, to) = (theirs.candidate.component, self.host_towards(route, theirs.address));
+        let (component, to) = (theirs.component, self.host_towards(route, theirs.address.ip()?));
         if let Some(known) = self.session.list.find(route, to) {
             return Some(known);
         }
         let local = self.local.base(route)?;
         let ours = self.local.get(local)?;
         let base = ours.address;
-        if ours.candidate.component != component || theirs.candidate.transport != route.counterpart() {
+        if ours.candidate.component != component || theirs.transport != route.counterpart() {
             return None;
         }
         let reachable = match route {
@@ -83,8 +83,8 @@ impl Agent {
 
     fn new_pair(&self, local: LocalId, remote: RemoteId) -> Option<Pair> {
         let (ours, theirs) = (self.local.get(local)?, self.session.get(remote)?);
-        let to = self.host_towards(ours.route, theirs.address);
-        let path = self.path_kind(ours.route, theirs.candidate.kind, to);
+        let to = self.host_towards(ours.route, theirs.address.ip()?);
+        let path = self.path_kind(ours.route, theirs.kind, to);
         Some(Pair {
             component: ours.candidate.component,
             local,
@@ -92,13 +92,13 @@ impl Agent {
             route: ours.route,
             to,
             foundation: (self.local.first_alike(local)?, self.session.first_alike(remote)?),
-            priority: self.priority_of(ours.candidate.priority, theirs.candidate.priority),
+            priority: self.priority_of(ours.candidate.priority, theirs.priority),
             path,
             group: Group {
                 likelihood: Likelihood::of(ours.address.ip(), to.ip(), path),
                 ipv4: to.is_ipv4(),
                 local: ours.candidate.kind,
-                remote: theirs.candidate.kind,
+                remote: theirs.kind,
                 component: ours.candidate.component,
             },
             state: PairState::Frozen,
@@ -127,12 +127,12 @@ impl Agent {
     /// relayed candidate that has not been told yet.
     fn path_kind(&self, route: Route, kind: CandidateKind, remote: SocketAddr) -> PathKind {
         let at = |ip: IpAddr| ip == remote.ip() && !ip.is_loopback();
-        let looks_relayed =
-            kind == CandidateKind::PeerReflexive
-                && (self.config.turn.iter().any(|server| at(server.address.ip()))
-                    || self.session.candidates.iter().any(|known| {
-                        known.candidate.kind == CandidateKind::Relayed && at(known.address.ip())
-                    }));
+        let looks_relayed = kind == CandidateKind::PeerReflexive
+            && (self.config.turn.iter().any(|server| at(server.address.ip()))
+                || self.session.candidates.iter().any(|known| {
+                    let host = known.address.ip().map(|address| address.ip());
+                    known.kind == CandidateKind::Relayed && host.is_some_and(at)
+                }));
         match route {
             Route::Socket(_) | Route::Tcp(..) if kind != CandidateKind::Relayed && !looks_relayed => {
                 PathKind::Direct

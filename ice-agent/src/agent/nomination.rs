@@ -296,7 +296,7 @@ impl Agent {
                 },
                 ..local.candidate.clone()
             },
-            remote: session.get(pair.remote)?.candidate.clone(),
+            remote: session.get(pair.remote)?.clone(),
             path: pair.path,
             relay,
         })

@@ -76,7 +76,7 @@ impl Agent {
         if !self.session.patience_over || checks && self.session.list.has_open(id) {
             return None;
         }
-        match self.session.candidates.iter().any(|remote| remote.candidate.component == id) {
+        match self.session.candidates.iter().any(|remote| remote.component == id) {
             false => Some("the peer told no candidate that can be used, and sent no check"),
             true => Some("no candidate pair works"),
         }

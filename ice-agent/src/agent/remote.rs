@@ -32,12 +32,6 @@ const MAX_SKIPPED: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RemoteId(u16);
 
-#[derive(Debug)]
-pub(super) struct RemoteCandidate {
-    pub(super) candidate: Candidate,
-    pub(super) address: SocketAddr,
-}
-
 /// What checks to and from the peer are signed with.
 #[derive(Debug)]
 pub(super) struct RemoteCredentials {
@@ -73,7 +67,8 @@ pub(super) struct Session {
     pub(super) local: Credentials,
     pub(super) local_key: IntegrityKey,
     pub(super) streams: Streams,
-    pub(super) candidates: Vec<RemoteCandidate>,
+    /// The peer's, each with an address that is canonical.
+    pub(super) candidates: Vec<Candidate>,
     pub(super) skipped: Vec<String>,
     /// What the peer said that it can do.
     pub(super) capabilities: Capabilities,
@@ -121,11 +116,11 @@ impl Session {
         self.streams.components().all(|(_, component)| component.path.selected.is_some())
     }
 
-    pub(super) fn get(&self, id: RemoteId) -> Option<&RemoteCandidate> {
+    pub(super) fn get(&self, id: RemoteId) -> Option<&Candidate> {
         self.candidates.get(usize::from(id.0))
     }
 
-    fn get_mut(&mut self, id: RemoteId) -> Option<&mut RemoteCandidate> {
+    fn get_mut(&mut self, id: RemoteId) -> Option<&mut Candidate> {
         self.candidates.get_mut(usize::from(id.0))
     }
 
@@ -140,9 +135,9 @@ impl Session {
 
     /// The first candidate with the same foundation.
     pub(super) fn first_alike(&self, id: RemoteId) -> Option<RemoteId> {
-        let foundation = &self.get(id)?.candidate.foundation;
+        let foundation = &self.get(id)?.foundation;
         let mut all = self.ids().zip(&self.candidates);
-        all.find(|(_, known)| known.candidate.foundation == *foundation).map(|(id, _)| id)
+        all.find(|(_, known)| known.foundation == *foundation).map(|(id, _)| id)
     }
 
     pub(super) fn find(
@@ -151,10 +146,10 @@ impl Session {
         transport: &CandidateTransport,
         address: SocketAddr,
     ) -> Option<RemoteId> {
-        let same = |known: &RemoteCandidate| {
-            known.address == address
-                && known.candidate.component == component
-                && known.candidate.transport == *transport
+        let same = |known: &Candidate| {
+            known.address == CandidateAddress::Ip(address)
+                && known.component == component
+                && known.transport == *transport
         };
         self.ids().zip(&self.candidates).find(|(_, known)| same(known)).map(|(id, _)| id)
     }
@@ -170,8 +165,8 @@ impl Session {
 
     /// Puts a candidate into a free place, or into that of one of its sort which is of no use any more: peers move from network
     /// to network.
-    fn insert(&mut self, candidate: RemoteCandidate) -> Option<RemoteId> {
-        let is_learnt = |known: &RemoteCandidate| known.candidate.kind == CandidateKind::PeerReflexive;
+    fn insert(&mut self, candidate: Candidate) -> Option<RemoteId> {
+        let is_learnt = |known: &Candidate| known.kind == CandidateKind::PeerReflexive;
         let learnt = is_learnt(&candidate);
         let most = if learnt { MAX_PEER_REFLEXIVE } else { MAX_REMOTE_CANDIDATES };
         if self.candidates.iter().filter(|known| is_learnt(known) == learnt).count() < most {
@@ -179,9 +174,8 @@ impl Session {
             self.candidates.push(candidate);
             return Some(id);
         }
-        let stale = |(id, known): &(RemoteId, &RemoteCandidate)| {
-            is_learnt(known) == learnt && !self.list.is_of_use(*id)
-        };
+        let stale =
+            |(id, known): &(RemoteId, &Candidate)| is_learnt(known) == learnt && !self.list.is_of_use(*id);
         let (stale, _) = self.ids().zip(&self.candidates).find(stale)?;
         self.list.remove_pairs_of(stale);
         *self.get_mut(stale)? = candidate;
@@ -266,7 +260,7 @@ impl Agent {
     }
 
     /// A candidate of the peer's, at any time. What this agent cannot use is passed over and stands in the report.
-    pub fn add_remote_candidate(&mut self, now: Instant, candidate: Candidate) {
+    pub fn add_remote_candidate(&mut self, now: Instant, mut candidate: Candidate) {
         let why = match (&candidate.address, &candidate.transport) {
             (CandidateAddress::Unresolved { .. }, _) => Some("its name is not resolved"),
             (_, CandidateTransport::Other(_)) => Some("its transport is not spoken here"),
@@ -284,7 +278,11 @@ impl Agent {
         };
         match (why, candidate.address.ip()) {
             (Some(why), _) => self.session.skip(&candidate, why),
-            (None, Some(address)) => self.learn_remote(now, canonical(address), candidate),
+            (None, Some(address)) => {
+                let address = canonical(address);
+                candidate.address = CandidateAddress::Ip(address);
+                self.learn_remote(now, address, candidate);
+            }
             (None, None) => {}
         }
         self.select_between_lites(now);
@@ -322,8 +320,8 @@ impl Agent {
         let remote = match known.and_then(|id| self.session.get_mut(id)) {
             // A peer-reflexive candidate turns out to be one that was on its way: its pairs stay as they are, only
             // their priority changes (RFC 8838, section 11.4). It may have been seen by a relay alone.
-            Some(learnt) if learnt.candidate.kind == CandidateKind::PeerReflexive => {
-                learnt.candidate = candidate;
+            Some(learnt) if learnt.kind == CandidateKind::PeerReflexive => {
+                *learnt = candidate;
                 self.reprioritise();
                 self.refresh_selected(component);
                 self.evaluate_nomination(now);
@@ -332,8 +330,7 @@ impl Agent {
             // The same address a second time is redundant.
             Some(_) => None,
             None => {
-                let told = RemoteCandidate { candidate: candidate.clone(), address };
-                let inserted = self.session.insert(told);
+                let inserted = self.session.insert(candidate.clone());
                 if inserted.is_none() {
                     self.session.skip(&candidate, "there are too many");
                 }
@@ -371,9 +368,9 @@ impl Agent {
             related: None,
             extensions: Vec::new(),
         };
-        let id = self.session.insert(RemoteCandidate { candidate, address: from })?;
+        let id = self.session.insert(candidate)?;
         // "an arbitrary value, different from the foundations of all other remote candidates".
-        self.session.get_mut(id)?.candidate.foundation = format!("prflx{}", id.0);
+        self.session.get_mut(id)?.foundation = format!("prflx{}", id.0);
         Some(id)
     }
 }

@@ -136,12 +136,7 @@ impl Agent {
                 .values()
                 .map(|l| candidate_report(&l.candidate, l.server))
                 .collect(),
-            remote_candidates: self
-                .session
-                .candidates
-                .iter()
-                .map(|r| candidate_report(&r.candidate, None))
-                .collect(),
+            remote_candidates: self.session.candidates.iter().map(|r| candidate_report(r, None)).collect(),
             skipped: self.session.skipped.clone(),
             notes: self.notes.clone(),
             nat64: self.config.nat64.map(|prefix| prefix.to_string()),
@@ -178,7 +173,7 @@ impl Agent {
             stream: pair.component.stream(),
             component: pair.component.get(),
             local: candidate_report(&local.candidate, local.server),
-            remote: candidate_report(&remote.candidate, None),
+            remote: candidate_report(remote, None),
             path: pair.path,
             state: pair.state,
             selected: self.is_selected(id),
@@ -225,7 +220,7 @@ impl Agent {
         if self.is_udp_blocked() == Some(true) {
             why.push("this side: UDP to the servers gets no answer".to_owned());
         }
-        let told = self.session.candidates.iter().map(|remote| remote.candidate.kind);
+        let told = self.session.candidates.iter().map(|remote| remote.kind);
         if !told.clone().any(|kind| kind != CandidateKind::Relayed) {
             why.push("the peer told no candidate but relayed ones".to_owned());
         } else if !self.session.list.iter().any(|(_, pair)| direct(pair)) {

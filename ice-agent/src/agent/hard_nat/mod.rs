@@ -297,7 +297,7 @@ impl Agent {
 
     /// Whether a pair is not worth a check: a port that was guessed for what comes directly, by whom every check moves on.
     pub(super) fn is_useless_guess(&self, route: Route, remote: super::remote::RemoteId) -> bool {
-        let predicted = self.session.get(remote).is_some_and(|known| is_predicted(&known.candidate));
+        let predicted = self.session.get(remote).is_some_and(is_predicted);
         predicted
             && match route {
                 Route::Relay(_) | Route::Tcp(..) => true,

@@ -86,9 +86,7 @@ impl Agent {
 
     /// Whether the peer says that it knows what this is.
     pub(super) fn peer_knows_hard_nats(&self) -> bool {
-        let told = |known: &super::super::remote::RemoteCandidate| {
-            MappingBehaviour::told_by(&known.candidate).is_some()
-        };
+        let told = |known: &Candidate| MappingBehaviour::told_by(known).is_some();
         let heard = self.hard_nat.as_ref().is_some_and(|hard_nat| hard_nat.told.is_some());
         heard || self.session.candidates.iter().any(told)
     }
@@ -148,7 +146,7 @@ impl Agent {
     /// The peer's.
     pub(super) fn remote_front(&self, component: ComponentId, ipv4: bool) -> Option<SocketAddr> {
         let told = self.session.candidates.iter();
-        let fronts = told.filter_map(|known| front_rank(&known.candidate, component, ipv4));
+        let fronts = told.filter_map(|known| front_rank(known, component, ipv4));
         fronts.max().map(|(_, std::cmp::Reverse(address))| address)
     }
 
@@ -160,8 +158,8 @@ impl Agent {
         if heard != MappingBehaviour::Unknown {
             return heard;
         }
-        let there = self.session.candidates.iter().filter(|known| known.address.ip() == ip);
-        let told = there.filter_map(|known| MappingBehaviour::told_by(&known.candidate));
+        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
+        let told = there.filter_map(MappingBehaviour::told_by);
         let known = told.filter(|told| *told != MappingBehaviour::Unknown);
         known.max_by_key(|told| told.is_dependent()).unwrap_or_default()
     }
@@ -180,18 +178,20 @@ impl Agent {
         let MappingBehaviour::Sequential(step) = self.remote_behaviour(ip) else { return None };
         let heard = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told).map(|told| told.port);
         let heard = heard.filter(|port| *port != 0);
-        let seen = |known: &&super::super::remote::RemoteCandidate| {
-            known.address.ip() == ip
-                && known.candidate.kind == CandidateKind::ServerReflexive
-                && matches!(
-                    MappingBehaviour::told_by(&known.candidate),
-                    Some(MappingBehaviour::Sequential(_))
-                )
+        let sequential = |known: &&Candidate| {
+            let told = MappingBehaviour::told_by(known);
+            known.kind == CandidateKind::ServerReflexive
+                && matches!(told, Some(MappingBehaviour::Sequential(_)))
         };
-        let told = self.session.candidates.iter().filter(seen).map(|known| known.address.port());
+        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
+        let told = there.filter(sequential).filter_map(|known| Some(known.address.ip()?.port()));
         let furthest = told.max_by_key(|port| i32::from(*port) * i32::from(step.signum()));
         heard.or(furthest).map(|port| (port, step))
     }
+}
+
+fn is_of(candidate: &Candidate, host: IpAddr) -> bool {
+    candidate.address.ip().is_some_and(|address| address.ip() == host)
 }
 
 /// How good a candidate is as the address by which the other side reaches this one, and that address.
