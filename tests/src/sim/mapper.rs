@@ -49,15 +49,16 @@ impl Mapper {
     }
 
     /// Has each socket mapped, and tells the agent what came of it.
-    pub(super) fn drain(
+    pub(super) fn drain<'a>(
         &mut self,
         network: &mut Network,
         host: HostId,
-        sockets: &BTreeMap<SocketId, SocketAddr>,
+        sockets: impl Iterator<Item = (&'a SocketId, &'a SocketAddr)>,
         agent: &mut Agent,
     ) {
         let now = network.now();
-        for (socket, local) in sockets.iter().filter(|(_, local)| local.ip() == self.local.ip()) {
+        let ip = self.local.ip();
+        for (socket, local) in sockets.filter(|(_, local)| local.ip() == ip) {
             if self.mappings.values().all(|known| known != socket) {
                 let request = MappingRequest::new(Transport::Udp, local.port());
                 let mapping = self.machine.map(now, MappingRequest { permanent: false, ..request });

@@ -75,6 +75,7 @@ pub struct Network {
     next: u64,
     /// How many packets were sent by hosts.
     pub sent: u64,
+    sent_by: Vec<u64>,
 }
 
 /// To build it.
@@ -94,6 +95,7 @@ impl Network {
             flying: BTreeMap::new(),
             next: 0,
             sent: 0,
+            sent_by: Vec::new(),
         }
     }
 
@@ -112,6 +114,7 @@ impl Network {
     /// Adds a host to a network.
     pub fn add_host(&mut self, addresses: &[IpAddr], behind: Behind, link: Link) -> HostId {
         self.hosts.push(Vec::new());
+        self.sent_by.push(0);
         let host = HostId(self.hosts.len() - 1);
         self.add_interface(host, addresses, behind, link);
         host
@@ -183,9 +186,15 @@ impl Network {
         &mut self.rng
     }
 
+    /// How many datagrams a host has sent, and frames over TCP, however often they were repeated.
+    pub fn sent_by(&self, host: HostId) -> u64 {
+        self.sent_by[host.0]
+    }
+
     /// Sends a packet from a host. Without an interface that has its source address it is dropped.
     pub fn send(&mut self, host: HostId, packet: Packet) {
         self.sent += 1;
+        self.sent_by[host.0] += u64::from(!packet.is_tcp());
         let has = |interface: &&Interface| interface.addresses.contains(&packet.from.ip());
         let Some(interface) = self.hosts[host.0].iter().find(has).filter(|interface| !interface.down) else {
             return;
@@ -214,6 +223,9 @@ impl Network {
 
     /// Sends a frame over a connection; before it is there it waits.
     pub fn write(&mut self, id: ConnectionId, frame: Vec<u8>) {
+        if let Some(host) = self.tcp.host(id) {
+            self.sent_by[host.0] += 1;
+        }
         self.tcp.write(self.now, id, frame);
         self.send_segments();
     }

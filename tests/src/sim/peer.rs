@@ -1,11 +1,11 @@
 //! One of two agents: what a driver does for it, in the simulated network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use thirl_common::net::Transport;
+use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::wire::{FrameLen, frame_len};
 use thirl_ice_agent::agent::{
     Action, Agent, AgentConfig, Credentials, Event, Framing, ListenerId, PathKind, Received, Report,
@@ -102,11 +102,14 @@ pub struct Peer {
     addresses: Vec<IpAddr>,
     pub(super) sockets: BTreeMap<SocketId, SocketAddr>,
     pub(super) by_address: BTreeMap<SocketAddr, SocketId>,
+    /// Those that the agent has asked for; no port is mapped for them.
+    beside: BTreeSet<SocketId>,
     listeners: BTreeMap<SocketAddr, ListenerId>,
     streams: BTreeMap<StreamId, Carrier>,
     /// Sockets that were asked for in place of streams, and are told next.
     opened: Vec<(StreamId, Result<SocketAddr, String>)>,
     proxy: Option<SocketAddr>,
+    nat64: Option<Nat64Prefix>,
     pub(super) mapper: Option<Mapper>,
     /// What it connected by, with the time since the start.
     pub connects: Vec<(Duration, Transport)>,
@@ -156,6 +159,7 @@ impl Peer {
                 credentials: TurnCredentials::password("user", "secret"),
             });
         }
+        let nat64 = spec.config.nat64;
         let seed = network.rng().random();
         let components = components(&spec.config.streams);
         let mut agent = Agent::new(spec.config, seed);
@@ -183,10 +187,12 @@ impl Peer {
             addresses: spec.addresses,
             sockets,
             by_address,
+            beside: BTreeSet::new(),
             listeners,
             streams: BTreeMap::new(),
             opened: Vec::new(),
             proxy: spec.proxy,
+            nat64,
             mapper,
             connects: Vec::new(),
             next_port: 30_000,
@@ -376,7 +382,8 @@ impl Peer {
         let (now, elapsed) = (network.now(), network.now() - start);
         let (least, most) = signalling;
         if let Some(mapper) = &mut self.mapper {
-            mapper.drain(network, self.host, &self.sockets, &mut self.agent);
+            let own = self.sockets.iter().filter(|(socket, _)| !self.beside.contains(socket));
+            mapper.drain(network, self.host, own, &mut self.agent);
         }
         while let Some(event) = self.agent.poll_event() {
             match event {
@@ -436,6 +443,7 @@ impl Peer {
             Action::Connect { stream, server, transport, local, .. } => {
                 self.connects.push((elapsed, transport));
                 let to = self.proxy.filter(|_| transport.is_reliable()).unwrap_or(server);
+                let to = self.reachable(to);
                 let of_family = |own: &&IpAddr| own.is_ipv4() == to.is_ipv4();
                 let Some(ip) = local.or_else(|| self.addresses.iter().find(of_family).copied()) else {
                     return self.opened.push((stream, Err("no address of that family".to_owned())));
@@ -443,7 +451,7 @@ impl Peer {
                 self.next_port += 1;
                 let local = SocketAddr::new(ip, self.next_port);
                 if !transport.is_reliable() {
-                    self.streams.insert(stream, Carrier::Socket { local, server, transport });
+                    self.streams.insert(stream, Carrier::Socket { local, server: to, transport });
                     return self.opened.push((stream, Ok(local)));
                 }
                 let by_proxy = self.proxy.map(|_| server);
@@ -468,14 +476,26 @@ impl Peer {
                 if let Some(socket) = self.agent.socket_opened(network.now(), Ok(local)) {
                     self.sockets.insert(socket, local);
                     self.by_address.insert(local, socket);
+                    self.beside.insert(socket);
                 }
             }
             Action::CloseSocket { socket } => {
+                self.beside.remove(&socket);
                 if let Some(local) = self.sockets.remove(&socket) {
                     self.by_address.remove(&local);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Where an endpoint is reached: through the NAT64, if there is no IPv4 here.
+    fn reachable(&self, to: SocketAddr) -> SocketAddr {
+        match (to.ip(), self.nat64) {
+            (IpAddr::V4(ip), Some(prefix)) if self.addresses.iter().all(IpAddr::is_ipv6) => {
+                SocketAddr::new(prefix.synthesize(ip).into(), to.port())
+            }
+            _ => to,
         }
     }
 

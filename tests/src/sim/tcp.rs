@@ -151,6 +151,11 @@ impl Tcp {
         ids.into_iter().for_each(|id| self.abort(id));
     }
 
+    /// Whose end it is.
+    pub(super) fn host(&self, id: ConnectionId) -> Option<HostId> {
+        self.connections.get(&id).map(|connection| connection.host)
+    }
+
     /// The local and the far end of a connection, and what it is called.
     pub(super) fn ends(&self, id: ConnectionId) -> Option<(SocketAddr, SocketAddr, Transport)> {
         let connection = self.connections.get(&id)?;

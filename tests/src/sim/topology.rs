@@ -72,10 +72,10 @@ pub struct Topology {
 /// Where the HTTP proxy is, if a site has one.
 pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(9, 9, 9, 20)), 3128);
 
-/// Under which each NAT64 lets reach IPv4 hosts: the well-known prefix (RFC 6052, section 2.1).
-const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
+/// Under which each NAT64 lets reach IPv4 hosts, private ones too, which the well-known prefix may not (RFC 6052, section 3.1).
+const NAT64: Ipv6Addr = Ipv6Addr::new(0x2a02, 0x64, 0, 0, 0, 0, 0, 0);
 
-/// The well-known prefix of NAT64.
+/// The prefix of each NAT64.
 ///
 /// # Panics
 /// Never: it is one of RFC 6052.

@@ -36,18 +36,30 @@ const ROUNDS: usize = 6;
 
 /// The best path that can exist.
 pub fn expectation(topology: &Topology) -> Expectation {
-    let over_ipv6 = Question::new(topology, Kind::Ipv6);
-    let over_ipv4 = || Question::new(topology, Kind::Ipv4);
-    let over_tcp = || Question::new(topology, Kind::Tcp);
-    if over_ipv6.is_some_and(Question::is_punched) || over_ipv4().is_some_and(Question::is_punched) {
+    best(topology, |question| (0..2).any(|first| question.clone().exists(first)))
+}
+
+/// Whether it exists whichever side sends first. What a NAT does with what comes in depends on what has gone out before.
+pub fn is_certain(topology: &Topology) -> bool {
+    best(topology, |question| (0..2).all(|first| question.clone().exists(first))) == expectation(topology)
+}
+
+/// The best path that exists in the opinion of `exists`.
+fn best(topology: &Topology, exists: impl Fn(&Question<'_>) -> bool) -> Expectation {
+    let asked = |kind, what: Knows| {
+        Question::new(topology, kind)
+            .and_then(|question| question.knowing(what))
+            .is_some_and(|it| exists(&it))
+    };
+    if asked(Kind::Ipv6, Knows::NothingMore) || asked(Kind::Ipv4, Knows::NothingMore) {
         Expectation::Punch
-    } else if over_ipv4().is_some_and(Question::is_mapped) || over_tcp().is_some_and(Question::is_mapped) {
+    } else if asked(Kind::Ipv4, Knows::Mapped) || asked(Kind::Tcp, Knows::Mapped) {
         Expectation::Mapping
-    } else if over_ipv4().is_some_and(Question::is_predicted) {
+    } else if asked(Kind::Ipv4, Knows::Next) {
         Expectation::Prediction
-    } else if over_ipv4().is_some_and(Question::is_met_by_chance) {
+    } else if asked(Kind::Ipv4, Knows::ByLuck) {
         Expectation::Birthday
-    } else if over_tcp().is_some_and(Question::is_punched) {
+    } else if asked(Kind::Tcp, Knows::NothingMore) {
         Expectation::Tcp
     } else if (0..2).all(|side| reaches_a_server(topology, side)) {
         Expectation::Relayed
@@ -56,7 +68,20 @@ pub fn expectation(topology: &Topology) -> Expectation {
     }
 }
 
+/// What sides know of each other beyond what servers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knows {
+    NothingMore,
+    /// What gateways have opened.
+    Mapped,
+    /// The next port of a sequential NAT.
+    Next,
+    /// The port of a dependent mapping.
+    ByLuck,
+}
+
 /// Whether a direct path exists, for one kind of packets.
+#[derive(Clone)]
 struct Question<'a> {
     topology: &'a Topology,
     network: Network,
@@ -83,19 +108,26 @@ impl<'a> Question<'a> {
         Some(Question { topology, network, known, open_book: [false; 2] })
     }
 
-    fn is_punched(mut self) -> bool {
-        self.exists()
+    /// With what is known beyond that; `None` if there is nothing of the kind.
+    fn knowing(mut self, what: Knows) -> Option<Question<'a>> {
+        let known = match what {
+            Knows::NothingMore => true,
+            Knows::Mapped => self.know_mapped(),
+            Knows::Next => self.know_next(),
+            Knows::ByLuck => self.know_by_luck(),
+        };
+        known.then_some(self)
     }
 
-    fn is_mapped(mut self) -> bool {
+    fn know_mapped(&mut self) -> bool {
         let mapped = [0, 1].map(|side| self.network.open_port(side));
         for (side, endpoint) in mapped.iter().enumerate() {
             self.known[1 - side].extend(*endpoint);
         }
-        mapped.iter().any(Option::is_some) && self.exists()
+        mapped.iter().any(Option::is_some)
     }
 
-    fn is_predicted(mut self) -> bool {
+    fn know_next(&mut self) -> bool {
         let sequential = [0, 1].map(|side| is_predictable(&self.topology.sites[side]));
         if sequential == [true; 2] {
             let agreed = self.network.agree();
@@ -104,19 +136,19 @@ impl<'a> Question<'a> {
             }
         }
         self.open_book = sequential;
-        sequential.contains(&true) && self.exists()
+        sequential.contains(&true)
     }
 
-    fn is_met_by_chance(mut self) -> bool {
+    fn know_by_luck(&mut self) -> bool {
         let independent = [0, 1].map(|side| is_independent(self.topology, &self.topology.sites[side]));
         self.open_book = independent.map(|independent| !independent);
-        independent[0] != independent[1] && self.exists()
+        independent[0] != independent[1]
     }
 
     /// Both sides send to all that they know until they know all there is; then whether a packet and its answer pass.
-    fn exists(&mut self) -> bool {
+    fn exists(mut self, first: usize) -> bool {
         for _ in 0..ROUNDS {
-            for side in 0..2 {
+            for side in [first, 1 - first] {
                 for to in self.known[side].clone() {
                     let sent = self.network.send(side, to);
                     if self.open_book[side] {
@@ -130,9 +162,9 @@ impl<'a> Question<'a> {
                 }
             }
         }
-        let mut both = [0, 1]
-            .into_iter()
-            .flat_map(|side| self.known[side].clone().into_iter().map(move |to| (side, to)));
+        let known = self.known.clone();
+        let both = [first, 1 - first].into_iter();
+        let mut both = both.flat_map(|side| known[side].iter().map(move |to| (side, *to)));
         both.any(|(side, to)| match self.network.send(side, to).arrived {
             Some((receiver, from)) if receiver != side => {
                 self.network.send(receiver, from).arrived == Some((side, to))
@@ -176,8 +208,7 @@ fn is_predictable(site: &Site) -> bool {
 fn reaches_a_server(topology: &Topology, side: usize) -> bool {
     let site = &topology.sites[side];
     let policies = || layers(topology, site).filter_map(firewall);
-    let udp = policies().all(|spec| spec.udp)
-        && !layers(topology, site).filter_map(Layer::nat).any(|nat| nat.blocks_udp);
+    let udp = lets_udp_out(topology, side);
     // Over TCP to port 443, or to the proxy.
     let tcp = policies().all(|spec| match spec.tcp {
         TcpPolicy::All => true,
@@ -189,6 +220,13 @@ fn reaches_a_server(topology: &Topology, side: usize) -> bool {
         speaks(topology, site, kind) && layers(topology, site).all(passes)
     });
     routed && (udp || tcp)
+}
+
+/// Whether UDP passes everything that a side is behind.
+pub fn lets_udp_out(topology: &Topology, side: usize) -> bool {
+    layers(topology, &topology.sites[side]).all(|layer| {
+        firewall(layer).is_none_or(|spec| spec.udp) && !layer.nat().is_some_and(|nat| nat.blocks_udp)
+    })
 }
 
 fn firewall(layer: &Layer) -> Option<&FirewallSpec> {

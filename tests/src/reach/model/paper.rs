@@ -60,7 +60,7 @@ struct Station {
 type Key = (usize, Endpoint, Option<Owner>, Option<u32>);
 
 /// The network, and what its stations remember.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Network {
     stations: Vec<Station>,
     /// For each side the stations on its way out, from the inside; and how many of them are its own.

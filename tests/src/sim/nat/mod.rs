@@ -199,6 +199,9 @@ impl Nat {
 
     /// The packet as it goes on inside; `None` if it is not let in.
     fn admit(&mut self, now: Instant, packet: Packet) -> Option<Packet> {
+        if self.spec.blocks_udp && !packet.is_tcp() {
+            return None;
+        }
         let (table, filtering) = match packet.is_tcp() {
             true => (&mut self.tcp, self.spec.tcp_filtering),
             false => (&mut self.udp, self.spec.filtering),
