@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use thirl_ice_agent::agent::{Event, PathKind, State, Timings};
-use thirl_ice_agent::driver::{Builder, ConnectError, Description, IceAgent, LocalAddress, PathClosed};
+use thirl_ice_agent::driver::{
+    Builder, ConnectError, Description, IceAgent, LocalAddress, PathClosed, TcpPolicy,
+};
 
 fn on_loopback(builder: Builder) -> Builder {
     builder.addresses([LocalAddress { address: "127.0.0.1:0".parse().unwrap(), preference: 255 }])
@@ -94,7 +96,7 @@ async fn candidates_may_trickle_in() {
 async fn sockets_follow_the_addresses() {
     let on =
         |last: u8| LocalAddress { address: SocketAddr::new([127, 0, 0, last].into(), 0), preference: 255 };
-    let agent = IceAgent::builder().addresses([on(1)]).gather().await.unwrap();
+    let agent = IceAgent::builder().tcp(TcpPolicy::Off).addresses([on(1)]).gather().await.unwrap();
     let mut events = agent.events();
     let hosts = |agent: &IceAgent| {
         let address = |line: &String| line.split(' ').nth(4).map(str::to_owned);

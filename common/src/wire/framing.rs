@@ -73,7 +73,7 @@ fn frame_len_of(protocol: Protocol, buffered: &[u8]) -> Result<FrameLen, Framing
 }
 
 /// Length of the header of RFC 4571 in bytes (section 2).
-const PACKET_HEADER_LEN: usize = 2;
+pub const PACKET_HEADER_LEN: usize = 2;
 
 /// Looks at the front of the buffer of a stream that is framed as RFC 4571 says: every packet, STUN or not, behind its
 /// 16-bit length (RFC 6544, section 3). The packet is the frame without its first two bytes; it may be empty.

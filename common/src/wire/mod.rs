@@ -60,7 +60,9 @@ pub use classic::ClassicRequest;
 pub use classify::{Protocol, classify, classify_at_relay};
 pub use discovery::{CacheTimeout, ChangeRequest, Padding, ResponsePort, TransactionTransmitCounter};
 pub use error_code::{ErrorCode, UnknownAttributes};
-pub use framing::{FrameLen, FramingError, frame_len, frame_len_at_relay, packet_frame_len, packet_header};
+pub use framing::{
+    FrameLen, FramingError, PACKET_HEADER_LEN, frame_len, frame_len_at_relay, packet_frame_len, packet_header,
+};
 pub use header::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId};
 pub use ice::{IceControlled, IceControlling, Priority, UseCandidate};
 pub use ice_extensions::{

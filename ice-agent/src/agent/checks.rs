@@ -276,6 +276,7 @@ impl Agent {
             path.nominating = path.nominating.filter(|nominating| *nominating != id);
         }
         self.pick_current(component);
+        self.abandon_connection(id);
         self.evaluate_nomination(now);
     }
 

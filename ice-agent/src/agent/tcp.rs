@@ -174,6 +174,17 @@ impl Agent {
         }
     }
 
+    /// A pair has failed: nobody needs its connection, unless the session before carries data over it.
+    pub(super) fn abandon_connection(&mut self, id: PairId) {
+        let Some(pair) = self.session.list.get(id).filter(|pair| pair.route.is_tcp()) else { return };
+        let (component, route, to) = (pair.component, pair.route, pair.to);
+        if let Some(stream) = self.connections.find(route, to)
+            && !self.is_in_use(component, route, to)
+        {
+            self.close_connection(stream);
+        }
+    }
+
     /// A check that has waited for its connection.
     fn send_waiting_check(&mut self, now: Instant, route: Route, to: SocketAddr) {
         let Some(id) = self.session.list.find(route, to) else { return };
@@ -286,7 +297,8 @@ impl Agent {
         let sessions = [Some(&self.session), self.former.as_deref()].into_iter().flatten();
         let mut pairs = sessions.filter_map(|session| {
             let id = session.list.find(route, to)?;
-            Some((id, session.streams.path(component)?, session.streams.may_check(session.list.get(id)?)))
+            let pair = session.list.get(id).filter(|pair| pair.state != PairState::Failed)?;
+            Some((id, session.streams.path(component)?, session.streams.may_check(pair)))
         });
         pairs.any(|(id, path, wanted)| {
             wanted || [path.selected, path.current, path.nominating].contains(&Some(id))

@@ -1,19 +1,29 @@
-//! The agent's sockets follow this host's addresses: one on each that is worth it, for as long as the host has it.
+//! The agent's sockets and TCP ports follow this host's addresses: one on each that is worth it, for as long as the host has it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::builder::TcpPolicy;
 use super::interfaces::{LocalAddress, MAX_ADDRESSES};
 use super::nat64;
 use super::now;
 use super::shared::{Core, Shared};
 use super::socket::Socket;
+use super::stream::{Listening, listen};
 use super::watch::HostAddresses;
 use crate::agent::SocketId;
 
 /// Addresses come and go: with those that are only kept for what began on them, no more sockets than this.
 const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
+
+/// A TCP port of the agent's, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Listener {
+    local: SocketAddr,
+    /// None where connections only go out.
+    _listening: Option<Listening>,
+}
 
 impl Shared {
     /// This host's addresses are others now.
@@ -58,6 +68,11 @@ impl Core {
         for id in self.opened.close_where(gone) {
             self.agent.local_socket_lost(now(), id);
         }
+        let listeners = self.listeners.iter().filter(|(_, listener)| gone(listener.local));
+        for id in listeners.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.listeners.remove(&id);
+            self.agent.tcp_listener_lost(now(), id);
+        }
         if self.sockets.is_empty() { Err(last_error) } else { Ok(()) }
     }
 
@@ -75,7 +90,30 @@ impl Core {
         let socket = Socket::bind(wanted.address)?;
         self.publish(wanted.address.ip())?;
         let id = self.agent.add_local_socket(now(), socket.local_addr()?, wanted.preference);
+        let local = socket.local_addr()?;
         self.sockets.insert(id, Arc::new(socket));
+        if let Err(error) = self.listen(local, wanted.preference) {
+            self.agent.note(format!("no TCP port on {}: {error}", local.ip()));
+        }
+        Ok(())
+    }
+
+    /// Gives the agent a TCP port beside a UDP socket's, with the same number if that is free.
+    pub(super) fn listen(&mut self, local: SocketAddr, preference: u8) -> io::Result<()> {
+        let (mut local, listener) = match self.tcp {
+            TcpPolicy::Off => return Ok(()),
+            TcpPolicy::Outgoing => (local, None),
+            TcpPolicy::Both => {
+                let listener = listen(local)?;
+                (listener.local_addr()?, Some(listener))
+            }
+        };
+        if listener.is_none() {
+            local.set_port(0);
+        }
+        let id = self.agent.add_tcp_listener(now(), local, preference);
+        let listening = listener.map(|listener| self.streams.listen(id, listener));
+        self.listeners.insert(id, Listener { local, _listening: listening });
         Ok(())
     }
 

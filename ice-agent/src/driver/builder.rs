@@ -49,6 +49,18 @@ pub enum StartError {
     WrongScheme(ServerUri),
 }
 
+/// Whether the peers may reach each other by TCP where UDP does not get through (RFC 6544).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TcpPolicy {
+    /// They may not.
+    Off,
+    /// This side connects and does not listen: it reaches peers that can be connected to.
+    Outgoing,
+    /// This side connects, and listens beside each of its UDP sockets on the same port, if that is free.
+    #[default]
+    Both,
+}
+
 /// In the order in which to decide:
 ///
 /// 1. the role: [`controlling`](Builder::controlling) or [`controlled`](Builder::controlled), by default the latter;
@@ -56,7 +68,7 @@ pub enum StartError {
 /// 3. if wanted, which candidates there are: [`policy`](Builder::policy), [`filter`](Builder::filter),
 ///    [`networks`](Builder::networks), [`addresses`](Builder::addresses) or [`mux`](Builder::mux),
 ///    [`external_address`](Builder::external_address), [`port_mapping`](Builder::port_mapping), [`mdns`](Builder::mdns),
-///    [`nat64`](Builder::nat64);
+///    [`nat64`](Builder::nat64), [`tcp`](Builder::tcp);
 /// 4. if wanted, [`hard_nats`](Builder::hard_nats), [`timings`](Builder::timings), [`shared_pace`](Builder::shared_pace),
 ///    [`credentials`](Builder::credentials);
 /// 5. [`gather`](Builder::gather) for a description with all candidates in it, or [`start`](Builder::start) to tell them
@@ -72,6 +84,7 @@ pub struct Builder {
     port_mapping: bool,
     mdns: bool,
     nat64: Nat64,
+    tcp: Option<TcpPolicy>,
     streams: Settings,
 }
 
@@ -88,6 +101,7 @@ impl Default for Builder {
             port_mapping: true,
             mdns: false,
             nat64: Nat64::default(),
+            tcp: None,
             streams: Settings::default(),
         }
     }
@@ -262,6 +276,14 @@ impl Builder {
         self
     }
 
+    /// Whether and how TCP is used where UDP does not get through: by default both ways, and for an agent that shares a UDP
+    /// port with others (see [`mux`](Builder::mux)) not at all. Connections are tried after UDP, and left for it when it works.
+    #[must_use]
+    pub fn tcp(mut self, policy: TcpPolicy) -> Self {
+        self.tcp = Some(policy);
+        self
+    }
+
     /// Shares a port with other agents, in place of sockets of its own; [`addresses`](Builder::addresses) adds such. An
     /// allocation on a TURN server by UDP needs a socket of its own, which is bound beside the port if there is such a server.
     /// The router is not asked to map a shared port.
@@ -314,6 +336,8 @@ impl Builder {
             let mut core = shared.lock();
             core.published = self.mdns.then(Published::default);
             core.asks_nat64 = matches!(self.nat64, Nat64::Asked);
+            let tcp = self.tcp.unwrap_or(if self.mux.is_some() { TcpPolicy::Off } else { TcpPolicy::Both });
+            core.tcp = if policy == Policy::Relay { TcpPolicy::Off } else { tcp };
         }
         if let Some(mux) = &self.mux {
             mux.join(&shared)?;

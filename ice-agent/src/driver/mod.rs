@@ -62,7 +62,7 @@ mod watch;
 #[cfg(feature = "webrtc-util")]
 mod webrtc;
 
-pub use builder::{Builder, StartError};
+pub use builder::{Builder, StartError, TcpPolicy};
 pub(crate) use clock::{now, sleep_until};
 pub use datagrams::Datagrams;
 pub use description::Description;

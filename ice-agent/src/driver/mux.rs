@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::task::AbortHandle;
 
-use super::builder::StartError;
+use super::builder::{StartError, TcpPolicy};
 use super::interfaces::LocalAddress;
 use super::shared::{Core, Shared};
 use super::socket::Socket;
@@ -70,7 +70,10 @@ impl UdpMux {
             let id = core.agent.add_shared_socket(now(), port.local, port.preference);
             let member = Member::new(port, &core, shared, id)?;
             core.members.insert(id, member);
+            core.listen(port.local, port.preference).map_err(StartError::Bind)?;
         }
+        // Sockets of the agent's own are for TURN servers.
+        core.tcp = TcpPolicy::Off;
         Ok(())
     }
 

@@ -19,6 +19,8 @@ use crate::candidate::{CandidateAddress, CandidateKind};
 
 /// So many datagrams are handed to the agent at a time; others may have their turn in between.
 pub(super) const MAX_BATCH: usize = 64;
+/// The largest datagram: bytes.
+const MAX_DATAGRAM: usize = 65_507;
 /// A UDP header (RFC 768): bytes.
 const UDP_HEADER: usize = 8;
 /// A ChannelData header (RFC 8656, section 12.4): bytes.
@@ -93,7 +95,7 @@ impl Path {
     pub fn try_send_batch(&self, datagrams: &[impl AsRef<[u8]>]) -> Result<(), TrySendError> {
         for batch in datagrams.chunks(MAX_BATCH) {
             if let Some(blocked) = self.hand_over(batch.iter().map(AsRef::as_ref))?.pop() {
-                self.shared.lock().full = Some(blocked.socket);
+                self.shared.lock().full = Some(blocked.outlet);
                 return Err(TrySendError::Full);
             }
         }
@@ -103,9 +105,8 @@ impl Path {
     /// Waits until the socket has room again that had none at the last [`Path::try_send`].
     pub async fn writable(&self) {
         let full = self.shared.lock().full.take();
-        if let Some(socket) = full {
-            // One that fails has room for anything.
-            socket.writable().await.ok();
+        if let Some(outlet) = full {
+            outlet.writable().await;
         }
     }
 
@@ -151,9 +152,12 @@ impl Path {
 
     /// The largest datagram that gets through in one piece, as far as this host knows: bytes. It knows what its own
     /// interfaces take, and what routers have said (RFC 1191, RFC 8201); what lies beyond a relay it does not know. Larger
-    /// ones are cut into fragments, which not every network lets through.
+    /// ones are cut into fragments, which not every network lets through. A connection carries any datagram in one piece.
     pub fn mtu(&self) -> Option<usize> {
         let pair = self.pair()?;
+        if pair.local.transport.tcp_type().is_some() {
+            return Some(MAX_DATAGRAM);
+        }
         let relayed = pair.local.kind == CandidateKind::Relayed;
         let to = self.shared.lock().agent.destination()?;
         let ip_header = if to.is_ipv4() { 20 } else { 40 };

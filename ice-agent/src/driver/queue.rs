@@ -24,6 +24,7 @@ struct State {
     dropped: u64,
     closed: bool,
     waiting: Vec<Waker>,
+    want_room: Vec<Waker>,
 }
 
 impl Queue {
@@ -46,6 +47,31 @@ impl Queue {
             state.push(item, &may_drop);
         }
         state.wake();
+    }
+
+    /// How many bytes wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Waits until fewer bytes wait than that, or until the queue is closed.
+    pub(super) async fn room(&self, most: usize) {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.bytes < most || state.closed {
+                return Poll::Ready(());
+            }
+            if !state.want_room.iter().any(|waiting| waiting.will_wake(cx.waker())) {
+                state.want_room.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until the queue is closed, though not all may have been taken from it.
+    pub(super) async fn closed(&self) {
+        poll_fn(|cx| self.poll(cx, |state| state.closed.then_some(()))).await;
     }
 
     /// The oldest datagram; `None` once the queue is closed and empty.
@@ -128,12 +154,13 @@ impl State {
     fn pop(&mut self) -> Option<Bytes> {
         let item = self.items.pop_front()?;
         self.bytes -= item.len() + OVERHEAD;
+        self.want_room.drain(..).for_each(Waker::wake);
         Some(item)
     }
 
     /// Wakes all who wait: who comes first is served, and one who has gone away holds up nobody.
     fn wake(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.drain(..).chain(self.want_room.drain(..)).for_each(Waker::wake);
     }
 }
 

@@ -8,15 +8,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::addresses::Listener;
+use super::builder::TcpPolicy;
 use super::mdns::{MAX_LOOKUPS, Published};
 use super::mux::Member;
 use super::now;
 use super::opened::Opened;
 use super::queue::Queue;
 use super::socket::Socket;
-use super::stream::{Streams, Target};
-use super::train::{Blocked, Train};
-use crate::agent::{Action, Agent, Event, Report, SelectedPair, SocketId, State, Via};
+use super::stream::{Sent, Streams, Target};
+use super::train::{Blocked, Outlet, Train};
+use crate::agent::{Action, Agent, Event, ListenerId, Report, SelectedPair, SocketId, State, Via};
 
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 64;
@@ -32,13 +34,16 @@ pub(super) struct Core {
     pub(super) published: Option<Published>,
     /// Sockets that other agents use as well.
     pub(super) members: BTreeMap<SocketId, Member>,
-    /// The socket that had no room for data, for who wants to wait until it has.
-    pub(super) full: Option<Arc<Socket>>,
+    /// What had no room for data, for who wants to wait until it has.
+    pub(super) full: Option<Outlet>,
     /// Whether the network is asked for the prefix of its NAT64 when it changes.
     pub(super) asks_nat64: bool,
     /// What asks it now.
     pub(super) nat64_search: Option<AbortHandle>,
-    streams: Streams,
+    pub(super) streams: Streams,
+    /// Where connections are made from and taken at.
+    pub(super) tcp: TcpPolicy,
+    pub(super) listeners: BTreeMap<ListenerId, Listener>,
 }
 
 /// How far the agent has come.
@@ -96,6 +101,8 @@ impl Shared {
                 asks_nat64: false,
                 nat64_search: None,
                 streams,
+                tcp: TcpPolicy::default(),
+                listeners: BTreeMap::new(),
             }),
             wake: Notify::new(),
             addresses_changed: Notify::new(),
@@ -229,10 +236,12 @@ impl Core {
 
 fn send(core: &mut Core, train: Train) -> Option<Blocked> {
     match train.via {
-        Via::Stream(stream) => {
-            core.streams.send(stream, train.bytes);
-            None
-        }
+        Via::Stream(stream) => match core.streams.send(stream, train.bytes) {
+            Sent::Gone => None,
+            Sent::Full(queue, bytes) => {
+                Some(Blocked { outlet: Outlet::Stream(queue), train: Train { bytes, ..train } })
+            }
+        },
         Via::Socket(id) => {
             if let Some(member) = core.members.get(&id) {
                 member.note_sent(train.to, &train.bytes, train.segment);
@@ -240,7 +249,7 @@ fn send(core: &mut Core, train: Train) -> Option<Blocked> {
             let socket = core.socket(id)?;
             match socket.try_send(train.to, &train.bytes, train.segment) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Some(Blocked { socket: Arc::clone(socket), train })
+                    Some(Blocked { outlet: Outlet::Socket(Arc::clone(socket)), train })
                 }
                 Err(error) if leads_nowhere(&error) => {
                     core.agent.transmit_failed(now(), train.via, train.to);
@@ -266,8 +275,9 @@ fn act(core: &mut Core, action: &Action) {
             let target = Target { server, host: host.clone(), by_name, transport, nat64 };
             core.streams.connect(*stream, target);
         }
-        // No TCP port is given to the agent.
-        Action::ConnectTcp { .. } => {}
+        Action::ConnectTcp { stream, local, to, framing } => {
+            core.streams.connect_from(*stream, *local, *to, *framing);
+        }
         Action::Close { stream } => core.streams.close(*stream),
         Action::OpenSocket { beside } => core.open_beside(*beside),
         Action::CloseSocket { socket } => core.opened.close(*socket),

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use super::networks::Networks;
 use super::shared::{Core, Shared};
 use super::socket::Socket;
-use super::stream::{StreamEvent, StreamEvents};
+use super::stream::{Happened, StreamEvent, StreamEvents};
 use super::watch::{Host, HostAddresses};
 use super::{now, sleep_until};
-use crate::agent::{SocketId, State, StreamId};
+use crate::agent::{SocketId, State};
 
 /// A socket that fails so often in a row is given up.
 const MAX_ERRORS: u32 = 64;
@@ -44,14 +44,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut streams: StreamEvents, mut chan
                     note_error(&shared, &mut receivers, index);
                 }
             }
-            Some((stream, event)) = streams.recv() => take_stream(&shared, stream, event),
+            Some(happened) = streams.recv() => take_stream(&shared, happened),
             addresses = changed(&mut changes) => shared.set_addresses(&addresses),
             () = shared.wake.notified() => {}
             () = sleep_until(deadline) => {}
         }
     }
     // Handles may outlive it; others can have its place on a port at once.
-    shared.lock().members.clear();
+    let mut core = shared.lock();
+    core.members.clear();
+    core.listeners.clear();
 }
 
 /// Does what is due and says when to come again; `None` when the agent is closed.
@@ -142,14 +144,27 @@ pub(super) fn take(
     another_deadline
 }
 
-fn take_stream(shared: &Shared, stream: StreamId, event: StreamEvent) {
+fn take_stream(shared: &Shared, happened: Happened) {
     let mut core = shared.lock();
-    match event {
-        StreamEvent::Connected(result) => core.agent.stream_connected(now(), stream, result),
-        StreamEvent::Closed => core.agent.stream_closed(now(), stream),
-        StreamEvent::Frame(frame) => {
+    match happened {
+        Happened::On(stream, StreamEvent::Connected(result)) => {
+            if result.is_err() {
+                core.streams.close(stream);
+            }
+            core.agent.stream_connected(now(), stream, result);
+        }
+        Happened::On(stream, StreamEvent::Closed) => {
+            core.streams.close(stream);
+            core.agent.stream_closed(now(), stream);
+        }
+        Happened::On(stream, StreamEvent::Frame(frame)) => {
             let received = core.agent.handle_stream_frame(now(), stream, &frame);
             shared.incoming.push(received.map(|received| Bytes::copy_from_slice(received.data)));
+        }
+        Happened::Accepted(listener, connection, from) => {
+            if let Some(stream) = core.agent.stream_accepted(now(), listener, from) {
+                core.streams.take(stream, connection);
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::queue::Queue;
 use super::socket::Socket;
+use super::stream::ROOM;
 use crate::agent::{Transmit, Via};
 
 /// What UDP can carry at one call: bytes.
@@ -44,18 +46,43 @@ impl Train {
     }
 }
 
-/// A train that has to wait until its socket can take it.
+/// What a train leaves by.
+#[derive(Clone, Debug)]
+pub(super) enum Outlet {
+    Socket(Arc<Socket>),
+    /// A connection to the peer.
+    Stream(Arc<Queue>),
+}
+
+impl Outlet {
+    /// Waits until there is room. One that fails has room for anything.
+    pub(super) async fn writable(&self) {
+        match self {
+            Outlet::Socket(socket) => drop(socket.writable().await),
+            Outlet::Stream(queue) => queue.room(ROOM).await,
+        }
+    }
+}
+
+/// A train that has to wait until its outlet can take it.
 #[derive(Debug)]
 pub(super) struct Blocked {
-    pub(super) socket: Arc<Socket>,
+    pub(super) outlet: Outlet,
     pub(super) train: Train,
 }
 
 impl Blocked {
     /// Sends it once there is room.
     pub(super) async fn send(self) -> io::Result<()> {
-        let Blocked { socket, train } = self;
-        socket.send(train.to, &train.bytes, train.segment).await
+        let Blocked { outlet, train } = self;
+        match outlet {
+            Outlet::Socket(socket) => socket.send(train.to, &train.bytes, train.segment).await,
+            Outlet::Stream(queue) => {
+                queue.room(ROOM).await;
+                queue.push([train.bytes.into()]);
+                Ok(())
+            }
+        }
     }
 }
 

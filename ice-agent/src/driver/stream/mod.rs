@@ -3,15 +3,18 @@
 //!
 //! 1. [`Streams`]: those of one agent. [`Settings`]: what all of them are made with.
 //! 2. `framed`: a connection that carries a stream. `proxy`, `tls`: how it comes to be.
-//! 3. `datagrams`: one that carries datagrams. `dtls`: what wraps them.
+//! 3. `direct`: a connection between the peers, or from one of this side's TCP ports to a STUN server.
+//! 4. `datagrams`: one that carries datagrams. `dtls`: what wraps them.
 
 mod datagrams;
+mod direct;
 mod dtls;
 mod framed;
 mod proxy;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +22,28 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use thirl_common::net::{Nat64Prefix, Transport};
 use thirl_common::uri::Host;
+use thirl_common::wire::{Message, PACKET_HEADER_LEN};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::nat64;
 use super::queue::Queue;
 use super::trust::Trust;
-use crate::agent::StreamId;
+use crate::agent::{Framing, ListenerId, StreamId};
 
+pub(super) use direct::listen;
 pub use proxy::{HttpProxy, HttpProxyError};
 
 /// A server that takes longer to accept is as good as none.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Frames of all streams that wait for the task; the streams wait when it is full.
 const EVENTS: usize = 64;
+/// Of data that is to go over a connection to the peer so many bytes wait here: what is asked meanwhile stands behind them.
+pub(super) const ROOM: usize = 64 * 1024;
+/// With so many bytes waiting the other end takes nothing any more.
+const MOST: usize = 256 * 1024;
 
 /// What connections are made with.
 #[derive(Clone, Debug, Default)]
@@ -71,16 +82,37 @@ pub(super) enum StreamEvent {
     Closed,
 }
 
+/// What happens on an agent's connections and ports.
+pub(super) enum Happened {
+    On(StreamId, StreamEvent),
+    Accepted(ListenerId, TcpStream, SocketAddr),
+}
+
 /// The other end of an agent's connections, for its task.
-pub(super) type StreamEvents = mpsc::Receiver<(StreamId, StreamEvent)>;
+pub(super) type StreamEvents = mpsc::Receiver<Happened>;
+
+/// Where what was to be sent over a stream is.
+pub(super) enum Sent {
+    /// On its way, or lost, as any datagram may be.
+    Gone,
+    /// Too much waits already. It may be sent once the queue has [room](ROOM).
+    Full(Arc<Queue>, Vec<u8>),
+}
+
+/// One of an agent's connections.
+#[derive(Debug)]
+struct Open {
+    queue: Arc<Queue>,
+    framing: Framing,
+}
 
 /// An agent's connections.
 #[derive(Debug)]
 pub(super) struct Streams {
     runtime: Handle,
     settings: Arc<Settings>,
-    queues: BTreeMap<StreamId, Arc<Queue>>,
-    events: mpsc::Sender<(StreamId, StreamEvent)>,
+    open: BTreeMap<StreamId, Open>,
+    events: mpsc::Sender<Happened>,
 }
 
 impl Streams {
@@ -88,42 +120,85 @@ impl Streams {
     pub(super) fn new(settings: Settings) -> (Streams, StreamEvents) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (runtime, settings) = (Handle::current(), Arc::new(settings));
-        (Streams { runtime, settings, queues: BTreeMap::new(), events }, receiver)
+        (Streams { runtime, settings, open: BTreeMap::new(), events }, receiver)
     }
 
     /// Begins a connection, which answers with [`StreamEvent::Connected`].
     pub(super) fn connect(&mut self, id: StreamId, target: Target) {
+        let settings = Arc::clone(&self.settings);
+        self.begin(id, Framing::Stun, |queue, reporter| run(target, settings, queue, reporter));
+    }
+
+    /// Begins a connection from a TCP port of this host's, or from any of an address, which answers as well.
+    pub(super) fn connect_from(&mut self, id: StreamId, local: SocketAddr, to: SocketAddr, framing: Framing) {
+        self.begin(id, framing, |queue, reporter| direct::connect(local, to, framing, queue, reporter));
+    }
+
+    /// Takes a connection that somebody has made to a TCP port of this host's.
+    pub(super) fn take(&mut self, id: StreamId, stream: TcpStream) {
+        self.begin(id, Framing::Packets, |queue, reporter| direct::take(stream, queue, reporter));
+    }
+
+    /// Listens until the handle is dropped.
+    pub(super) fn listen(&self, id: ListenerId, listener: TcpListener) -> Listening {
+        Listening(self.runtime.spawn(direct::accept(listener, id, self.events.clone())).abort_handle())
+    }
+
+    fn begin<F>(&mut self, id: StreamId, framing: Framing, task: impl FnOnce(Arc<Queue>, Reporter) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let queue = Arc::new(Queue::default());
-        self.queues.insert(id, Arc::clone(&queue));
         let reporter = Reporter { id, events: self.events.clone() };
-        self.runtime.spawn(run(target, Arc::clone(&self.settings), queue, reporter));
+        self.runtime.spawn(task(Arc::clone(&queue), reporter));
+        self.open.insert(id, Open { queue, framing });
     }
 
     /// Bytes to append to a stream, or a datagram.
-    pub(super) fn send(&self, id: StreamId, bytes: Vec<u8>) {
-        if let Some(queue) = self.queues.get(&id) {
+    pub(super) fn send(&mut self, id: StreamId, bytes: Vec<u8>) -> Sent {
+        let Some(Open { queue, framing }) = self.open.get(&id) else { return Sent::Gone };
+        if *framing == Framing::Stun {
             queue.push_to_stream(bytes);
+            return Sent::Gone;
         }
+        let is_stun = bytes.get(PACKET_HEADER_LEN..).is_some_and(|packet| Message::parse(packet).is_ok());
+        match queue.waiting() {
+            // Who asks and takes no answer gets none.
+            MOST.. if is_stun => {}
+            ROOM.. if !is_stun => return Sent::Full(Arc::clone(queue), bytes),
+            _ => queue.push([bytes.into()]),
+        }
+        Sent::Gone
     }
 
     /// Closes it once what waits is sent.
     pub(super) fn close(&mut self, id: StreamId) {
-        if let Some(queue) = self.queues.remove(&id) {
-            queue.close();
+        if let Some(open) = self.open.remove(&id) {
+            open.queue.close();
         }
+    }
+}
+
+/// A TCP port that is listened on.
+#[derive(Debug)]
+pub(super) struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
 /// A connection's way to the task. The bounded channel holds up the server when the task is behind.
 struct Reporter {
     id: StreamId,
-    events: mpsc::Sender<(StreamId, StreamEvent)>,
+    events: mpsc::Sender<Happened>,
 }
 
 impl Reporter {
     /// `false` once nobody listens any more.
     async fn tell(&self, event: StreamEvent) -> bool {
-        self.events.send((self.id, event)).await.is_ok()
+        self.events.send(Happened::On(self.id, event)).await.is_ok()
     }
 
     async fn connected(&self, result: Result<SocketAddr, String>) -> bool {
