@@ -1,4 +1,4 @@
-/* An ICE end over libnice, for tests: libnice_peer controlling|controlled IP DATAGRAMS
+/* An ICE end over libnice, for tests: libnice_peer controlling|controlled IP DATAGRAMS udp|tcp
  *
  * Writes its credentials and candidates as lines ("ufrag ...", "pwd ...", "candidate:...",
  * "end-of-candidates"), reads the other side's in
@@ -14,7 +14,7 @@
 static GMainLoop *loop;
 static guint stream;
 static guint wanted, echoed;
-static gboolean connected;
+static gboolean connected, over_tcp;
 
 static gboolean send_next(gpointer agent)
 {
@@ -84,7 +84,7 @@ static void on_gathered(NiceAgent *agent, guint stream_id, gpointer user)
     candidates = nice_agent_get_local_candidates(agent, stream_id, 1);
     for (each = candidates; each; each = each->next) {
         NiceCandidate *candidate = each->data;
-        if (candidate->transport != NICE_CANDIDATE_TRANSPORT_UDP)
+        if ((candidate->transport == NICE_CANDIDATE_TRANSPORT_UDP) == over_tcp)
             continue;
         gchar *line = nice_agent_generate_local_candidate_sdp(agent, candidate);
         printf("%s\n", line + strlen("a="));
@@ -130,14 +130,16 @@ static gboolean on_input(GIOChannel *input, GIOCondition condition, gpointer age
 int main(int argc, char **argv)
 {
     NiceAddress address;
-    if (argc != 4 || !nice_address_set_from_string((nice_address_init(&address), &address), argv[2])) {
-        fprintf(stderr, "usage: libnice_peer controlling|controlled IP DATAGRAMS\n");
+    if (argc != 5 || !nice_address_set_from_string((nice_address_init(&address), &address), argv[2])) {
+        fprintf(stderr, "usage: libnice_peer controlling|controlled IP DATAGRAMS udp|tcp\n");
         return 2;
     }
     wanted = (guint)atoi(argv[3]);
+    over_tcp = strcmp(argv[4], "tcp") == 0;
     loop = g_main_loop_new(NULL, FALSE);
     NiceAgent *agent = nice_agent_new(g_main_loop_get_context(loop), NICE_COMPATIBILITY_RFC5245);
-    g_object_set(agent, "controlling-mode", strcmp(argv[1], "controlling") == 0, "ice-tcp", FALSE, "upnp", FALSE, NULL);
+    g_object_set(agent, "controlling-mode", strcmp(argv[1], "controlling") == 0, "ice-udp", !over_tcp, "ice-tcp", over_tcp,
+                 "upnp", FALSE, NULL);
     nice_agent_add_local_address(agent, &address);
     g_signal_connect(agent, "candidate-gathering-done", G_CALLBACK(on_gathered), NULL);
     g_signal_connect(agent, "component-state-changed", G_CALLBACK(on_state), NULL);

@@ -68,6 +68,11 @@ proptest! {
     }
 
     #[test]
+    fn connections_are_bounded_and_end(data in proptest::collection::vec(any::<u8>(), 0..900)) {
+        thirl_tests::fuzz::connections(&data);
+    }
+
+    #[test]
     fn a_shared_port_is_as_in_the_model(data in proptest::collection::vec(any::<u8>(), 0..300)) {
         thirl_tests::fuzz::mux(&data);
     }

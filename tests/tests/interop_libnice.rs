@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use thirl_ice_agent::agent::{PathKind, Role};
+use thirl_ice_agent::candidate::TcpType;
 use thirl_ice_agent::driver::{Description, IceAgent, LocalAddress};
 use thirl_tests::harness::{self, Program};
 use thirl_tests::natlab::Unavailable;
@@ -38,10 +39,10 @@ impl Peer {
         Ok(peer)
     }
 
-    fn start(program: &Path, role: Role, datagrams: u32) -> Program {
+    fn start(program: &Path, role: Role, datagrams: u32, over: &str) -> Program {
         let mut command = Command::new(program);
         let role = if role == Role::Controlling { "controlling" } else { "controlled" };
-        command.args([role, IP, &datagrams.to_string()]);
+        command.args([role, IP, &datagrams.to_string(), over]);
         Program::spawn(command).unwrap().named("libnice_peer")
     }
 }
@@ -74,18 +75,21 @@ fn our_description(agent: &IceAgent) -> String {
     format!("ufrag {ufrag}\npwd {pwd}\n{}\nend-of-candidates", candidates.join("\n"))
 }
 
-/// Datagrams go from one side to the other and back.
-async fn connects(our_role: Role, we_send: bool) {
-    let peer = requires!(Peer::build(&format!("libnice-{our_role:?}")));
+/// Datagrams go from one side to the other and back; over TCP our candidates are of one type only.
+async fn connects(our_role: Role, we_send: bool, ours: Option<TcpType>) {
+    let peer = requires!(Peer::build(&format!("libnice-{our_role:?}-{ours:?}")));
     let theirs = if we_send { 0 } else { DATAGRAMS };
-    let mut program = Peer::start(&peer.0, our_role.opposite(), theirs);
+    let over = if ours.is_some() { "tcp" } else { "udp" };
+    let mut program = Peer::start(&peer.0, our_role.opposite(), theirs, over);
     let description = their_description(&mut program);
     let address = LocalAddress { address: format!("{IP}:0").parse().unwrap(), preference: u8::MAX };
-    let agent = IceAgent::builder().role(our_role).addresses([address]).gather().await.unwrap();
+    let builder = IceAgent::builder().filter(move |candidate| candidate.transport.tcp_type() == ours);
+    let agent = builder.role(our_role).addresses([address]).gather().await.unwrap();
     agent.set_remote(&description).unwrap();
     program.write_line(&our_description(&agent)).unwrap();
     let path = tokio::time::timeout(LIMIT, agent.connect()).await.unwrap().unwrap();
     assert_eq!(path.kind(), PathKind::Direct);
+    assert_eq!(path.pair().unwrap().local.transport.tcp_type(), ours);
     program.wait_for_line("connected", LIMIT).unwrap();
     for n in 0..DATAGRAMS {
         let receive = tokio::time::timeout(LIMIT, path.recv_datagram());
@@ -106,10 +110,30 @@ async fn connects(our_role: Role, we_send: bool) {
 // Waiting for the program blocks a thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controlling() {
-    connects(Role::Controlling, true).await;
+    connects(Role::Controlling, true, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controlled() {
-    connects(Role::Controlled, false).await;
+    connects(Role::Controlled, false, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controlling_and_connecting_by_tcp() {
+    connects(Role::Controlling, true, Some(TcpType::Active)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controlling_and_connected_to_by_tcp() {
+    connects(Role::Controlling, false, Some(TcpType::Passive)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controlled_and_connecting_by_tcp() {
+    connects(Role::Controlled, true, Some(TcpType::Active)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controlled_and_connected_to_by_tcp() {
+    connects(Role::Controlled, false, Some(TcpType::Passive)).await;
 }

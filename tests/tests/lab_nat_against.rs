@@ -130,8 +130,9 @@ fn one_lan_is_direct_whatever_its_nat() {
 #[test]
 fn blocked_udp_needs_a_relay_and_its_side_is_named() {
     requires!(availability());
-    let blocked = Network::behind(Nat::new()).firewall(Firewall::NoUdp);
-    for (a, b, side) in [(blocked, Nat::new().into(), "you"), (Nat::new().into(), blocked, "they")] {
+    let blocked = Network::behind(Nat::symmetric()).firewall(Firewall::NoUdp);
+    let symmetric = Network::behind(Nat::symmetric());
+    for (a, b, side) in [(blocked, symmetric, "you"), (symmetric, blocked, "they")] {
         let lab = lab(a, b).build().unwrap();
         let verdict = verdict(&lab, Node::A, Node::B, 1);
         verdict.assert_path("relay", "relay");
@@ -141,6 +142,18 @@ fn blocked_udp_needs_a_relay_and_its_side_is_named() {
         }
         assert_eq!(verdict.pair("/prediction/advice/0/side"), side);
     }
+}
+
+#[test]
+fn blocked_udp_may_leave_a_direct_connection() {
+    requires!(availability());
+    let blocked = Network::behind(Nat::new()).firewall(Firewall::NoUdp);
+    let lab = lab(blocked, Nat::new()).build().unwrap();
+    let verdict = verdict(&lab, Node::A, Node::B, 1);
+    assert_eq!(json!([verdict.pair("/prediction/path"), verdict.pair("/agrees")]), json!(["unknown", null]));
+    let why = verdict.pair("/prediction/why").to_string();
+    assert!(why.contains("TCP gets out on both"), "{why}");
+    assert_eq!((verdict.pair("/tried/path").as_str(), verdict.code), (Some("direct"), Some(0)));
 }
 
 #[test]

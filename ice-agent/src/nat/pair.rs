@@ -166,11 +166,12 @@ fn route(over: Way, you: &FamilyFacts, they: &FamilyFacts) -> Found {
     if let Some(found) = one_network(you, they) {
         return found;
     }
-    let relay = |why: &str| (PairPath::Relay, over, Some(Confidence::High), why.to_owned());
     match (you.udp, they.udp) {
-        (Some(false), Some(false)) => return relay("no UDP comes back on either side"),
-        (Some(false), _) => return relay("no UDP comes back on your side"),
-        (_, Some(false)) => return relay("no UDP comes back on their side"),
+        (Some(false), Some(false)) => {
+            return without_udp(over, you, they, "no UDP comes back on either side");
+        }
+        (Some(false), _) => return without_udp(over, you, they, "no UDP comes back on your side"),
+        (_, Some(false)) => return without_udp(over, you, they, "no UDP comes back on their side"),
         (Some(true), Some(true)) => {}
         _ => return not_measured(over, you, they),
     }
@@ -180,6 +181,22 @@ fn route(over: Way, you: &FamilyFacts, they: &FamilyFacts) -> Found {
     }
     let (path, confidence) = through_nats(you, they);
     (path, over, confidence, words::between_nats(you, they, path))
+}
+
+/// What is left is a connection (RFC 6544), which both open at once: through NATs that map TCP as one that can be told of, and
+/// that is not measured. A NAT whose mapping of UDP depends on the destination does not map TCP otherwise.
+fn without_udp(over: Way, you: &FamilyFacts, they: &FamilyFacts, what: &str) -> Found {
+    let may_be_met = |side: &FamilyFacts| {
+        let depends = side.udp == Some(true) && !side.mapping.contains(&Mapping::EndpointIndependent);
+        side.tcp == Some(true) && (side.translated == Some(false) || !depends)
+    };
+    if !(may_be_met(you) && may_be_met(they)) {
+        return (PairPath::Relay, over, Some(Confidence::High), what.to_owned());
+    }
+    let why = format!(
+        "{what}; TCP gets out on both, and is direct if the NATs let both sides open a connection at once"
+    );
+    (PairPath::Unknown, over, None, why)
 }
 
 /// Both in one network: what the routers do does not count.
@@ -460,8 +477,10 @@ mod tests {
     #[test]
     fn relays() {
         let blocked = |n, tcp| ipv4(FamilyFacts { udp: Some(false), tcp: Some(tcp), ..home(n) });
-        assert_eq!(predicted(&blocked(1, true), &ipv4(home(2))), (RELAY.0, RELAY.1, HIGH));
-        let summary = predict(&blocked(1, true), &ipv4(home(2))).summary;
+        assert_eq!(predicted(&blocked(1, true), &ipv4(home(2))), UNKNOWN, "NATs may let TCP through");
+        let symmetric = ipv4(FamilyFacts { mapping: vec![APDM], ..home(2) });
+        assert_eq!(predicted(&blocked(1, true), &symmetric), (RELAY.0, RELAY.1, HIGH));
+        let summary = predict(&blocked(1, true), &symmetric).summary;
         assert!(summary.contains("your side gets over TCP only"), "{summary}");
         assert_eq!(predicted(&blocked(1, false), &ipv4(home(2))), (PairPath::None, None, MEDIUM));
         let hiding = ipv4(home(1)).relay_only();

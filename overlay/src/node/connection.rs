@@ -66,8 +66,10 @@ impl Connection {
             pair.relay.or_else(theirs).map(|relay| relay.ip())
         });
         let path = pair.as_ref().map_or(PathKind::Direct, |pair| pair.path);
+        let over_tcp = pair.as_ref().is_some_and(|pair| pair.local.transport.tcp_type().is_some());
         PathDescription {
             path,
+            transport: if over_tcp { "tcp" } else { "udp" },
             local: self.path.local(),
             remote: self.path.remote(),
             relay: relay.filter(|_| path == PathKind::Relayed),
@@ -115,6 +117,8 @@ impl Connection {
 pub struct PathDescription {
     /// Whether they go through a relay.
     pub path: PathKind,
+    /// `udp`, or `tcp` where the two have a connection (RFC 6544).
+    pub transport: &'static str,
     /// This side's address, as the peer sees it.
     pub local: SocketAddr,
     /// The peer's address.
@@ -130,7 +134,10 @@ pub struct PathDescription {
 impl fmt::Display for PathDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.path, self.relay) {
-            (PathKind::Direct, _) => write!(f, "direct {} ↔ {}", self.local, self.remote)?,
+            (PathKind::Direct, _) => {
+                let over = if self.transport == "tcp" { " over TCP" } else { "" };
+                write!(f, "direct{over} {} ↔ {}", self.local, self.remote)?;
+            }
             (PathKind::Relayed, Some(relay)) => write!(f, "relayed via {relay}")?,
             (PathKind::Relayed, None) => f.write_str("relayed")?,
         }

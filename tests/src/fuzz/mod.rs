@@ -10,7 +10,7 @@
 //!   server.
 //! - [`partner`]: what partner servers say to each other.
 //! - [`proxy_protocol`]: what a proxy says of its client.
-//! - [`mux`]: datagrams to a port that agents share.
+//! - [`mux`]: datagrams to a port that agents share. [`connections`]: connections to an agent's TCP port and from it.
 //! - [`allocations`]: operations on the TURN engine, beside a model of it.
 //! - [`diagnosis`]: a script of answers and ICMP errors for the NAT diagnosis.
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
@@ -21,6 +21,7 @@
 
 mod allocations;
 mod client_hello;
+mod connections;
 mod credentials;
 mod diagnosis;
 mod framing;
@@ -35,6 +36,7 @@ mod text;
 
 pub use allocations::allocations;
 pub use client_hello::client_hello;
+pub use connections::connections;
 pub use credentials::{credentials, nonce, prepared, token};
 pub use diagnosis::diagnosis;
 pub use framing::{channel_data, framing};
@@ -58,6 +60,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("channel_data", channel_data),
     ("classic", classic),
     ("client_hello", client_hello),
+    ("connections", connections),
     ("credentials", credentials),
     ("diagnosis", diagnosis),
     ("facts", facts),
