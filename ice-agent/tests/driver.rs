@@ -154,5 +154,6 @@ async fn a_silent_peer_is_a_failure_with_a_report() {
 async fn what_cannot_be_is_refused_at_the_start() {
     let start = |uri: &str| on_loopback(IceAgent::builder()).stun(uri.parse().unwrap()).start();
     assert!(start("turn:relay.example.org").await.unwrap_err().to_string().contains("wrong scheme"));
+    assert!(start("stuns:stun.example.org").await.unwrap_err().to_string().contains("use stun:"));
     assert!(IceAgent::builder().addresses([]).start().await.is_err());
 }

@@ -259,7 +259,12 @@ fn a_relayed_pair() {
 
 #[test]
 fn a_pair_that_is_other_than_predicted() {
-    assert_pair("pair_other_than_predicted", facts(symmetric(), 1), Ok(facts(blocked(true), 2)), PairPath::Direct);
+    assert_pair(
+        "pair_other_than_predicted",
+        facts(symmetric(), 1),
+        Ok(facts(blocked(true), 2)),
+        PairPath::Direct,
+    );
 }
 
 #[test]

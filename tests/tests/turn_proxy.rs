@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -45,12 +46,42 @@ impl Drop for Proxy {
     }
 }
 
+/// HAProxy before a proxy, so that one speaks TLS to it.
+fn over_tls(proxy: &Proxy, relay: &Relay) -> (Program, u16) {
+    let port = harness::free_tcp_port().unwrap();
+    let [certificate, configuration] = ["pem", "cfg"]
+        .map(|kind| std::env::temp_dir().join(format!("thirl-haproxy-{}-{port}.{kind}", std::process::id())));
+    let pem = [relay.certificate.path(), relay.certificate.key_path()].map(|path| fs::read(path).unwrap());
+    fs::write(&certificate, pem.concat()).unwrap();
+    let (inner, certificate) = (proxy.port, certificate.display());
+    let text = format!(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+         listen proxy\n bind 127.0.0.1:{port} ssl crt {certificate} alpn http/1.1\n server s 127.0.0.1:{inner}\n"
+    );
+    fs::write(&configuration, text).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&configuration);
+    let program = Program::spawn(command).unwrap().named("haproxy");
+    let deadline = harness::Deadline::after(LIMIT);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(!deadline.has_passed(), "haproxy does not listen: {}", program.output());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    fs::remove_file(configuration).unwrap();
+    fs::remove_file(certificate.to_string()).unwrap();
+    (program, port)
+}
+
 fn agent(role: &str, relay: &Relay, uri: &str, proxy: &str) -> Program {
+    Program::spawn(agent_command(role, relay, uri, proxy)).unwrap().named(&format!("thirl ice, {role}"))
+}
+
+fn agent_command(role: &str, relay: &Relay, uri: &str, proxy: &str) -> Command {
     let mut command = Command::new(harness::thirl());
     command.args(["ice", "--role", role, "--policy", "relay", "--turn", uri]);
     command.args(["--user", "alice", "--password", "secret", "--ca"]).arg(relay.certificate.authority_path());
     command.env("https_proxy", proxy).args(["--send", if role == "controlling" { "5" } else { "0" }]);
-    Program::spawn(command).unwrap().named(&format!("thirl ice, {role}"))
+    command
 }
 
 #[test]
@@ -105,4 +136,48 @@ fn a_proxy_that_refuses_is_reported_in_words() {
     .unwrap();
     assert_eq!(refused.wait_for_end(LIMIT).unwrap().code(), Some(2));
     assert!(refused.output().contains("https_proxy"), "{}", refused.output());
+}
+
+#[test]
+fn through_a_proxy_that_is_spoken_to_over_tls_but_not_to_all_hosts() {
+    requires!(harness::installed("tinyproxy", "tinyproxy", "is the HTTP proxy of others"));
+    requires!(harness::installed("haproxy", "haproxy", "speaks TLS before it"));
+    let relay = Relay::start(&["--allowed-peer-ip", "127.0.0.1"]).unwrap();
+    let mut proxy = Proxy::start(&[relay.tls_port]);
+    let (_haproxy, port) = over_tls(&proxy, &relay);
+    let uri = format!("turns:localhost:{}", relay.tls_port);
+    let mut first = agent("controlling", &relay, &uri, &format!("https://bob:proxy-secret@localhost:{port}"));
+    // This one would get nowhere through it.
+    let mut second = agent_command("controlled", &relay, &uri, "http://127.0.0.1:9");
+    second.env("NO_PROXY", "10.0.0.0/8,localhost");
+    let mut second = Program::spawn(second).unwrap().named("thirl ice, without the proxy");
+    connect(&mut first, &mut second).unwrap();
+    first.wait_for_line("{\"echoed\":5}", LIMIT).unwrap();
+    let connected = format!("CONNECT localhost:{}", relay.tls_port);
+    proxy.program.wait_for_line(&connected, LIMIT).unwrap();
+}
+
+/// Signalling too: where nothing else gets out, nobody could be told of anything otherwise.
+#[test]
+fn nodes_are_reached_through_a_proxy() {
+    requires!(harness::installed("tinyproxy", "tinyproxy", "is the HTTP proxy of others"));
+    let mut serve = Command::new(harness::thirl());
+    serve.args(["serve", "--listening-ip", "127.0.0.1", "--listening-port", "0", "--signalling-port", "0"]);
+    let mut serve = Program::spawn(serve).unwrap().named("serve");
+    let line = serve.wait_for_line("thirl listen --server", LIMIT).unwrap();
+    let server = line.split_whitespace().skip_while(|word| *word != "--server").nth(1).unwrap().to_owned();
+    let port: u16 = server.rsplit_once(':').unwrap().1.trim_end_matches('/').parse().unwrap();
+    let mut proxy = Proxy::start(&[port]);
+    let url = proxy.url("bob:proxy-secret");
+    let mut node = |arguments: &[&str]| {
+        let mut command = Command::new(harness::thirl());
+        command.args(arguments).env("https_proxy", &url);
+        let program = Program::spawn(command).unwrap().named(arguments[0]);
+        proxy.program.wait_for_line(&format!("CONNECT 127.0.0.1:{port}"), LIMIT).unwrap();
+        program
+    };
+    let mut listen = node(&["listen", "--server", &server, "--json"]);
+    let ticket = listen.wait_for_json(LIMIT).unwrap()["ticket"].as_str().unwrap().to_owned();
+    let mut ping = node(&["ping", &ticket, "--count", "2", "--json"]);
+    assert!(ping.wait_for_end(LIMIT).unwrap().success(), "{}", ping.output());
 }

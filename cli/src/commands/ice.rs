@@ -131,10 +131,7 @@ async fn start(arguments: &Arguments) -> Result<IceAgent, Failure> {
         builder = builder.stun(uri.clone());
     }
     if arguments.turn.iter().any(|uri| uri.transport() != Transport::Udp) {
-        builder = builder.trust(arguments.outward.trust()?);
-        if let Some(proxy) = arguments.outward.proxy()? {
-            builder = builder.proxy(proxy);
-        }
+        builder = builder.outward(arguments.outward.outward()?);
     }
     for (number, uri) in arguments.turn.iter().enumerate() {
         let user = one_of(&arguments.user, number, arguments.turn.len(), "--user")?;

@@ -8,6 +8,7 @@ use thirl_overlay::NodeKey;
 use thirl_overlay::node::Node;
 use thirl_overlay::signalling::{ServerUrl, WebSocketSignalling};
 
+use super::outward::OutwardArguments;
 use crate::error::Failure;
 
 /// Who this node is, and how it lets itself be reached.
@@ -19,6 +20,8 @@ pub(crate) struct NodeArguments {
     /// Which candidates may be used: `relay` hides this machine's addresses from the other side.
     #[arg(long, value_enum, default_value_t = PolicyArgument::All)]
     pub(super) policy: PolicyArgument,
+    #[command(flatten)]
+    pub(super) outward: OutwardArguments,
 }
 
 /// [`Policy`] as a flag.
@@ -41,12 +44,14 @@ impl NodeArguments {
     /// Connects to the first of the servers that takes this node.
     pub(crate) async fn start(&self, servers: &[ServerUrl]) -> Result<Node, Failure> {
         let key = self.node_key()?;
+        let outward = self.outward.outward()?;
         let mut problems = Vec::new();
         for server in servers {
-            match WebSocketSignalling::connect(server.clone(), &key).await {
+            match WebSocketSignalling::connect_by(server.clone(), &key, outward.clone()).await {
                 Ok(signalling) => {
                     let mut node = Node::start(key, signalling);
                     node.set_policy(self.policy.into());
+                    node.set_outward(outward);
                     return Ok(node);
                 }
                 Err(error) => problems.push(error.to_string()),

@@ -16,7 +16,7 @@ use super::nat64::Nat64;
 use super::networks::Networks;
 use super::resolve::resolve;
 use super::shared::Shared;
-use super::stream::{HttpProxy, Settings, Streams};
+use super::stream::{HttpProxy, Outward, Streams};
 use super::trust::Trust;
 use super::watch::{self, Host, HostAddresses};
 use super::{mappings, now, task};
@@ -44,6 +44,11 @@ pub enum StartError {
     /// The credentials that were given are another agent's on the same port.
     #[error(transparent)]
     UfragTaken(#[from] UfragTaken),
+    /// STUN over TLS tells of nothing that a peer could use.
+    #[error(
+        "{0} would see the address of a connection, to which no peer can send datagrams: use stun:, or turns: for a relay"
+    )]
+    SecureStun(ServerUri),
     /// A relay was given as a STUN server, or the other way about.
     #[error("{0} is the wrong scheme here: stun: has no credentials, turn: needs them")]
     WrongScheme(ServerUri),
@@ -85,7 +90,7 @@ pub struct Builder {
     mdns: bool,
     nat64: Nat64,
     tcp: Option<TcpPolicy>,
-    streams: Settings,
+    outward: Outward,
 }
 
 impl Default for Builder {
@@ -102,7 +107,7 @@ impl Default for Builder {
             mdns: false,
             nat64: Nat64::default(),
             tcp: None,
-            streams: Settings::default(),
+            outward: Outward::default(),
         }
     }
 }
@@ -127,8 +132,8 @@ impl Builder {
         self
     }
 
-    /// Adds a STUN server: `stun:host` or `stun:host:port`. One over TLS (`stuns:`) is not asked, since it sees no address
-    /// that a peer could send datagrams to; the report says so.
+    /// Adds a STUN server: `stun:host` or `stun:host:port`. One over TLS (`stuns:`) is refused when the agent starts, since it
+    /// sees no address that a peer could send datagrams to.
     #[must_use]
     pub fn stun(mut self, uri: ServerUri) -> Self {
         self.stun.push(uri);
@@ -153,7 +158,7 @@ impl Builder {
     /// Whose word is taken for who a TURN server is, over TLS and DTLS. By default [`Trust::system`].
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
-        self.streams.trust = trust;
+        self.outward.trust = trust;
         self
     }
 
@@ -161,7 +166,14 @@ impl Builder {
     /// which most do for 443 alone.
     #[must_use]
     pub fn proxy(mut self, proxy: HttpProxy) -> Self {
-        self.streams.proxy = Some(proxy);
+        self.outward.proxy = Some(proxy);
+        self
+    }
+
+    /// Both of these at once.
+    #[must_use]
+    pub fn outward(mut self, outward: Outward) -> Self {
+        self.outward = outward;
         self
     }
 
@@ -330,7 +342,7 @@ impl Builder {
         rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
         let mut agent = Agent::new(config, seed);
         notes.into_iter().for_each(|note| agent.note(note));
-        let (streams, stream_events) = Streams::new(self.streams);
+        let (streams, stream_events) = Streams::new(self.outward);
         let shared = Arc::new(Shared::new(agent, streams));
         {
             let mut core = shared.lock();
@@ -357,6 +369,9 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), StartError> {
+        if let Some(secure) = self.stun.iter().find(|uri| !uri.scheme.is_turn() && uri.scheme.is_secure()) {
+            return Err(StartError::SecureStun(secure.clone()));
+        }
         let wrong_stun = self.stun.iter().find(|uri| uri.scheme.is_turn());
         let wrong_turn = self.turn.iter().map(|(uri, ..)| uri).find(|uri| !uri.scheme.is_turn());
         match wrong_stun.or(wrong_turn) {
@@ -370,11 +385,7 @@ impl Builder {
         let mut config = self.config.clone();
         let mut notes = Vec::new();
         let turn: Vec<_> = self.turn.iter().map(|(uri, ..)| uri.clone()).collect();
-        let (secure, stun): (Vec<_>, Vec<_>) =
-            self.stun.iter().cloned().partition(|uri| uri.scheme.is_secure());
-        notes
-            .extend(secure.iter().map(|uri| format!("{uri} is not asked: it sees no address for datagrams")));
-        let (stun_found, turn_found) = tokio::join!(resolve(&stun), resolve(&turn));
+        let (stun_found, turn_found) = tokio::join!(resolve(&self.stun), resolve(&turn));
         for found in stun_found {
             match found {
                 Ok(addresses) => config.stun.extend(addresses),
@@ -388,7 +399,7 @@ impl Builder {
                 transport: uri.transport(),
                 credentials: credentials.clone(),
             };
-            let by_proxy = self.streams.proxy.is_some() && uri.transport().is_reliable();
+            let by_proxy = uri.transport().is_reliable() && self.outward.proxy_for(&uri.host).is_some();
             match found {
                 // One connection is enough, and IPv4 is what most servers relay.
                 Ok(addresses) if uri.transport() != Transport::Udp => {

@@ -75,5 +75,5 @@ pub use path::{Path, PathClosed, TrySendError};
 #[cfg(feature = "quinn")]
 pub use quic::QuicSocket;
 pub use resolve::resolve;
-pub use stream::{HttpProxy, HttpProxyError};
+pub use stream::{Connection, HttpProxy, HttpProxyError, Outward};
 pub use trust::{Trust, TrustError};

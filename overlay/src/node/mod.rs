@@ -23,7 +23,7 @@ use std::time::Duration;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use thirl_ice_agent::agent::{Policy, Role};
-use thirl_ice_agent::driver::IceAgent;
+use thirl_ice_agent::driver::{IceAgent, Outward};
 use thirl_ice_agent::nat::{DiagnoseError, Event, Facts, Options, Report};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -41,12 +41,19 @@ const WAITING_OFFERS: usize = 32;
 /// How long a dialled node may take to answer the offer. Its own gathering is not waited for.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// By which ways paths may go.
+#[derive(Clone, Debug)]
+struct Ways {
+    policy: Policy,
+    outward: Outward,
+}
+
 /// A node of the overlay that is reachable through some [`Signalling`]. When it is dropped, it can no longer be dialled;
 /// connections live on.
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
-    policy: Policy,
+    ways: Ways,
     manners: watch::Sender<Manners>,
     control: mpsc::Sender<Control>,
     offers: mpsc::Receiver<Offer>,
@@ -65,7 +72,8 @@ impl Node {
         let (manners, told_manners) = watch::channel(Manners::default());
         tokio::spawn(switch::run(key, signalling, controls, control.downgrade(), opened, servers));
         tokio::spawn(inquiry::answer(inquiries, told_manners, ice_servers.clone()));
-        Node { id, policy: Policy::All, manners, control, offers, ice_servers }
+        let ways = Ways { policy: Policy::All, outward: Outward::default() };
+        Node { id, ways, manners, control, offers, ice_servers }
     }
 
     /// Who this is.
@@ -75,8 +83,13 @@ impl Node {
 
     /// Which candidates may be used from now on.
     pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        self.ways.policy = policy;
         self.manners.send_modify(|manners| manners.relay_only = policy == Policy::Relay);
+    }
+
+    /// How streams to relays leave this host from now on.
+    pub fn set_outward(&mut self, outward: Outward) {
+        self.ways.outward = outward;
     }
 
     /// Whether other nodes that ask are told what the network of this one does; it is measured for them, but not more than
@@ -94,7 +107,7 @@ impl Node {
         progress: impl Fn(Event),
     ) -> Result<(Report, Facts), DiagnoseError> {
         let servers = self.ice_servers.borrow().clone();
-        let relay_only = self.policy == Policy::Relay;
+        let relay_only = self.ways.policy == Policy::Relay;
         inquiry::measure(&servers, others, options, relay_only, progress).await
     }
 
@@ -110,7 +123,7 @@ impl Node {
         let session = SessionId::from_bytes(random()?);
         let link = Link::open(&self.control, session, to).await.ok_or(DialError::SignallingEnded)?;
         let servers = self.ice_servers.borrow().clone();
-        open(link, to, Role::Controlling, None, self.policy, &servers).await
+        open(link, to, Role::Controlling, None, &self.ways, &servers).await
     }
 
     /// Waits for another node's offer; `None` when signalling has ended. Cancel safe.
@@ -127,7 +140,7 @@ impl Node {
 
     /// What accepts offers apart from the node, in other tasks.
     pub fn acceptor(&self) -> Acceptor {
-        Acceptor { policy: self.policy, ice_servers: self.ice_servers.clone() }
+        Acceptor { ways: self.ways.clone(), ice_servers: self.ice_servers.clone() }
     }
 }
 
@@ -145,7 +158,7 @@ impl Incoming {
 /// Accepts offers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    policy: Policy,
+    ways: Ways,
     ice_servers: watch::Receiver<Vec<IceServer>>,
 }
 
@@ -155,7 +168,7 @@ impl Acceptor {
         let Incoming(Offer { link, body }) = incoming;
         let peer = link.peer;
         let servers = self.ice_servers.borrow().clone();
-        open(link, peer, Role::Controlled, Some(body), self.policy, &servers).await
+        open(link, peer, Role::Controlled, Some(body), &self.ways, &servers).await
     }
 }
 
@@ -166,10 +179,10 @@ async fn open(
     peer: NodeId,
     role: Role,
     offer: Option<Body>,
-    policy: Policy,
+    ways: &Ways,
     servers: &[IceServer],
 ) -> Result<Connection, DialError> {
-    let agent = builder(role, policy, servers).start().await?;
+    let agent = builder(role, ways, servers).start().await?;
     let (pump, mut outcome, guard) = Pump::new(link, agent.clone(), role);
     tokio::spawn(pump.run(offer));
     let answered = async {
@@ -190,8 +203,8 @@ async fn open(
 }
 
 /// An agent's builder with the servers that signalling offers. What is no server's URI is passed over.
-fn builder(role: Role, policy: Policy, servers: &[IceServer]) -> thirl_ice_agent::driver::Builder {
-    let mut builder = IceAgent::builder().role(role).policy(policy);
+fn builder(role: Role, ways: &Ways, servers: &[IceServer]) -> thirl_ice_agent::driver::Builder {
+    let mut builder = IceAgent::builder().role(role).policy(ways.policy).outward(ways.outward.clone());
     for server in servers {
         let uris = server.urls.iter().filter_map(|url| url.parse::<thirl_common::uri::ServerUri>().ok());
         for uri in uris {
@@ -199,7 +212,7 @@ fn builder(role: Role, policy: Policy, servers: &[IceServer]) -> thirl_ice_agent
                 (Some(username), Some(credential)) if uri.scheme.is_turn() => {
                     builder.turn(uri, username, credential)
                 }
-                _ if !uri.scheme.is_turn() => builder.stun(uri),
+                _ if !uri.scheme.is_turn() && !uri.scheme.is_secure() => builder.stun(uri),
                 _ => builder,
             };
         }

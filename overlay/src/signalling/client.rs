@@ -8,7 +8,8 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use thirl_ice_agent::driver::through_nat64;
+use thirl_common::uri::Host;
+use thirl_ice_agent::driver::{Connection, Outward, through_nat64};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -78,13 +79,23 @@ impl WebSocketSignalling {
     /// The first connection succeeds or fails here, for a mistake in the address should be seen at once. Later ones are
     /// reported by [`recv`](Signalling::recv).
     pub async fn connect(server: ServerUrl, key: &NodeKey) -> Result<WebSocketSignalling, ConnectError> {
-        let (socket, ice_servers) = dial(&server, key).await?;
+        WebSocketSignalling::connect_by(server, key, Outward::default()).await
+    }
+
+    /// The same by a proxy, if one is used for that server, now and later.
+    pub async fn connect_by(
+        server: ServerUrl,
+        key: &NodeKey,
+        outward: Outward,
+    ) -> Result<WebSocketSignalling, ConnectError> {
+        let (socket, ice_servers) = dial(&server, key, &outward).await?;
         let (outbox, to_send) = mpsc::channel(QUEUE);
         let (happened, events) = mpsc::channel(QUEUE);
         let (mint, minted) = watch::channel(Minted::now(ice_servers));
         let link = Link {
             server: server.clone(),
             key: key.clone(),
+            outward,
             outbox: to_send,
             unsent: None,
             events: happened,
@@ -191,7 +202,7 @@ pub enum ConnectError {
     },
 }
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Box<dyn Connection>>;
 
 /// ICE servers, and when they came.
 #[derive(Debug)]
@@ -223,6 +234,7 @@ impl Minted {
 struct Link {
     server: ServerUrl,
     key: NodeKey,
+    outward: Outward,
     outbox: mpsc::Receiver<ClientMessage>,
     /// Taken from the outbox when the connection was lost.
     unsent: Option<ClientMessage>,
@@ -284,7 +296,7 @@ impl Link {
             }
             let dialled = tokio::select! {
                 () = self.events.closed() => return None,
-                dialled = dial(&self.server, &self.key) => dialled,
+                dialled = dial(&self.server, &self.key, &self.outward) => dialled,
             };
             match dialled {
                 Ok((socket, ice_servers)) => {
@@ -413,16 +425,18 @@ impl Backoff {
     }
 }
 
-async fn dial(server: &ServerUrl, key: &NodeKey) -> Result<(Socket, Vec<IceServer>), ConnectError> {
+async fn dial(
+    server: &ServerUrl,
+    key: &NodeKey,
+    outward: &Outward,
+) -> Result<(Socket, Vec<IceServer>), ConnectError> {
     if server.is_secure() {
         return Err(ConnectError::TlsUnsupported { server: server.clone() });
     }
     let dialled = async {
-        let stream = connect_tcp(server)
+        let stream = connect(server, outward)
             .await
             .map_err(|error| ConnectError::Unreachable { server: server.clone(), error })?;
-        // Small frames matter more than few packets; a socket that refuses still works.
-        let _ = stream.set_nodelay(true);
         let config = WebSocketConfig::default()
             .read_buffer_size(4 * 1024)
             .write_buffer_size(0)
@@ -472,6 +486,18 @@ async fn prove(
 
 fn not_signalling(server: &ServerUrl, detail: &str) -> ConnectError {
     ConnectError::NotSignalling { server: server.clone(), detail: detail.to_owned() }
+}
+
+async fn connect(server: &ServerUrl, outward: &Outward) -> io::Result<Box<dyn Connection>> {
+    let name = server.host();
+    let host = name.parse().map_or_else(|_| Host::Name(name.to_string()), Host::Ip);
+    if let Some(opened) = outward.by_proxy(&host, server.port()).await {
+        return opened;
+    }
+    let stream = connect_tcp(server).await?;
+    // Small frames matter more than few packets; a socket that refuses still works.
+    let _ = stream.set_nodelay(true);
+    Ok(Box::new(stream))
 }
 
 /// Tries the server's addresses, families in turn, the next when one fails or takes long (RFC 8305): one that leads

@@ -11,6 +11,7 @@ use thirl_overlay::{NodeId, Ticket};
 use tokio::time::{Instant, timeout};
 
 use super::super::node::{NodeArguments, PolicyArgument};
+use super::super::outward::OutwardArguments;
 use super::Progress;
 use crate::error::Failure;
 
@@ -26,7 +27,9 @@ pub(super) async fn run(
     progress: &Progress,
 ) -> Result<(Report, PairReport), Failure> {
     let peer = ticket.node();
-    let node = NodeArguments { key: None, policy }.start(ticket.servers()).await?;
+    let node = NodeArguments { key: None, policy, outward: OutwardArguments::default() }
+        .start(ticket.servers())
+        .await?;
     progress.say("both sides measure");
     let own = async {
         let measured = node.diagnose(servers, options, |event| progress.tell(event)).await;

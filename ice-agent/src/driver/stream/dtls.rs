@@ -12,17 +12,17 @@ use tokio::net::UdpSocket;
 use super::super::queue::Queue;
 use super::super::{now, sleep_until};
 use super::datagrams::{MAX_DATAGRAM, open};
-use super::{Reporter, Settings, StreamEvent, Target, server_name};
+use super::{Outward, Reporter, StreamEvent, Target, server_name};
 
 /// Shakes hands, and passes datagrams on until either side closes. An error says why there is no session.
 pub(super) async fn run(
     target: &Target,
-    settings: &Settings,
+    outward: &Outward,
     outgoing: &Queue,
     reporter: &Reporter,
 ) -> Result<(), String> {
     let name = server_name(&target.host)?;
-    let verifier = settings.trust.verifier().await?;
+    let verifier = outward.trust.verifier().await?;
     let socket = open(target).await.map_err(|error| error.to_string())?;
     let session = connector()?.connect(now()).map_err(|error| error.to_string())?;
     let mut connection = Connection {

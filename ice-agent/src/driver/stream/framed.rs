@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::super::queue::Queue;
-use super::{CONNECT_PATIENCE, Reporter, Settings, StreamEvent, Target, tls};
+use super::{CONNECT_PATIENCE, Outward, Reporter, StreamEvent, Target, tls};
 use crate::agent::Framing;
 
 /// What is read at once: bytes. No frame is larger than 65,556.
@@ -24,8 +24,8 @@ const FRAMES_AT_ONCE: usize = 64;
 /// How long after closing what waits may still be sent.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Of whatever kind.
-pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A stream of whatever kind.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
@@ -35,11 +35,11 @@ type Opened = (SocketAddr, Box<dyn Connection>);
 /// Connects, and passes frames on until either side closes. An error says why there is no connection.
 pub(super) async fn run(
     target: &Target,
-    settings: &Settings,
+    outward: &Outward,
     outgoing: &Queue,
     reporter: &Reporter,
 ) -> Result<(), String> {
-    let opened = tokio::time::timeout(CONNECT_PATIENCE, open(target, settings)).await;
+    let opened = tokio::time::timeout(CONNECT_PATIENCE, open(target, outward)).await;
     let (local, connection) =
         opened.unwrap_or_else(|_| Err(format!("no answer within {} s", CONNECT_PATIENCE.as_secs())))?;
     reporter.connected(Ok(local)).await;
@@ -66,18 +66,18 @@ pub(super) async fn carry(
     }
 }
 
-async fn open(target: &Target, settings: &Settings) -> Result<Opened, String> {
+async fn open(target: &Target, outward: &Outward) -> Result<Opened, String> {
     match target.transport {
-        Transport::Tls => tls::open(target, settings).await,
-        _ => open_clear(target, settings).await,
+        Transport::Tls => tls::open(target, outward).await,
+        _ => open_clear(target, outward).await,
     }
 }
 
 /// What TLS goes over, or frames by themselves.
-pub(super) async fn open_clear(target: &Target, settings: &Settings) -> Result<Opened, String> {
-    if let Some(proxy) = &settings.proxy {
-        let host = if target.by_name { target.host.clone() } else { Host::Ip(target.server.ip()) };
-        let opened = proxy.connect(&host, target.server.port()).await;
+pub(super) async fn open_clear(target: &Target, outward: &Outward) -> Result<Opened, String> {
+    let host = if target.by_name { target.host.clone() } else { Host::Ip(target.server.ip()) };
+    if let Some(proxy) = outward.proxy_for(&host) {
+        let opened = proxy.connect(&host, target.server.port(), &outward.trust).await;
         let (local, stream) = opened.map_err(|error| format!("through the proxy {proxy}: {error}"))?;
         return Ok((local, Box::new(stream)));
     }

@@ -1,7 +1,7 @@
 //! Connections to TURN servers beside the agent's own sockets: over TCP and TLS, on demand through a proxy, and over UDP and
 //! DTLS from a socket of its own. Frames in, bytes out.
 //!
-//! 1. [`Streams`]: those of one agent. [`Settings`]: what all of them are made with.
+//! 1. [`Streams`]: those of one agent. [`Outward`]: what all of them are made with.
 //! 2. `framed`: a connection that carries a stream. `proxy`, `tls`: how it comes to be.
 //! 3. `direct`: a connection between the peers, or from one of this side's TCP ports to a STUN server.
 //! 4. `datagrams`: one that carries datagrams. `dtls`: what wraps them.
@@ -15,6 +15,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use super::trust::Trust;
 use crate::agent::{Framing, ListenerId, StreamId};
 
 pub(super) use direct::listen;
+pub use framed::Connection;
 pub use proxy::{HttpProxy, HttpProxyError};
 
 /// A server that takes longer to accept is as good as none.
@@ -45,13 +47,28 @@ pub(super) const ROOM: usize = 64 * 1024;
 /// With so many bytes waiting the other end takes nothing any more.
 const MOST: usize = 256 * 1024;
 
-/// What connections are made with.
+/// How streams leave this host.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
-    /// Whose word is taken for who a server is.
-    pub(super) trust: Trust,
-    /// Through what streams go.
-    pub(super) proxy: Option<HttpProxy>,
+pub struct Outward {
+    /// Whose word is taken for who a server is, and a proxy that is reached over TLS.
+    pub trust: Trust,
+    /// Through what they go.
+    pub proxy: Option<HttpProxy>,
+}
+
+impl Outward {
+    /// A stream to this port of a host by the proxy, as any TCP connection; `None` if none is used for that host.
+    pub async fn by_proxy(&self, host: &Host, port: u16) -> Option<io::Result<Box<dyn Connection>>> {
+        let proxy = self.proxy_for(host)?;
+        let opened = proxy.connect(host, port, &self.trust).await;
+        let stream = opened.map(|(_, stream)| Box::new(stream) as Box<dyn Connection>);
+        Some(stream.map_err(|error| io::Error::other(format!("through the proxy {proxy}: {error}"))))
+    }
+
+    /// The proxy, if it is used for that host.
+    pub(super) fn proxy_for(&self, host: &Host) -> Option<&HttpProxy> {
+        self.proxy.as_ref().filter(|proxy| proxy.serves(host))
+    }
 }
 
 /// Where a connection leads to.
@@ -110,23 +127,23 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Streams {
     runtime: Handle,
-    settings: Arc<Settings>,
+    outward: Arc<Outward>,
     open: BTreeMap<StreamId, Open>,
     events: mpsc::Sender<Happened>,
 }
 
 impl Streams {
     /// None yet. Must be called within a tokio runtime.
-    pub(super) fn new(settings: Settings) -> (Streams, StreamEvents) {
+    pub(super) fn new(outward: Outward) -> (Streams, StreamEvents) {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let (runtime, settings) = (Handle::current(), Arc::new(settings));
-        (Streams { runtime, settings, open: BTreeMap::new(), events }, receiver)
+        let (runtime, outward) = (Handle::current(), Arc::new(outward));
+        (Streams { runtime, outward, open: BTreeMap::new(), events }, receiver)
     }
 
     /// Begins a connection, which answers with [`StreamEvent::Connected`].
     pub(super) fn connect(&mut self, id: StreamId, target: Target) {
-        let settings = Arc::clone(&self.settings);
-        self.begin(id, Framing::Stun, |queue, reporter| run(target, settings, queue, reporter));
+        let outward = Arc::clone(&self.outward);
+        self.begin(id, Framing::Stun, |queue, reporter| run(target, outward, queue, reporter));
     }
 
     /// Begins a connection from a TCP port of this host's, or from any of an address, which answers as well.
@@ -207,11 +224,11 @@ impl Reporter {
 }
 
 /// Runs a connection until either side closes it.
-async fn run(target: Target, settings: Arc<Settings>, outgoing: Arc<Queue>, reporter: Reporter) {
+async fn run(target: Target, outward: Arc<Outward>, outgoing: Arc<Queue>, reporter: Reporter) {
     let ended = match target.transport {
-        Transport::Tcp | Transport::Tls => framed::run(&target, &settings, &outgoing, &reporter).await,
+        Transport::Tcp | Transport::Tls => framed::run(&target, &outward, &outgoing, &reporter).await,
         Transport::Udp => datagrams::run(&target, &outgoing, &reporter).await,
-        Transport::Dtls => dtls::run(&target, &settings, &outgoing, &reporter).await,
+        Transport::Dtls => dtls::run(&target, &outward, &outgoing, &reporter).await,
     };
     match ended {
         Ok(()) => reporter.tell(StreamEvent::Closed).await,

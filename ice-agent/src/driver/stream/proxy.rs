@@ -12,18 +12,26 @@ use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode};
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use thirl_common::uri::{Host, UriError, host_and_port};
 use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
 
+use super::framed::Connection;
+use super::server_name;
+use crate::driver::Trust;
 use crate::driver::through_nat64;
 
 /// What the header of a proxy's answer may have, in bytes: `hyper` takes no less.
 const MAX_HEADER: usize = 8 * 1024;
 
-/// The port of `http:` (RFC 9110, section 4.2.1).
-const DEFAULT_PORT: u16 = 80;
+/// The ports of `http:` and `https:` (RFC 9110, sections 4.2.1 and 4.2.2).
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
+
+/// What a proxy over TLS is spoken to in.
+const HTTP: &[u8] = b"http/1.1";
 
 /// An HTTP proxy, through which TURN servers are reached by TCP and TLS.
 ///
@@ -38,8 +46,12 @@ const DEFAULT_PORT: u16 = 80;
 pub struct HttpProxy {
     host: Host,
     port: u16,
+    /// Whether the proxy itself is reached over TLS.
+    secure: bool,
     /// User and password, for the Basic scheme (RFC 7617).
     credentials: Option<(String, String)>,
+    /// Which hosts are reached without it, as `NO_PROXY` names them.
+    except: String,
 }
 
 /// Whoever named the proxy has to mend it.
@@ -47,7 +59,9 @@ pub struct HttpProxy {
 #[non_exhaustive]
 pub enum HttpProxyError {
     /// A proxy of another kind.
-    #[error("{0}: is no scheme of a proxy that can be used: write http://[USER:PASSWORD@]HOST[:PORT]")]
+    #[error(
+        "{0}: is no scheme of a proxy that can be used: write http://[USER:PASSWORD@]HOST[:PORT], or https://"
+    )]
     Scheme(String),
     /// No host or no port.
     #[error(transparent)]
@@ -75,15 +89,41 @@ pub(super) enum ConnectError {
 }
 
 impl HttpProxy {
+    /// Reaches these hosts without the proxy: names, which stand for all below them, addresses and networks, separated by
+    /// commas, or `*` for all, as the variable `NO_PROXY` has them.
+    #[must_use]
+    pub fn except(mut self, hosts: &str) -> HttpProxy {
+        hosts.clone_into(&mut self.except);
+        self
+    }
+
+    /// Whether it is used for a host.
+    pub(super) fn serves(&self, host: &Host) -> bool {
+        if self.except.split(',').any(|host| host.trim() == "*") {
+            return false;
+        }
+        // Only whether any is used is asked; which that is stands here.
+        let matcher = Matcher::builder().https("http://proxy").no(self.except.as_str()).build();
+        let uri = format!("https://{host}").parse();
+        uri.is_ok_and(|uri| matcher.intercept(&uri).is_some())
+    }
+
     /// A connection to this host and port, and its local address.
     pub(super) async fn connect(
         &self,
         host: &Host,
         port: u16,
+        trust: &Trust,
     ) -> Result<(SocketAddr, TokioIo<Upgraded>), ConnectError> {
         let stream = dial(&self.host, self.port).await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
+        let stream: Box<dyn Connection> = if self.secure {
+            let name = server_name(&self.host).map_err(io::Error::other)?;
+            Box::new(TlsConnector::from(trust.client_config(&[HTTP]).await).connect(name, stream).await?)
+        } else {
+            Box::new(stream)
+        };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEADER);
         let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await?;
@@ -139,12 +179,13 @@ async fn dial(host: &Host, port: u16) -> io::Result<TcpStream> {
 impl FromStr for HttpProxy {
     type Err = HttpProxyError;
 
-    /// `http://[USER:PASSWORD@]HOST[:PORT][/]`; the scheme may be left out.
+    /// `http://[USER:PASSWORD@]HOST[:PORT][/]`, or the same with `https`; `http://` may be left out.
     fn from_str(text: &str) -> Result<HttpProxy, HttpProxyError> {
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        let (secure, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
             Some((scheme, _)) => return Err(HttpProxyError::Scheme(scheme.to_owned())),
-            None => text,
+            None => (false, text),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (credentials, authority) = match rest.rsplit_once('@') {
@@ -152,7 +193,8 @@ impl FromStr for HttpProxy {
             None => (None, rest),
         };
         let (host, port) = host_and_port(authority)?;
-        Ok(HttpProxy { host, port: port.unwrap_or(DEFAULT_PORT), credentials })
+        let port = port.unwrap_or(DEFAULT_PORTS[usize::from(secure)]);
+        Ok(HttpProxy { host, port, secure, credentials, except: String::new() })
     }
 }
 
@@ -171,7 +213,7 @@ fn read_credentials(text: &str) -> Result<(String, String), HttpProxyError> {
 /// Without the credentials.
 impl fmt::Display for HttpProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", if self.secure { "https" } else { "http" }, self.host, self.port)
     }
 }
 
@@ -195,6 +237,8 @@ mod tests {
             ("http://proxy.example:3128", "http://proxy.example:3128", None),
             ("HTTP://proxy.example/", "http://proxy.example:80", None),
             ("proxy.example:8080", "http://proxy.example:8080", None),
+            ("https://proxy.example", "https://proxy.example:443", None),
+            ("https://proxy.example:3128/", "https://proxy.example:3128", None),
             ("http://[2001:db8::1]:3128", "http://[2001:db8::1]:3128", None),
             ("http://a:b@c:1", "http://c:1", Some(("a", "b"))),
             ("http://a%40b:p%3Aq%2F@c:1", "http://c:1", Some(("a@b", "p:q/"))),
@@ -207,13 +251,25 @@ mod tests {
             assert!(!format!("{proxy:?}").contains("p:q"));
         }
         assert!(matches!(read("socks5://a:1"), Err(HttpProxyError::Scheme(_))));
-        assert!(matches!(read("https://a:1"), Err(HttpProxyError::Scheme(_))));
         for text in ["", "http://", "http://a:0", "http://a b", "http://a/path"] {
             assert!(matches!(read(text), Err(HttpProxyError::Host(_))), "{text}");
         }
         for text in ["http://a%3Ab:c@d", "http://a%0d%0a:c@d", "http://%ff@d"] {
             assert_eq!(read(text), Err(HttpProxyError::Credentials), "{text}");
         }
+    }
+
+    #[test]
+    fn some_hosts_are_reached_without_it() {
+        let proxy = read("http://proxy:1").unwrap();
+        let host = |text: &str| text.parse().map_or(Host::Name(text.to_owned()), Host::Ip);
+        let hosts =
+            ["turn.example", "a.turn.example", "other.example", "10.1.2.3", "192.0.2.1", "2001:db8::1"];
+        let served = |proxy: &HttpProxy| hosts.map(|text| proxy.serves(&host(text)));
+        assert_eq!(served(&proxy), [true; 6]);
+        let some = proxy.clone().except("turn.example, 10.0.0.0/8,2001:db8::/32");
+        assert_eq!(served(&some), [false, false, true, false, true, false]);
+        assert_eq!(served(&proxy.except("*")), [false; 6]);
     }
 
     #[test]

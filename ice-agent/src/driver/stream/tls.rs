@@ -7,7 +7,7 @@ use rustls::{AlertDescription, Error};
 use tokio_rustls::TlsConnector;
 
 use super::framed::{Connection, open_clear};
-use super::{Settings, Target, server_name};
+use super::{Outward, Target, server_name};
 
 /// By which a port that HTTPS shares knows what this is (RFC 7443, section 4).
 const STUN_TURN: &[u8] = b"stun.turn";
@@ -15,11 +15,11 @@ const STUN_TURN: &[u8] = b"stun.turn";
 /// A connection over TLS, and its local address. A server that knows other protocols alone is asked again without naming one.
 pub(super) async fn open(
     target: &Target,
-    settings: &Settings,
+    outward: &Outward,
 ) -> Result<(SocketAddr, Box<dyn Connection>), String> {
-    match attempt(target, settings, &[STUN_TURN]).await {
+    match attempt(target, outward, &[STUN_TURN]).await {
         Err(Failure::NoProtocol) => {
-            attempt(target, settings, &[]).await.map_err(|failure| failure.to_string())
+            attempt(target, outward, &[]).await.map_err(|failure| failure.to_string())
         }
         ended => ended.map_err(|failure| failure.to_string()),
     }
@@ -37,12 +37,12 @@ enum Failure {
 
 async fn attempt(
     target: &Target,
-    settings: &Settings,
+    outward: &Outward,
     protocols: &[&[u8]],
 ) -> Result<(SocketAddr, Box<dyn Connection>), Failure> {
     let name = server_name(&target.host).map_err(Failure::Connection)?;
-    let (local, stream) = open_clear(target, settings).await.map_err(Failure::Connection)?;
-    let config = settings.trust.client_config(protocols).await;
+    let (local, stream) = open_clear(target, outward).await.map_err(Failure::Connection)?;
+    let config = outward.trust.client_config(protocols).await;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
         let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
         match tls {
