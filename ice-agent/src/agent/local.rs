@@ -154,6 +154,15 @@ impl LocalSide {
         self.sockets.insert(id, Box::new(socket));
     }
 
+    /// Takes a socket away, and the name of its address if that was the last one there.
+    pub(super) fn remove_socket(&mut self, id: SocketId) -> Option<Box<Socket>> {
+        let socket = self.sockets.remove(&id)?;
+        if self.sockets.values().all(|other| other.local.ip() != socket.local.ip()) {
+            self.names.remove(&socket.local.ip());
+        }
+        Some(socket)
+    }
+
     /// Better interfaces before worse; among equals IPv6 and IPv4 in turn, IPv6 first (RFC 8421, section 4).
     fn local_preference(&self, component: ComponentId, local: SocketAddr, preference: u8) -> u16 {
         let of = |rank: u8| u16::from(preference) << 8 | u16::from(rank);
@@ -369,6 +378,7 @@ mod tests {
         for n in 0..1000u16 {
             let [high, low] = n.to_be_bytes();
             let local = SocketAddr::new([10, 1, high, low].into(), 1000);
+            agent.name_address(local.ip(), format!("{n}.local"));
             let new = agent.add_local_socket(now, local, 255);
             assert_ne!(new, old, "names are never used again");
             agent.local_socket_lost(now, old);
@@ -377,7 +387,7 @@ mod tests {
             agent.handle_timeout(now);
             while agent.poll_transmit().is_some() || agent.poll_event().is_some() {}
         }
-        assert_eq!(agent.local.sockets.len(), 1);
+        assert_eq!((agent.local.sockets.len(), agent.local.names.len()), (1, 1));
         // Pairs that failed are kept for the report, up to the limit of pairs.
         assert!(agent.local.candidates.len() <= 101, "{}", agent.local.candidates.len());
         let report = agent.report();

@@ -324,7 +324,7 @@ impl Agent {
     /// A socket is gone, and with it what stood on it.
     pub fn local_socket_lost(&mut self, now: Instant, id: SocketId) {
         self.opened_socket_lost(id);
-        let Some(socket) = self.local.sockets.remove(&id) else { return };
+        let Some(socket) = self.local.remove_socket(id) else { return };
         self.local.found.retain(|found| *found != id);
         self.stop_gathering_on(id);
         self.route_lost(now, Route::Socket(id));
@@ -555,6 +555,7 @@ impl Agent {
             let mut candidates = local.candidates.values();
             !relay.is_gone() || candidates.any(|local| local.route == Route::Relay(*id))
         });
+        self.session.asymmetric.retain(|(route, _), _| local.base(*route).is_some());
     }
 
     /// `false` if an allocation does not take it, or there is no connection.

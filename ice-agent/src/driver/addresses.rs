@@ -73,6 +73,10 @@ impl Core {
             self.listeners.remove(&id);
             self.agent.tcp_listener_lost(now(), id);
         }
+        if let Some(published) = &mut self.published {
+            let shared = |ip| self.members.values().any(|port| port.local().ip() == ip);
+            published.retract(|ip| !addresses.present.contains(&ip) && !shared(ip));
+        }
         if self.sockets.is_empty() { Err(last_error) } else { Ok(()) }
     }
 

@@ -81,9 +81,9 @@ async fn resolve(name: &str) -> Result<IpAddr, String> {
     Err(format!("{name}: nobody in this network answers to it"))
 }
 
-/// The names of an agent's addresses, published as long as this lives.
+/// The names of an agent's addresses, published as long as this lives, and the addresses are there.
 #[derive(Debug, Default)]
-pub(super) struct Published(Vec<String>);
+pub(super) struct Published(Vec<(IpAddr, String)>);
 
 impl Published {
     /// A random name for an address: a UUID (section 3.1.1). If it cannot be published, it is one that nobody can resolve.
@@ -94,21 +94,26 @@ impl Published {
         if let (Some(daemon), Ok(service)) = (daemon(), service) {
             let full = service.get_fullname().to_owned();
             if daemon.register(service).is_ok() {
-                self.0.push(full);
+                self.0.push((ip, full));
             }
         }
         Ok(name)
+    }
+
+    /// Publishes the names of addresses that are gone no longer.
+    pub(super) fn retract(&mut self, is_gone: impl Fn(IpAddr) -> bool) {
+        for (_, service) in self.0.extract_if(.., |(ip, _)| is_gone(*ip)) {
+            if let Some(daemon) = daemon() {
+                // It says goodbye when it can.
+                drop(daemon.unregister(&service));
+            }
+        }
     }
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
-        for service in &self.0 {
-            if let Some(daemon) = daemon() {
-                // It says goodbye when it can.
-                drop(daemon.unregister(service));
-            }
-        }
+        self.retract(|_| true);
     }
 }
 

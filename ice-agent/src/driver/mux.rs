@@ -234,6 +234,10 @@ impl Member {
         &self.port.socket
     }
 
+    pub(super) fn local(&self) -> SocketAddr {
+        self.port.local
+    }
+
     /// Notes what is sent, datagrams of one length: answers to requests come back here.
     pub(super) fn note_sent(&self, to: SocketAddr, bytes: &[u8], segment: usize) {
         // Most of it is data, for which nothing need be locked: STUN begins with two zero bits (RFC 8489, section 5).

@@ -54,7 +54,10 @@ impl Side {
         if let Some(action) = self.agent.poll_action() {
             match action {
                 Action::OpenSocket { .. } => {
-                    let local = SocketAddr::from(([192, 168, 1, 2], 10_000 + self.opened.len() as u16));
+                    let local = SocketAddr::from((
+                        [192, 168, 1, 2],
+                        10_000 + u16::try_from(self.opened.len()).unwrap(),
+                    ));
                     self.opened.extend(self.agent.socket_opened(self.now, Ok(local)));
                     self.most_opened = self.most_opened.max(self.opened.len());
                 }
