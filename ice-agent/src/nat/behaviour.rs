@@ -172,6 +172,31 @@ pub fn direct_path(one: (Mapping, Filtering), other: (Mapping, Filtering)) -> bo
     comes_in(one, other) || comes_in(other, one)
 }
 
+/// How two agents of this project find a direct path between two NATs where standard ICE finds none: `docs/hard-nats.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Search {
+    /// By the next ports of a sequence.
+    Prediction,
+    /// By very many ports on one side, of which the other hits one.
+    Birthday,
+}
+
+/// What is left where [`direct_path`] says no, if anything. The ports are those that the NAT gives to new mappings, if that is
+/// known.
+pub fn search(
+    one: (Mapping, Option<PortAllocation>),
+    other: (Mapping, Option<PortAllocation>),
+) -> Option<Search> {
+    let sequential = |side: (Mapping, Option<PortAllocation>)| side.1 == Some(PortAllocation::Sequential);
+    match [one, other].map(|side| side.0.depends_on_destination()) {
+        [true, true] => (sequential(one) && sequential(other)).then_some(Search::Prediction),
+        [true, false] => Some(if sequential(one) { Search::Prediction } else { Search::Birthday }),
+        [false, true] => Some(if sequential(other) { Search::Prediction } else { Search::Birthday }),
+        [false, false] => None,
+    }
+}
+
 fn comes_in(from: (Mapping, Filtering), to: (Mapping, Filtering)) -> bool {
     let told_is_used = !to.0.depends_on_destination();
     match to.1 {

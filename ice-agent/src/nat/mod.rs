@@ -5,7 +5,7 @@
 //!    test over TCP, and what the way to the servers is like: `hops` and `path_mtu`. They share the requests of `probe`
 //!    and the results of `findings`. `gateway` asks the router what it offers, at the same time.
 //! 2. [`Report`]: what it found, as data; [`Verdict`]: what that means; [`Report::to_text`]: both in words.
-//! 3. [`Mapping`], [`Filtering`], [`direct_path`]: the terms, and which pairs of NATs leave a direct path.
+//! 3. [`Mapping`], [`Filtering`], [`direct_path`], [`search`]: the terms, and which pairs of NATs leave a direct path.
 //! 4. [`Surroundings`]: what the network lets out at all, captive portals, NAT64, and the IPv6 addresses of this machine.
 //! 5. [`Facts`] and [`predict`]: what two sides tell each other, and what will happen between exactly these two;
 //!    [`PairReport`]: whether it did.
@@ -34,7 +34,9 @@ mod verdict;
 mod words;
 
 pub use allocation::AllocationReport;
-pub use behaviour::{Confidence, Filtering, Mapping, Pooling, PortAllocation, classic_name, direct_path};
+pub use behaviour::{
+    Confidence, Filtering, Mapping, Pooling, PortAllocation, Search, classic_name, direct_path, search,
+};
 pub use diagnosis::{Diagnosis, Event, Options};
 #[cfg(feature = "driver")]
 pub use driver::{DiagnoseError, diagnose};

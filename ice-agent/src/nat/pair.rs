@@ -1,7 +1,7 @@
 //! What will happen between exactly these two: by what both sides measured, before anything is tried.
 //!
 //! For each address family both sides have: one network, then blocked UDP, then one external address, then the two NATs
-//! ([`direct_path`], for all that they can be). The best family counts, as for ICE; if none is direct, a relay, if both
+//! ([`direct_path`], for all that they can be, and what a [`search`] finds where that says no). The best family counts, as for ICE; if none is direct, a relay, if both
 //! sides reach one. [`PairReport`] has beside it what came of trying.
 
 mod advice;
@@ -13,7 +13,7 @@ pub use report::{PairReport, Trial};
 
 use serde::Serialize;
 
-use super::behaviour::{Confidence, Filtering, Mapping, direct_path};
+use super::behaviour::{Confidence, Filtering, Mapping, Search, direct_path, search};
 use super::facts::{Facts, FamilyFacts, HostNetwork};
 use super::findings::Scope;
 
@@ -79,6 +79,8 @@ pub struct Prediction {
     pub way: Option<Way>,
     /// How sure that is; `None` if it is not known at all.
     pub confidence: Option<Confidence>,
+    /// How a direct path will be found, if not by standard ICE.
+    pub search: Option<Search>,
     /// The same in words.
     pub summary: String,
     /// Why, for each address family that both could use.
@@ -90,7 +92,7 @@ pub struct Prediction {
 /// What will happen between `you` and `they`.
 ///
 /// ```
-/// use thirl_ice_agent::nat::{Facts, PairPath, predict};
+/// use thirl_ice_agent::nat::{Facts, PairPath, Search, predict};
 ///
 /// let side = |mapping| Facts {
 ///     ipv4: serde_json::from_str(&format!(
@@ -99,7 +101,8 @@ pub struct Prediction {
 ///     ..Facts { version: 1, relay_only: false, ipv4: None, ipv6: None }
 /// };
 /// assert_eq!(predict(&side("EIM"), &side("EIM")).path, PairPath::Direct);
-/// assert_eq!(predict(&side("EIM"), &side("APDM")).path, PairPath::Relay);
+/// assert_eq!(predict(&side("EIM"), &side("APDM")).search, Some(Search::Birthday));
+/// assert_eq!(predict(&side("APDM"), &side("APDM")).path, PairPath::Relay);
 /// ```
 pub fn predict(you: &Facts, they: &Facts) -> Prediction {
     let routes = routes(you, they);
@@ -119,6 +122,7 @@ pub fn predict(you: &Facts, they: &Facts) -> Prediction {
         path,
         way,
         confidence,
+        search: best.filter(|_| path == PairPath::Direct).and_then(|route| route.search),
         summary: words::summary(path, way, confidence, legs),
         why: words::why(you, they, &routes),
         advice,
@@ -132,6 +136,7 @@ struct Route {
     path: PairPath,
     way: Way,
     confidence: Option<Confidence>,
+    search: Option<Search>,
     why: String,
 }
 
@@ -141,8 +146,8 @@ fn routes(you: &Facts, they: &Facts) -> Vec<Route> {
     }
     let families = [("IPv6", Way::Ipv6, &you.ipv6, &they.ipv6), ("IPv4", Way::Ipv4, &you.ipv4, &they.ipv4)];
     let both = families.into_iter().filter_map(|(name, way, you, they)| {
-        let (path, way, confidence, why) = route(way, you.as_ref()?, they.as_ref()?);
-        Some(Route { family: name, path, way, confidence, why })
+        let Found { path, way, confidence, search, why } = route(way, you.as_ref()?, they.as_ref()?);
+        Some(Route { family: name, path, way, confidence, search, why })
     });
     both.collect()
 }
@@ -160,7 +165,27 @@ fn best(routes: &[Route]) -> Option<&Route> {
     })
 }
 
-type Found = (PairPath, Way, Option<Confidence>, String);
+struct Found {
+    path: PairPath,
+    way: Way,
+    confidence: Option<Confidence>,
+    search: Option<Search>,
+    why: String,
+}
+
+impl Found {
+    fn new(path: PairPath, way: Way, confidence: Option<Confidence>, why: String) -> Found {
+        Found { path, way, confidence, search: None, why }
+    }
+}
+
+/// What two NATs leave.
+#[derive(Clone, Copy)]
+struct Left {
+    path: PairPath,
+    confidence: Option<Confidence>,
+    search: Option<Search>,
+}
 
 fn route(over: Way, you: &FamilyFacts, they: &FamilyFacts) -> Found {
     if let Some(found) = one_network(you, they) {
@@ -179,8 +204,8 @@ fn route(over: Way, you: &FamilyFacts, they: &FamilyFacts) -> Found {
     if translated && you.external.is_some() && you.external == they.external {
         return turned_around(you, they);
     }
-    let (path, confidence) = through_nats(you, they);
-    (path, over, confidence, words::between_nats(you, they, path))
+    let left @ Left { path, confidence, search } = through_nats(you, they);
+    Found { search, ..Found::new(path, over, confidence, words::between_nats(you, they, left)) }
 }
 
 /// What is left is a connection (RFC 6544), which both open at once: through NATs that map TCP as one that can be told of, and
@@ -191,12 +216,12 @@ fn without_udp(over: Way, you: &FamilyFacts, they: &FamilyFacts, what: &str) -> 
         side.tcp == Some(true) && (side.translated == Some(false) || !depends)
     };
     if !(may_be_met(you) && may_be_met(they)) {
-        return (PairPath::Relay, over, Some(Confidence::High), what.to_owned());
+        return Found::new(PairPath::Relay, over, Some(Confidence::High), what.to_owned());
     }
     let why = format!(
         "{what}; TCP gets out on both, and is direct if the NATs let both sides open a connection at once"
     );
-    (PairPath::Unknown, over, None, why)
+    Found::new(PairPath::Unknown, over, None, why)
 }
 
 /// Both in one network: what the routers do does not count.
@@ -222,7 +247,7 @@ fn one_network(you: &FamilyFacts, they: &FamilyFacts) -> Option<Found> {
         ),
         _ => format!("both are {place}"),
     };
-    Some((PairPath::Direct, way, Some(confidence), why))
+    Some(Found::new(PairPath::Direct, way, Some(confidence), why))
 }
 
 /// No server of this family was asked on one side at least.
@@ -234,9 +259,10 @@ fn not_measured(over: Way, you: &FamilyFacts, they: &FamilyFacts) -> Found {
     if over == Way::Ipv6 && global(you) && global(they) {
         let why = "both have public addresses, and firewalls let answers in; but no server of this family was asked on \
                    both sides, so nobody knows whether packets get through";
-        return (PairPath::Direct, over, Some(Confidence::Low), why.to_owned());
+        return Found::new(PairPath::Direct, over, Some(Confidence::Low), why.to_owned());
     }
-    (PairPath::Unknown, over, None, "no server of this family was asked on both sides".to_owned())
+    let why = "no server of this family was asked on both sides";
+    Found::new(PairPath::Unknown, over, None, why.to_owned())
 }
 
 /// Both behind one external address, in different networks: the NAT has to turn packets around.
@@ -257,28 +283,34 @@ fn turned_around(you: &FamilyFacts, they: &FamilyFacts) -> Found {
                 "{shared}; the NAT does not turn packets for its own address around (hairpinning), so only a route \
                  between the two networks would help"
             );
-            (PairPath::Relay, Way::Hairpin, Some(Confidence::Medium), why)
+            Found::new(PairPath::Relay, Way::Hairpin, Some(Confidence::Medium), why)
         }
         Some(true) => {
-            let (path, confidence) = through_nats(you, they);
+            // Nobody searches for ports at an address of its own.
+            let left @ Left { path, confidence, .. } = match through_nats(you, they) {
+                Left { search: Some(_), confidence, .. } => {
+                    Left { path: PairPath::Relay, confidence, search: None }
+                }
+                left => left,
+            };
             let why = format!(
                 "{shared}, which turns packets for its own address around; {}",
-                words::between_nats(you, they, path)
+                words::between_nats(you, they, left)
             );
-            (path, Way::Hairpin, confidence.min(Some(Confidence::Medium)), why)
+            Found::new(path, Way::Hairpin, confidence.min(Some(Confidence::Medium)), why)
         }
         None => {
             let why = format!(
                 "{shared}: it depends on whether the NAT turns packets for its own address around (hairpinning), which \
                  was not measured"
             );
-            (PairPath::Unknown, Way::Hairpin, None, why)
+            Found::new(PairPath::Unknown, Way::Hairpin, None, why)
         }
     }
 }
 
 /// Everything that the two NATs can be; if that leaves both open, what is most common.
-fn through_nats(you: &FamilyFacts, they: &FamilyFacts) -> (PairPath, Option<Confidence>) {
+fn through_nats(you: &FamilyFacts, they: &FamilyFacts) -> Left {
     let can_be = |side: &FamilyFacts| {
         let filterings = side.filtering.clone();
         let kinds = side
@@ -287,16 +319,29 @@ fn through_nats(you: &FamilyFacts, they: &FamilyFacts) -> (PairPath, Option<Conf
             .flat_map(move |mapping| filterings.clone().into_iter().map(|f| (*mapping, f)));
         kinds.collect::<Vec<_>>()
     };
+    let between = |one: (Mapping, Filtering), other: (Mapping, Filtering)| {
+        let found = search((one.0, you.ports), (other.0, they.ports));
+        let search = found.filter(|_| !direct_path(one, other));
+        let direct = search.is_some() || direct_path(one, other);
+        (if direct { PairPath::Direct } else { PairPath::Relay }, search)
+    };
     let (ours, theirs) = (can_be(you), can_be(they));
-    let mut outcomes = ours.iter().flat_map(|one| theirs.iter().map(|other| direct_path(*one, *other)));
-    let path = |direct| if direct { PairPath::Direct } else { PairPath::Relay };
-    let Some(first) = outcomes.next() else { return (PairPath::Unknown, None) };
-    if outcomes.all(|outcome| outcome == first) {
-        return (path(first), Some(Confidence::High));
+    let outcomes: Vec<_> =
+        ours.iter().flat_map(|one| theirs.iter().map(|other| between(*one, *other))).collect();
+    let Some(&(path, search)) = outcomes.first() else {
+        return Left { path: PairPath::Unknown, confidence: None, search: None };
+    };
+    // A search is a matter of luck, though of little.
+    let sure = |search: Option<Search>| if search.is_some() { Confidence::Medium } else { Confidence::High };
+    if outcomes.iter().all(|outcome| *outcome == (path, search)) {
+        return Left { path, confidence: Some(sure(search)), search };
     }
-    match (most_common(you), most_common(they)) {
-        (Some(one), Some(other)) => (path(direct_path(one, other)), Some(Confidence::Medium)),
-        _ => (PairPath::Unknown, None),
+    match most_common(you).zip(most_common(they)) {
+        Some((one, other)) => {
+            let (path, search) = between(one, other);
+            Left { path, confidence: Some(Confidence::Medium), search }
+        }
+        None => Left { path: PairPath::Unknown, confidence: None, search: None },
     }
 }
 
@@ -335,6 +380,7 @@ fn leg(side: &Facts) -> Leg {
 
 #[cfg(test)]
 mod tests {
+    use super::super::behaviour::PortAllocation;
     use super::*;
     use Mapping::{AddressAndPortDependent as APDM, AddressDependent as ADM, EndpointIndependent as EIM};
 
@@ -402,12 +448,37 @@ mod tests {
         assert_eq!(pair(&[EIM], &[EIM]), (DIRECT, Some(Way::Ipv4), HIGH), "whatever the filters do");
         assert_eq!(pair(&[EIM, ADM], &[EIM, ADM]), (DIRECT, Some(Way::Ipv4), MEDIUM));
         assert_eq!(pair(&[APDM], &[APDM]), (RELAY.0, RELAY.1, MEDIUM), "unless one of them lets anybody in");
-        assert_eq!(pair(&[EIM, ADM], &[APDM]), (RELAY.0, RELAY.1, MEDIUM));
+        assert_eq!(pair(&[EIM, ADM], &[APDM]), (DIRECT, Some(Way::Ipv4), MEDIUM), "by a search");
         assert_eq!(pair(&[ADM, APDM], &[ADM, APDM]), (RELAY.0, RELAY.1, MEDIUM));
         assert_eq!(pair(&Mapping::ALL, &[EIM]), UNKNOWN);
         let open = ipv4(family(&[EIM], &[Filtering::EndpointIndependent]));
         let any = ipv4(family(&Mapping::ALL, &all));
         assert_eq!(predicted(&open, &any), (DIRECT, Some(Way::Ipv4), HIGH), "whatever the other NAT does");
+    }
+
+    #[test]
+    fn what_standard_ice_does_not_find_is_searched_for() {
+        let hard = |n, ports| ipv4(FamilyFacts { mapping: vec![APDM], ports: Some(ports), ..home(n) });
+        let (random, sequential) = (PortAllocation::Random, PortAllocation::Sequential);
+        let found = |you: &Facts, they: &Facts| {
+            predicted(you, they);
+            let Prediction { path, search, confidence, why, .. } = predict(you, they);
+            assert!(search.is_none() || confidence == MEDIUM, "luck is needed");
+            (path, search, why.join(" "))
+        };
+        let (path, search, why) = found(&hard(1, random), &ipv4(home(2)));
+        assert_eq!((path, search), (DIRECT, Some(Search::Birthday)));
+        assert!(why.contains("your external port changes with the destination, at random"), "{why}");
+        let (path, search, why) = found(&ipv4(home(2)), &hard(1, sequential));
+        assert_eq!((path, search), (DIRECT, Some(Search::Prediction)));
+        assert!(why.contains("their external port changes with the destination, in sequence"), "{why}");
+        let both = found(&hard(1, sequential), &hard(2, sequential));
+        assert_eq!((both.0, both.1), (DIRECT, Some(Search::Prediction)));
+        let one = found(&hard(1, sequential), &hard(2, random));
+        assert_eq!((one.0, one.1), (PairPath::Relay, None));
+        let open = ipv4(family(&[EIM], &[Filtering::EndpointIndependent]));
+        let standard = found(&hard(1, random), &open);
+        assert_eq!((standard.0, standard.1), (DIRECT, None));
     }
 
     #[test]

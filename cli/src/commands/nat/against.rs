@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thirl_ice_agent::agent::PathKind;
 use thirl_ice_agent::driver::ConnectError;
-use thirl_ice_agent::nat::{Facts, Options, PairPath, PairReport, Report, Trial};
+use thirl_ice_agent::nat::{Facts, Options, PairPath, PairReport, Report, Trial, predict};
 use thirl_overlay::node::{Connection, DialError, InquireError, Node, PathDescription};
 use thirl_overlay::{NodeId, Ticket};
 use tokio::time::{Instant, timeout};
@@ -17,6 +17,8 @@ use crate::error::Failure;
 
 /// A path that begins relayed may find a direct one for so long.
 const SETTLING: Duration = Duration::from_secs(3);
+/// The same where it has to be searched for.
+const SEARCHING: Duration = Duration::from_secs(25);
 
 /// Both sides measure, the pair is judged, and then the path is tried. `servers` are asked beside the ticket's.
 pub(super) async fn run(
@@ -37,7 +39,8 @@ pub(super) async fn run(
     };
     let ((report, you), they) = tokio::try_join!(own, theirs(&node, peer))?;
     progress.say("the path is tried");
-    let tried = try_path(&node, peer).await;
+    let searched = they.as_ref().is_ok_and(|they| predict(&you, they).search.is_some());
+    let tried = try_path(&node, peer, if searched { SEARCHING } else { SETTLING }).await;
     Ok((report, PairReport::new(peer.to_string(), you, they, tried)))
 }
 
@@ -52,12 +55,12 @@ async fn theirs(node: &Node, peer: NodeId) -> Result<Result<Facts, String>, Fail
     }
 }
 
-async fn try_path(node: &Node, peer: NodeId) -> Trial {
+async fn try_path(node: &Node, peer: NodeId, patience: Duration) -> Trial {
     let begun = Instant::now();
     match node.dial(peer).await {
         Ok(connection) => {
             let connect_ms = (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-            let trial = connected(&settled(&connection).await, connect_ms, &connection);
+            let trial = connected(&settled(&connection, patience).await, connect_ms, &connection);
             connection.close().await;
             trial
         }
@@ -65,12 +68,12 @@ async fn try_path(node: &Node, peer: NodeId) -> Trial {
     }
 }
 
-async fn settled(connection: &Connection) -> PathDescription {
+async fn settled(connection: &Connection, patience: Duration) -> PathDescription {
     let mut events = connection.path().events();
     let direct =
         async { while connection.describe().path == PathKind::Relayed && events.recv().await.is_ok() {} };
     // Relayed for good, then.
-    let _ = timeout(SETTLING, direct).await;
+    let _ = timeout(patience, direct).await;
     connection.describe()
 }
 

@@ -1,8 +1,8 @@
 //! A prediction in words, from the side that asks: "you" and "they".
 
-use super::super::behaviour::{Confidence, Filtering, Mapping};
+use super::super::behaviour::{Confidence, Filtering, Mapping, Search};
 use super::super::facts::{Facts, FamilyFacts};
-use super::{Leg, PairPath, Route, Way};
+use super::{Left, Leg, PairPath, Route, Way};
 
 pub(super) fn summary(
     path: PairPath,
@@ -57,7 +57,11 @@ pub(super) fn why(you: &Facts, they: &Facts, routes: &[Route]) -> Vec<String> {
 }
 
 /// Why two NATs leave this path.
-pub(super) fn between_nats(you: &FamilyFacts, they: &FamilyFacts, path: PairPath) -> String {
+pub(super) fn between_nats(you: &FamilyFacts, they: &FamilyFacts, left: Left) -> String {
+    if let Some(search) = left.search {
+        return by_search(you, they, search);
+    }
+    let path = left.path;
     // `None`: it may or may not depend on the destination.
     let depends = |side: &FamilyFacts| {
         (side.mapping.len() < Mapping::ALL.len())
@@ -101,6 +105,24 @@ pub(super) fn between_nats(you: &FamilyFacts, they: &FamilyFacts, path: PairPath
         ),
         _ => "the external ports of both sides change with the destination, so neither can be told where to send".to_owned(),
     }
+}
+
+/// How a path will be found that standard ICE does not find.
+fn by_search(you: &FamilyFacts, they: &FamilyFacts, search: Search) -> String {
+    let hard = |side: &FamilyFacts| !side.mapping.contains(&Mapping::EndpointIndependent);
+    let whose = match (hard(you), hard(they)) {
+        (true, true) => "the external ports of both sides change",
+        (true, false) => "your external port changes",
+        _ => "their external port changes",
+    };
+    let how = match search {
+        Search::Prediction => "in sequence, so the next ones can be told",
+        Search::Birthday => {
+            "at random; so one side opens very many, and the other tries ports until it hits one of them, which takes some \
+             seconds, while data goes through the relay"
+        }
+    };
+    format!("{whose} with the destination, {how}")
 }
 
 fn lets_in(side: &FamilyFacts) -> &'static str {
