@@ -7,14 +7,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::now;
 use super::shared::Core;
 use super::socket::Socket;
 use crate::agent::SocketId;
 
-/// So many there may be in a process: two agents' searches at full width, and half of what the system lets most processes
-/// open, 1024 files.
+/// So many there may be in a process: two agents' searches at full width.
 const MAX_OPENED: usize = 512;
+/// And this part of the files that the process may open, so that enough are left for all else.
+const SHARE_OF_FILES: u64 = 4;
 
 static OPENED: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,11 +27,13 @@ struct Place;
 
 impl Place {
     fn take() -> io::Result<Place> {
-        let one_more = |taken| (taken < MAX_OPENED).then_some(taken + 1);
+        let files = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |files| files / SHARE_OF_FILES);
+        let most = MAX_OPENED.min(usize::try_from(files).unwrap_or(usize::MAX));
+        let one_more = |taken| (taken < most).then_some(taken + 1);
         match OPENED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
             Ok(_) => Ok(Place),
             Err(_) => {
-                Err(io::Error::other(format!("this process has {MAX_OPENED} sockets open for such searches")))
+                Err(io::Error::other(format!("this process has {most} sockets open for such searches")))
             }
         }
     }
