@@ -10,7 +10,7 @@ use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 use super::config::Role;
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId, priority_on};
-use super::nat64::can_reach;
+use super::nat64::Vantage as _;
 use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, Stats};
 use super::remote::RemoteId;
 use super::{Agent, Timer, message};
@@ -56,7 +56,7 @@ impl Agent {
             Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
             // Connections come to passive candidates, so that a pair of theirs is formed by a check (RFC 6544, section 6.2).
             Route::Tcp(_, TcpType::Passive) if origin == PairOrigin::Candidates => false,
-            Route::Tcp(..) => can_reach(base.ip(), to.ip()),
+            Route::Tcp(id, _) => self.local.listeners.get(&id).is_some_and(|port| port.reaches(to.ip())),
         };
         if !reachable || origin == PairOrigin::Candidates && self.is_useless_guess(route, remote) {
             return None;

@@ -10,9 +10,10 @@ use thirl_common::net::canonical;
 
 use super::Agent;
 use super::config::Policy;
-use super::event::{Route, SocketId};
+use super::event::{ListenerId, Route, SocketId};
 use super::local::Found;
-use crate::candidate::{Candidate, CandidateAddress, CandidateKind};
+use super::nat64::Vantage as _;
+use crate::candidate::{Candidate, CandidateAddress, CandidateKind, TcpType};
 
 /// The port of a related address that is not told: the discard port (RFC 8839, section 5.1).
 const DISCARD: u16 = 9;
@@ -71,6 +72,12 @@ impl Agent {
     /// This host's router maps an external address to a socket: it becomes a server-reflexive candidate.
     pub fn add_mapped_address(&mut self, now: Instant, id: SocketId, external: SocketAddr) {
         self.add_external(now, id, external);
+        self.pump(now);
+    }
+
+    /// The same for a TCP port: it becomes a passive candidate, to which the peer connects.
+    pub fn add_mapped_tcp_address(&mut self, now: Instant, id: ListenerId, external: SocketAddr) {
+        self.add_tcp_reflexive(now, id, &[TcpType::Passive], external, None);
         self.pump(now);
     }
 

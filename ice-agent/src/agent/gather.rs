@@ -12,6 +12,7 @@ use super::event::{Event, ListenerId, RelayId, Route, SocketId, State, StreamId,
 use super::hard_nat::is_public;
 use super::local::Found;
 use super::message;
+use super::nat64::Vantage as _;
 use super::relay::Relay;
 use super::{Agent, Timer, TurnServer};
 use crate::candidate::CandidateKind;

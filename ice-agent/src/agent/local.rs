@@ -46,6 +46,8 @@ pub(super) struct Listener {
     pub(super) other_preference: u16,
     /// How the driver ranks its interface.
     pub(super) preference: u8,
+    /// How it reaches IPv4 hosts, if it is an IPv6 one.
+    pub(super) nat64: Option<Nat64Prefix>,
 }
 
 /// What someone saw of a socket.
@@ -183,7 +185,7 @@ impl LocalSide {
         let id = ListenerId(self.listeners_made);
         self.listeners_made += 1;
         let other_preference = self.other_preference(component, local, preference);
-        self.listeners.insert(id, Listener { component, local, other_preference, preference });
+        self.listeners.insert(id, Listener { component, local, other_preference, preference, nat64: None });
         id
     }
 

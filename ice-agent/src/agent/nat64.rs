@@ -10,32 +10,42 @@ use std::time::Instant;
 use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::Agent;
-use super::event::{Route, SocketId, Via};
-use super::local::Socket;
-use crate::candidate::ComponentId;
+use super::event::{ListenerId, Route, SocketId, Via};
+use super::local::{Listener, Socket};
+use crate::candidate::{ComponentId, TcpType};
 
-impl Socket {
-    /// Uses a NAT64, if packets of this socket's leave the link. `false` if nothing is new.
+/// Where packets leave this host: a UDP socket, or a TCP port.
+pub(super) trait Vantage {
+    /// Its own address.
+    fn local(&self) -> SocketAddr;
+
+    /// The NAT64 that it uses.
+    fn nat64(&self) -> Option<Nat64Prefix>;
+
+    /// The same, to be set.
+    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix>;
+
+    /// Uses a NAT64, if packets of this one's leave the link. `false` if nothing is new.
     fn take_nat64(&mut self, prefix: Option<Nat64Prefix>) -> bool {
         let leaves =
-            matches!(self.local.ip(), IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local());
-        if !leaves || prefix.is_none() || self.nat64 == prefix {
+            matches!(self.local().ip(), IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local());
+        if !leaves || prefix.is_none() || self.nat64() == prefix {
             return false;
         }
-        self.nat64 = prefix;
+        *self.nat64_mut() = prefix;
         true
     }
 
     /// Who it is that a packet came from, or that is to be reached.
-    pub(super) fn host_at(&self, address: SocketAddr) -> SocketAddr {
+    fn host_at(&self, address: SocketAddr) -> SocketAddr {
         let address = canonical(address);
-        self.nat64.map_or(address, |prefix| prefix.to_ipv4(address))
+        self.nat64().map_or(address, |prefix| prefix.to_ipv4(address))
     }
 
-    /// Where packets to a host are sent: under the prefix, or with this socket's scope, without which a link-local address
+    /// Where packets to a host are sent: under the prefix, or with this one's scope, without which a link-local address
     /// means nothing.
-    pub(super) fn address_of(&self, host: SocketAddr) -> SocketAddr {
-        match (host, self.local, self.nat64) {
+    fn address_of(&self, host: SocketAddr) -> SocketAddr {
+        match (host, self.local(), self.nat64()) {
             (SocketAddr::V4(_), SocketAddr::V6(_), Some(prefix)) => prefix.to_ipv6(host),
             (SocketAddr::V6(mut to), SocketAddr::V6(local), _) if to.ip().is_unicast_link_local() => {
                 to.set_scope_id(local.scope_id());
@@ -46,23 +56,51 @@ impl Socket {
     }
 
     /// Whether packets can pass from here to a host at all: families and scopes must be the same, unless there is a NAT64.
-    pub(super) fn reaches(&self, host: IpAddr) -> bool {
-        match (canonical(self.local).ip(), host, self.nat64) {
+    fn reaches(&self, host: IpAddr) -> bool {
+        match (canonical(self.local()).ip(), host, self.nat64()) {
             (IpAddr::V6(_), IpAddr::V4(host), Some(prefix)) => leads_to(prefix, host),
             (local, host, _) => can_reach(local, host),
         }
     }
 
-    /// Whether others may know this socket by such an address: a translator stands before IPv6 hosts only.
-    pub(super) fn can_be_known_as(&self, address: SocketAddr) -> bool {
-        self.local.is_ipv6() || address.is_ipv4()
+    /// Whether others may know this one by such an address: a translator stands before IPv6 hosts only.
+    fn can_be_known_as(&self, address: SocketAddr) -> bool {
+        self.local().is_ipv6() || address.is_ipv4()
+    }
+}
+
+impl Vantage for Socket {
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn nat64(&self) -> Option<Nat64Prefix> {
+        self.nat64
+    }
+
+    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix> {
+        &mut self.nat64
+    }
+}
+
+impl Vantage for Listener {
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn nat64(&self) -> Option<Nat64Prefix> {
+        self.nat64
+    }
+
+    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix> {
+        &mut self.nat64
     }
 }
 
 impl Agent {
-    /// The prefix of the network's NAT64, as RFC 7050 lets a host find it: by the IPv6 sockets that there are, and those that
-    /// are added, IPv4 hosts are reached under it from now on. With `None` sockets that are added do without; others keep
-    /// what they have, since what they reached they may reach still.
+    /// The prefix of the network's NAT64, as RFC 7050 lets a host find it: by the IPv6 sockets and TCP ports that there are,
+    /// and those that are added, IPv4 hosts are reached under it from now on. With `None` those that are added do without;
+    /// others keep what they have, since what they reached they may reach still.
     pub fn set_nat64(&mut self, now: Instant, prefix: Option<Nat64Prefix>) {
         self.config.nat64 = prefix;
         let sockets = self.local.sockets.iter_mut();
@@ -75,7 +113,18 @@ impl Agent {
                 self.form_pairs_on(now, Route::Socket(id));
             }
         }
-        if !concerned.is_empty() {
+        let listeners = self.local.listeners.iter_mut();
+        let ports: Vec<_> =
+            listeners.filter_map(|(id, listener)| listener.take_nat64(prefix).then_some(*id)).collect();
+        for &id in &ports {
+            if self.gathering.begun.is_some() && self.is_running() {
+                self.ask_servers_over_tcp(id, SocketAddr::is_ipv4);
+                for ty in [TcpType::Active, TcpType::SimultaneousOpen] {
+                    self.form_pairs_on(now, Route::Tcp(id, ty));
+                }
+            }
+        }
+        if !concerned.is_empty() || !ports.is_empty() {
             self.pump(now);
         }
     }
@@ -96,7 +145,9 @@ impl Agent {
                 let relay = self.gathering.relays.get(&relay)?;
                 (relay.carrier, relay.server.address)
             }
-            Route::Tcp(..) => return Some(pair.to),
+            Route::Tcp(id, _) => {
+                return Some(self.local.listeners.get(&id).map_or(pair.to, |port| port.address_of(pair.to)));
+            }
         };
         Some(self.wire_address(via, host))
     }
@@ -114,6 +165,13 @@ impl Agent {
         }
     }
 
+    /// The same for a new TCP port.
+    pub(super) fn introduce_nat64_to_listener(&mut self, id: ListenerId) {
+        if let Some(listener) = self.local.listeners.get_mut(&id) {
+            listener.take_nat64(self.config.nat64);
+        }
+    }
+
     /// Who sends to a socket from there.
     pub(super) fn host_at(&self, id: SocketId, address: SocketAddr) -> SocketAddr {
         self.local.sockets.get(&id).map_or_else(|| canonical(address), |socket| socket.host_at(address))
@@ -123,7 +181,10 @@ impl Agent {
     pub(super) fn host_towards(&self, route: Route, address: SocketAddr) -> SocketAddr {
         match route {
             Route::Socket(id) => self.host_at(id, address),
-            Route::Relay(_) | Route::Tcp(..) => address,
+            Route::Tcp(id, _) => {
+                self.local.listeners.get(&id).map_or(address, |listener| listener.host_at(address))
+            }
+            Route::Relay(_) => address,
         }
     }
 

@@ -17,10 +17,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use thirl_common::net::canonical;
 use thirl_common::wire::{Protocol, classify, packet_header};
 
 use super::event::{Action, Framing, ListenerId, Received, Route, StreamId, Transmit, Via};
+use super::nat64::Vantage as _;
 use super::pair::{PairId, PairState};
 use super::{Agent, Timer};
 use crate::candidate::{ComponentId, TcpType};
@@ -60,6 +60,7 @@ impl Agent {
         preference: u8,
     ) -> ListenerId {
         let id = self.local.add_listener(component, local, preference);
+        self.introduce_nat64_to_listener(id);
         if self.gathering.begun.is_some() && self.is_running() {
             self.gather_on_listener(now, id);
             self.pump(now);
@@ -91,7 +92,7 @@ impl Agent {
         listener: ListenerId,
         from: SocketAddr,
     ) -> Option<StreamId> {
-        let from = canonical(from);
+        let from = self.local.listeners.get(&listener)?.host_at(from);
         let route = self.accepting_route(listener, from)?;
         if let Some(unproven) = self.connections.unproven_beyond(MAX_UNPROVEN) {
             self.close_connection(unproven);
@@ -139,7 +140,7 @@ impl Agent {
         }
         let stream = self.new_stream();
         self.connections.insert(stream, Connection::asked_for(listener, Purpose::Peer { route, to }));
-        let to = scoped(local, to);
+        let to = self.local.listeners.get(&listener).map_or(to, |port| port.address_of(to));
         self.out.actions.push_back(Action::ConnectTcp { stream, local, to, framing: Framing::Packets });
         false
     }
@@ -321,16 +322,5 @@ impl Agent {
     fn forget_connection(&mut self, stream: StreamId) -> Option<Connection> {
         self.timers.cancel(Timer::Stream(stream));
         self.connections.remove(stream)
-    }
-}
-
-/// A link-local address means something with the scope of the address that it is reached from only.
-fn scoped(local: SocketAddr, to: SocketAddr) -> SocketAddr {
-    match (to, local) {
-        (SocketAddr::V6(mut to), SocketAddr::V6(local)) if to.ip().is_unicast_link_local() => {
-            to.set_scope_id(local.scope_id());
-            SocketAddr::V6(to)
-        }
-        _ => to,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rand::Rng;
 use thirl_common::net::Transport;
-use thirl_ice_agent::agent::{Agent, SocketId};
+use thirl_ice_agent::agent::{Agent, ListenerId, SocketId};
 use thirl_ice_agent::port_mapping::{Action, Event, MappingId, MappingRequest, PortMapper, UpnpError};
 
 use super::network::{HostId, Network};
@@ -20,7 +20,14 @@ const PORT: u16 = 29_999;
 pub(super) struct Mapper {
     machine: PortMapper,
     local: SocketAddr,
-    mappings: BTreeMap<MappingId, SocketId>,
+    mappings: BTreeMap<MappingId, Port>,
+}
+
+/// What is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Udp(SocketId),
+    Tcp(ListenerId),
 }
 
 impl Mapper {
@@ -48,21 +55,23 @@ impl Mapper {
         self.machine.handle_timeout(now);
     }
 
-    /// Has each socket mapped, and tells the agent what came of it.
+    /// Has each socket and TCP port mapped, and tells the agent what came of it.
     pub(super) fn drain<'a>(
         &mut self,
         network: &mut Network,
         host: HostId,
         sockets: impl Iterator<Item = (&'a SocketId, &'a SocketAddr)>,
+        listeners: &BTreeMap<SocketAddr, ListenerId>,
         agent: &mut Agent,
     ) {
         let now = network.now();
-        let ip = self.local.ip();
-        for (socket, local) in sockets.filter(|(_, local)| local.ip() == ip) {
-            if self.mappings.values().all(|known| known != socket) {
-                let request = MappingRequest::new(Transport::Udp, local.port());
+        let sockets = sockets.map(|(id, local)| (Port::Udp(*id), Transport::Udp, *local));
+        let listeners = listeners.iter().map(|(local, id)| (Port::Tcp(*id), Transport::Tcp, *local));
+        for (port, transport, local) in sockets.chain(listeners) {
+            if local.ip() == self.local.ip() && self.mappings.values().all(|known| *known != port) {
+                let request = MappingRequest::new(transport, local.port());
                 let mapping = self.machine.map(now, MappingRequest { permanent: false, ..request });
-                self.mappings.insert(mapping, *socket);
+                self.mappings.insert(mapping, port);
             }
         }
         while let Some(action) = self.machine.poll_action() {
@@ -72,10 +81,11 @@ impl Mapper {
             }
         }
         while let Some(event) = self.machine.poll_event() {
-            if let Event::Mapped { mapping, external, .. } = event
-                && let Some(socket) = self.mappings.get(&mapping)
-            {
-                agent.add_mapped_address(now, *socket, external);
+            let Event::Mapped { mapping, external, .. } = event else { continue };
+            match self.mappings.get(&mapping) {
+                Some(Port::Udp(socket)) => agent.add_mapped_address(now, *socket, external),
+                Some(Port::Tcp(listener)) => agent.add_mapped_tcp_address(now, *listener, external),
+                None => {}
             }
         }
         while let Some(transmit) = self.machine.poll_transmit() {

@@ -383,7 +383,7 @@ impl Peer {
         let (least, most) = signalling;
         if let Some(mapper) = &mut self.mapper {
             let own = self.sockets.iter().filter(|(socket, _)| !self.beside.contains(socket));
-            mapper.drain(network, self.host, own, &mut self.agent);
+            mapper.drain(network, self.host, own, &self.listeners, &mut self.agent);
         }
         while let Some(event) = self.agent.poll_event() {
             match event {

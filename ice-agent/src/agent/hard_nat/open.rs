@@ -9,6 +9,7 @@ use thirl_common::wire::{Class, Message, Username};
 use super::{MappingBehaviour, Search, Work};
 use crate::agent::event::{Action, Received, Route, SocketId, Transmit, Via};
 use crate::agent::local::Found;
+use crate::agent::nat64::Vantage as _;
 use crate::agent::{Agent, Timer, Timings};
 use crate::candidate::{CandidateKind, ComponentId};
 

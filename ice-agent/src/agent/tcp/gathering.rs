@@ -11,13 +11,15 @@ use thirl_common::wire::{Class, MappedAddress, Message, XorMappedAddress};
 use super::super::event::{Action, Framing, ListenerId, Route, StreamId, Via};
 use super::super::gather::{ServerOutcome, Task};
 use super::super::local::Found;
+use super::super::nat64::Vantage as _;
 use super::super::{Agent, Timer, message};
 use super::connection::{Connection, Purpose};
-use super::scoped;
 use crate::candidate::{CandidateKind, TcpType};
 
 /// The port of an active candidate, which says nothing: the discard port (RFC 6544, section 4.5).
 const DISCARD: u16 = 9;
+/// What a port is outside: to meet at, and to connect to.
+const REFLEXIVE: [TcpType; 2] = [TcpType::SimultaneousOpen, TcpType::Passive];
 /// So many STUN servers are asked from each port: what they see differs by the destination alone.
 const SERVERS: usize = 2;
 /// A connection to a server that takes longer is of no use.
@@ -44,8 +46,22 @@ impl Agent {
         }
         for rule in self.config.external_addresses.clone() {
             if !rule.replaces && rule.is_of(canonical(local).ip()) {
-                self.add_tcp_reflexive(now, id, SocketAddr::new(rule.external, local.port()), None);
+                let external = SocketAddr::new(rule.external, local.port());
+                self.add_tcp_reflexive(now, id, &REFLEXIVE, external, None);
             }
+        }
+        self.ask_servers_over_tcp(id, |_| true);
+    }
+
+    /// Has servers say how they see connections from a port: those that can be reached and are wanted.
+    pub(in crate::agent) fn ask_servers_over_tcp(
+        &mut self,
+        id: ListenerId,
+        wanted: impl Fn(&SocketAddr) -> bool,
+    ) {
+        let Some(listener) = self.local.listeners.get(&id) else { return };
+        if listener.local.port() == 0 || self.config.lite {
+            return;
         }
         let clear = |transport| matches!(transport, Transport::Udp | Transport::Tcp);
         let turn = self.config.turn.iter().filter(|server| clear(server.transport));
@@ -55,7 +71,8 @@ impl Agent {
             .iter()
             .copied()
             .chain(turn.map(|server| canonical(server.address)))
-            .filter(|server| server.is_ipv4() == local.is_ipv4() && !server.ip().is_unspecified())
+            .map(|server| listener.host_at(server))
+            .filter(|server| listener.reaches(server.ip()) && !server.ip().is_unspecified() && wanted(server))
             .collect();
         for server in servers.into_iter().take(SERVERS) {
             self.queue_after_datagrams(Task::BindingOverTcp { listener: id, server });
@@ -82,20 +99,21 @@ impl Agent {
         self.add_local_candidate(now, &found);
     }
 
-    /// The address at which a port is seen outside: to connect to, and to meet at.
-    fn add_tcp_reflexive(
+    /// The address at which a port is known outside.
+    pub(in crate::agent) fn add_tcp_reflexive(
         &mut self,
         now: Instant,
         id: ListenerId,
+        types: &[TcpType],
         external: SocketAddr,
         server: Option<SocketAddr>,
     ) {
-        for ty in [TcpType::SimultaneousOpen, TcpType::Passive] {
+        for &ty in types {
             let route = Route::Tcp(id, ty);
             let Some(listener) = self.local.listeners.get(&id) else {
                 return;
             };
-            if external.is_ipv4() != listener.local.is_ipv4() {
+            if !listener.can_be_known_as(external) {
                 return;
             }
             let found = Found {
@@ -116,12 +134,11 @@ impl Agent {
     /// Connects to a STUN server from a port, to ask how it is seen.
     pub(in crate::agent) fn connect_to_server(&mut self, now: Instant, id: ListenerId, server: SocketAddr) {
         let Some(local) = self.local.listeners.get(&id) else { return };
-        let local = local.local;
+        let (local, to) = (local.local, local.address_of(server));
         let stream = self.new_stream();
         let purpose = Purpose::Server { server, asked: self.transaction_id(), answered: false };
         self.connections.insert(stream, Connection::asked_for(id, purpose));
         self.timers.set(Timer::Stream(stream), now + PATIENCE);
-        let to = scoped(local, server);
         self.out.actions.push_back(Action::ConnectTcp { stream, local, to, framing: Framing::Stun });
     }
 
@@ -151,7 +168,7 @@ impl Agent {
         self.timers.cancel(Timer::Stream(stream));
         self.note_tcp_outcome(server, mapped.ok_or_else(|| "the server refuses".to_owned()));
         if let Some(mapped) = mapped {
-            self.add_tcp_reflexive(now, listener, mapped, Some(server));
+            self.add_tcp_reflexive(now, listener, &REFLEXIVE, mapped, Some(server));
             self.hasten_gathering(now);
         }
         self.check_gathering(now);

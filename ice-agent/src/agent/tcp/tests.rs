@@ -479,3 +479,76 @@ fn a_lite_side_is_connected_to() {
     assert!(world.connect_within(5 * SECOND), "{}", world.hosts[0].agent.report());
     assert!(world.data_flows());
 }
+
+/// What an agent of its own asks for and tells, in the order of asking.
+fn connects(agent: &mut Agent) -> Vec<(StreamId, SocketAddr, SocketAddr)> {
+    let actions = std::iter::from_fn(|| agent.poll_action());
+    let connects = actions.filter_map(|action| match action {
+        Action::ConnectTcp { stream, local, to, .. } => Some((stream, local, to)),
+        _ => None,
+    });
+    connects.collect()
+}
+
+fn told(agent: &Agent) -> Vec<String> {
+    agent.local_candidates().map(ToString::to_string).collect()
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "any origin will do")]
+fn ipv4_peers_are_reached_through_nat64() {
+    let now = Instant::now();
+    let prefix: thirl_common::net::Nat64Prefix = "64:ff9b::/96".parse().unwrap();
+    let mut agent = Agent::new(AgentConfig { stun: vec![SERVER], ..config(Role::Controlling) }, [1; 32]);
+    let local = "[2001:db8::2]:5000".parse().unwrap();
+    let listener = agent.add_tcp_listener(now, local, 255);
+    agent.gather(now);
+    assert!(connects(&mut agent).is_empty(), "there is no way to the server");
+    agent.set_nat64(now, Some(prefix));
+    agent.handle_timeout(now + Duration::from_millis(50));
+    let [(stream, from, to)] = connects(&mut agent)[..] else { panic!("the server is asked") };
+    assert_eq!((from, to), (local, prefix.to_ipv6(SERVER)));
+    agent.stream_connected(now, stream, Ok(local));
+    let request = agent.poll_transmit().unwrap();
+    let id = Message::parse(&request.payload).unwrap().transaction_id();
+    let key = thirl_common::wire::IntegrityKey::new(b"nobody looks");
+    let answer = message::success(id, "198.51.100.1:7000".parse().unwrap(), &key);
+    agent.handle_stream_frame(now, stream, &answer);
+    let told = told(&agent);
+    assert!(
+        told.iter().any(|line| line.contains(" 198.51.100.1 7000 typ srflx") && line.contains("tcptype so"))
+    );
+
+    let peer: SocketAddr = "203.0.113.20:6000".parse().unwrap();
+    let theirs = format!("candidate:1 1 tcp 1694498815 {} {} typ host tcptype so", peer.ip(), peer.port());
+    agent
+        .set_remote_credentials(now, super::super::Credentials { ufrag: "abcd".into(), pwd: "x".repeat(22) })
+        .unwrap();
+    agent.add_remote_candidate(now, Candidate::parse(&theirs).unwrap());
+    agent.handle_timeout(now + Duration::from_millis(100));
+    let [(_, from, to)] = connects(&mut agent)[..] else { panic!("the peer is connected to") };
+    assert_eq!((from, to), (local, prefix.to_ipv6(peer)));
+    // Its own SYN was first: this is the same peer.
+    assert!(agent.stream_accepted(now, listener, prefix.to_ipv6(peer)).is_some());
+    let report = agent.report().to_string();
+    assert!(report.contains("203.0.113.20:6000 over TCP"), "{report}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "any origin will do")]
+fn a_mapped_port_is_told_as_one_to_connect_to() {
+    let now = Instant::now();
+    let mut agent = Agent::new(config(Role::Controlling), [1; 32]);
+    let listener = agent.add_tcp_listener(now, "10.0.0.1:5000".parse().unwrap(), 255);
+    agent.gather(now);
+    let before = told(&agent);
+    for external in ["198.51.100.9:6000", "198.51.100.9:6000", "[2001:db8::9]:6000"] {
+        agent.add_mapped_tcp_address(now, listener, external.parse().unwrap());
+    }
+    let new: Vec<_> = told(&agent).into_iter().filter(|line| !before.contains(line)).collect();
+    let [line] = &new[..] else { panic!("{new:?}") };
+    assert!(
+        line.contains(" 198.51.100.9 6000 typ srflx raddr 10.0.0.1 rport 5000 tcptype passive"),
+        "{line}"
+    );
+}
