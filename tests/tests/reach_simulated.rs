@@ -4,25 +4,17 @@ use std::collections::BTreeMap;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use thirl_tests::reach::{Cell, Instrument, Mode, Pair, Plan, measure, text};
+use thirl_tests::reach::{Instrument, Mode, Pair, Plan, measure, text};
 
 /// Of each pair in each mode; `THIRL_REACH_RUNS` sets another number.
 const RUNS: usize = 2;
-
-/// All but those that need TCP through a NAT64, or a TCP port that a gateway opens: the agent asks for neither.
-fn pairs() -> Vec<Pair> {
-    let translated_tcp = |pair: &Pair| {
-        pair.involves("no-udp") && ["nat64", "gateway"].iter().any(|other| pair.involves(other))
-    };
-    Pair::all().into_iter().filter(|pair| !translated_tcp(pair)).collect()
-}
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how long it takes is printed")]
 fn every_pair_connects_by_the_path_that_there_is() {
     let runs = std::env::var("THIRL_REACH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(RUNS);
     let plan = Plan {
-        pairs: pairs(),
+        pairs: Pair::all(),
         modes: vec![Mode::Thirl, Mode::Standard],
         runs: BTreeMap::from([(Instrument::Simulation, runs)]),
         jobs: available_parallelism().map_or(1, Into::into),
@@ -32,6 +24,6 @@ fn every_pair_connects_by_the_path_that_there_is() {
     let seconds = began.elapsed().as_secs_f64();
     println!("{}", text(&matrix));
     println!("{} runs in {seconds:.1} s", plan.pairs.len() * runs * 2);
-    let missed: Vec<_> = matrix.cells.iter().flat_map(Cell::missed).collect();
+    let missed = matrix.missed();
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
