@@ -12,7 +12,7 @@ use super::shared::{Core, Shared};
 use super::socket::Socket;
 use super::stream::{Listening, listen};
 use super::watch::HostAddresses;
-use crate::agent::SocketId;
+use crate::agent::{ListenerId, SocketId};
 
 /// Addresses come and go: with those that are only kept for what began on them, no more sockets than this.
 const MAX_SOCKETS: usize = 2 * MAX_ADDRESSES;
@@ -83,6 +83,12 @@ impl Core {
     /// The sockets and where they are bound.
     pub(super) fn locals(&self) -> Vec<(SocketId, SocketAddr)> {
         self.sockets.iter().filter_map(|(id, socket)| Some((*id, socket.local_addr().ok()?))).collect()
+    }
+
+    /// The TCP ports at which it listens.
+    pub(super) fn ports(&self) -> Vec<(ListenerId, SocketAddr)> {
+        let ports = self.listeners.iter().map(|(id, listener)| (*id, listener.local));
+        ports.filter(|(_, local)| local.port() != 0).collect()
     }
 
     fn bind(&mut self, wanted: &LocalAddress) -> io::Result<()> {
