@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, Capabilities, Credentials, CredentialsError, Role};
 use crate::candidate::{Candidate, CandidateAddress, CandidateTransport, ComponentId};
@@ -91,12 +91,13 @@ impl IceDescription {
             }
         }
         let options = options.into_iter().filter(|(_, can)| *can).map(|(word, _)| word.to_owned()).collect();
-        IceDescription { lite, options, streams, ..IceDescription::default() }
+        let pacing = agent.proposed_pacing().and_then(|pacing| u32::try_from(pacing.as_millis()).ok());
+        IceDescription { lite, options, pacing, streams, ..IceDescription::default() }
     }
 
     /// Tells an agent what its peer has described.
     pub fn tell(&self, agent: &mut Agent, now: Instant) -> Result<(), CredentialsError> {
-        agent.set_remote_capabilities(now, self.capabilities());
+        self.tell_session(agent, now);
         for (stream, index) in self.streams.iter().zip(0..=u8::MAX) {
             if let Some(credentials) = &stream.credentials {
                 agent.set_remote_credentials_of(now, index, credentials.clone())?;
@@ -111,6 +112,14 @@ impl IceDescription {
             }
         }
         Ok(())
+    }
+
+    /// Tells an agent what is said of its peer's session: what it can do, and at which pace.
+    pub(crate) fn tell_session(&self, agent: &mut Agent, now: Instant) {
+        agent.set_remote_capabilities(now, self.capabilities());
+        if let Some(pacing) = self.pacing {
+            agent.set_remote_pacing(Duration::from_millis(pacing.into()));
+        }
     }
 
     /// What the side that wrote it can do.

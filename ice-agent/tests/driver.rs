@@ -141,8 +141,12 @@ async fn a_silent_peer_is_a_failure_with_a_report() {
     let dead = format!("stun:127.0.0.1:{}", silent.local_addr().unwrap().port());
     let agent = on_loopback(IceAgent::builder().controlling().timings(timings)).stun(dead.parse().unwrap());
     let agent = agent.stun("stun:no-such-name.invalid".parse().unwrap()).gather().await.unwrap();
-    let remote =
-        Description { ufrag: "abcd".to_owned(), pwd: "p".repeat(22), candidates: vec![line, "?".to_owned()] };
+    let remote = Description {
+        ufrag: "abcd".to_owned(),
+        pwd: "p".repeat(22),
+        candidates: vec![line, "?".to_owned()],
+        ..Description::default()
+    };
     agent.set_remote(&remote).unwrap();
     let Err(ConnectError::Failed(report)) = agent.connect().await else { panic!("nobody answers") };
     let words = report.to_string();
@@ -156,4 +160,21 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert!(start("turn:relay.example.org").await.unwrap_err().to_string().contains("wrong scheme"));
     assert!(start("stuns:stun.example.org").await.unwrap_err().to_string().contains("use stun:"));
     assert!(IceAgent::builder().addresses([]).start().await.is_err());
+}
+
+#[tokio::test]
+async fn a_description_says_what_its_side_can_do() {
+    let slow = Timings { pacing: Duration::from_millis(80), ..Timings::default() };
+    let a = on_loopback(IceAgent::builder().controlling().timings(slow)).gather().await.unwrap();
+    let b = on_loopback(IceAgent::builder()).gather().await.unwrap();
+    let offer = serde_json::to_value(a.description()).unwrap();
+    assert_eq!(offer["options"], serde_json::json!(["ice2", "trickle", "renomination"]));
+    assert_eq!((&offer["pacing"], offer.get("lite")), (&80.into(), None), "{offer}");
+    b.set_remote(&serde_json::from_value(offer).unwrap()).unwrap();
+    let answer = b.description();
+    assert_eq!(answer.pacing, Some(80), "both keep the slower pace");
+    // As those write it that know nothing of this.
+    let old = serde_json::json!({"ufrag": answer.ufrag, "pwd": answer.pwd, "candidates": answer.candidates});
+    a.set_remote(&serde_json::from_value(old).unwrap()).unwrap();
+    tokio::try_join!(a.connect(), b.connect()).unwrap();
 }

@@ -58,7 +58,7 @@ fn their_description(program: &mut Program) -> Description {
     program.wait_for_line("end-of-candidates", LIMIT).unwrap();
     let output = program.output();
     let lines = output.lines().filter_map(|line| line.split_once("| ").map(|(_, text)| text));
-    let mut description = Description { ufrag: String::new(), pwd: String::new(), candidates: Vec::new() };
+    let mut description = Description::default();
     for line in lines {
         match line.split_once(' ') {
             Some(("ufrag", ufrag)) => ufrag.clone_into(&mut description.ufrag),
@@ -71,7 +71,7 @@ fn their_description(program: &mut Program) -> Description {
 }
 
 fn our_description(agent: &IceAgent) -> String {
-    let Description { ufrag, pwd, candidates } = agent.description();
+    let Description { ufrag, pwd, candidates, .. } = agent.description();
     format!("ufrag {ufrag}\npwd {pwd}\n{}\nend-of-candidates", candidates.join("\n"))
 }
 

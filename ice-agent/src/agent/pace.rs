@@ -44,12 +44,21 @@ impl Pace {
     }
 }
 
+/// More than this a peer's Ta does not slow this side down.
+const MAX_REMOTE_PACING: Duration = Duration::from_secs(10);
+
 impl Agent {
+    /// What this side proposes for Ta: nothing if it is the 50 ms that count where nothing is said (RFC 8839, section 5.5).
+    pub fn proposed_pacing(&self) -> Option<Duration> {
+        let pacing = self.config.timings.pacing;
+        (pacing != Timings::default().pacing).then_some(pacing)
+    }
+
     /// What the peer proposes for Ta, if it does (`a=ice-pacing`: RFC 8839, section 5.5). "Both agents MUST use the higher
     /// value of the proposed values" (RFC 8445, section 14.2), and without a burst.
     pub fn set_remote_pacing(&mut self, pacing: Duration) {
         let timings = &mut self.config.timings;
-        timings.pacing = timings.pacing.max(pacing);
+        timings.pacing = timings.pacing.max(pacing.min(MAX_REMOTE_PACING));
         timings.burst = 0;
     }
 

@@ -50,10 +50,7 @@ impl IceAgent {
 
     /// What to tell the peer: credentials, and the candidates that were found so far.
     pub fn description(&self) -> Description {
-        let core = self.shared.lock();
-        let Credentials { ufrag, pwd } = core.agent.local_credentials().clone();
-        let candidates = core.agent.local_candidates().map(ToString::to_string).collect();
-        Description { ufrag, pwd, candidates }
+        Description::of(&self.shared.lock().agent)
     }
 
     /// Restarts ICE: the description is for the peer, which answers with its own as
@@ -89,6 +86,7 @@ impl IceAgent {
     /// All that the peer has to tell: its credentials, and its candidates, after which there will be no more. Candidates
     /// that cannot be used are passed over, and stand in the report.
     pub fn set_remote(&self, description: &Description) -> Result<(), CredentialsError> {
+        self.shared.with_agent(|agent| description.tell_capabilities(agent, now()));
         self.set_remote_credentials(&description.ufrag, &description.pwd)?;
         for line in &description.candidates {
             if let Err(error) = self.add_remote_candidate(line) {

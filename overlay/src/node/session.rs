@@ -131,7 +131,8 @@ impl Pump {
 
     /// The offer or the answer, with the candidates that there are already: those of this host.
     async fn describe(&mut self) {
-        let thirl_ice_agent::driver::Description { ufrag, pwd, mut candidates } = self.agent.description();
+        let thirl_ice_agent::driver::Description { ufrag, pwd, mut candidates, .. } =
+            self.agent.description();
         candidates.truncate(crate::session::MAX_CANDIDATES);
         self.told.clone_from(&candidates);
         let description = Description { ufrag, pwd, candidates };

@@ -16,7 +16,8 @@
 //! - [`port_mapping`], [`routes`]: the answers of a gateway, and the table that names it.
 //! - [`quic_version`], [`captive_portal`], [`nat64`], [`if_inet6`]: what a NAT diagnosis is told by the network and the
 //!   system.
-//! - [`uri`], [`settings`], [`candidate`], [`sdp`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
+//! - [`turn_client`]: a script of answers for the TURN client.
+//! - [`uri`], [`http_proxy`], [`description`], [`settings`], [`candidate`], [`sdp`], [`ticket`], [`session`], [`facts`], [`signalling`]: text from people and peers.
 #![expect(clippy::unwrap_used, reason = "a body stops at the first surprise")]
 
 mod allocations;
@@ -33,6 +34,7 @@ mod partner;
 mod proxy;
 mod server_certificates;
 mod text;
+mod turn_client;
 
 pub use allocations::allocations;
 pub use client_hello::client_hello;
@@ -47,7 +49,8 @@ pub use network::{captive_portal, if_inet6, nat64, quic_version};
 pub use partner::partner;
 pub use proxy::proxy_protocol;
 pub use server_certificates::server_certificates;
-pub use text::{candidate, facts, sdp, session, settings, signalling, ticket, uri};
+pub use text::{candidate, description, facts, http_proxy, sdp, session, settings, signalling, ticket, uri};
+pub use turn_client::turn_client;
 
 /// A body of a target.
 pub type Body = fn(&[u8]);
@@ -62,9 +65,11 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("client_hello", client_hello),
     ("connections", connections),
     ("credentials", credentials),
+    ("description", description),
     ("diagnosis", diagnosis),
     ("facts", facts),
     ("framing", framing),
+    ("http_proxy", http_proxy),
     ("if_inet6", if_inet6),
     ("message", message),
     ("mux", mux),
@@ -83,5 +88,6 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("signalling", signalling),
     ("ticket", ticket),
     ("token", token),
+    ("turn_client", turn_client),
     ("uri", uri),
 ];

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use thirl_common::config::{ConfigError, Key, Source, Values, parse};
 use thirl_common::net::Transport;
-use thirl_common::uri::ServerUri;
+use thirl_common::uri::{Host, ServerUri};
 use thirl_ice_agent::candidate::Candidate;
+use thirl_ice_agent::driver::{Description, HttpProxy};
 use thirl_ice_agent::nat::{PairPath, predict};
 use thirl_ice_agent::sdp::IceDescription;
 use thirl_overlay::Ticket;
@@ -20,6 +21,29 @@ pub fn uri(data: &[u8]) {
     assert_eq!(printed.parse().as_ref(), Ok(&uri), "{printed}");
     assert_eq!(matches!(uri.transport(), Transport::Tls | Transport::Dtls), uri.scheme.is_secure());
     assert_ne!(uri.port, 0);
+}
+
+/// A proxy's URL is printed, without its secrets, as one that is read as the same proxy; any list of exceptions can be asked.
+pub fn http_proxy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, except) = text.split_once('\n').unwrap_or((text, ""));
+    let Ok(proxy) = text.parse::<HttpProxy>() else { return };
+    let proxy = proxy.except(except);
+    let printed = proxy.to_string();
+    assert_eq!(printed.parse::<HttpProxy>().unwrap().to_string(), printed);
+    let hosts =
+        [Host::Name("turn.example".to_owned()), Host::Ip(std::net::Ipv4Addr::new(10, 1, 2, 3).into())];
+    let served = hosts.map(|host| proxy.serves(&host));
+    if except.split(',').any(|host| host.trim() == "*") {
+        assert_eq!(served, [false; 2]);
+    }
+}
+
+/// A description in JSON is written as one that is read as the same.
+pub fn description(data: &[u8]) {
+    let Ok(description) = serde_json::from_slice::<Description>(data) else { return };
+    let written = serde_json::to_vec(&description).unwrap();
+    assert_eq!(serde_json::from_slice::<Description>(&written).unwrap(), description);
 }
 
 /// Longer lines are refused.

@@ -53,7 +53,12 @@ impl TheirSession {
         let one = |name| values(name).next().unwrap_or_else(|| panic!("no {name} in {sdp}"));
         let candidates = values("candidate").map(|candidate| format!("candidate:{candidate}")).collect();
         TheirSession {
-            description: Description { ufrag: one("ice-ufrag"), pwd: one("ice-pwd"), candidates },
+            description: Description {
+                ufrag: one("ice-ufrag"),
+                pwd: one("ice-pwd"),
+                candidates,
+                ..Description::default()
+            },
             fingerprint: one("fingerprint").strip_prefix("sha-256 ").unwrap().to_owned(),
         }
     }
@@ -61,7 +66,7 @@ impl TheirSession {
 
 /// Our session description (RFC 8841) of one data channel.
 fn our_session(agent: &IceAgent, identity: &Identity, setup: &str) -> String {
-    let Description { ufrag, pwd, candidates } = agent.description();
+    let Description { ufrag, pwd, candidates, .. } = agent.description();
     let mut lines = vec![
         "v=0".to_owned(),
         "o=- 1 1 IN IP4 127.0.0.1".to_owned(),

@@ -42,7 +42,7 @@ impl Theirs {
         }));
         agent.gather_candidates().unwrap();
         let (ufrag, pwd) = agent.get_local_user_credentials().await;
-        let mut description = Description { ufrag, pwd, candidates: Vec::new() };
+        let mut description = Description { ufrag, pwd, ..Description::default() };
         while let Some(candidate) = within_limit("a candidate", candidates.recv()).await.unwrap() {
             description.candidates.push(candidate);
         }

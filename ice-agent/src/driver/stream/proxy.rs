@@ -98,7 +98,7 @@ impl HttpProxy {
     }
 
     /// Whether it is used for a host.
-    pub(super) fn serves(&self, host: &Host) -> bool {
+    pub fn serves(&self, host: &Host) -> bool {
         if self.except.split(',').any(|host| host.trim() == "*") {
             return false;
         }
