@@ -57,7 +57,7 @@ struct Runs {
 impl Default for Runs {
     fn default() -> Self {
         let limit = Duration::from_secs(35);
-        Runs { count: 60, limit, turn: true, loss: 0.0, signalling: Duration::from_millis(200) }
+        Runs { count: 50, limit, turn: true, loss: 0.0, signalling: Duration::from_millis(200) }
     }
 }
 

@@ -59,7 +59,9 @@ pub(super) struct HardNat {
     outcome: Option<String>,
     /// What was tried in vain, and when.
     tried: Option<(Plan, Instant)>,
-    budget: Budget,
+    /// What may be sent to ports that are guessed, and from sockets that were opened.
+    probes: Budget,
+    openings: Budget,
     /// What the peer's checks said of its NAT, in this session.
     told: Option<NatMapping>,
 }

@@ -171,7 +171,11 @@ impl Agent {
 
     fn send_from_opened(&mut self, now: Instant, id: SocketId) {
         let Some(Search { component, plan, .. }) = self.search() else { return };
-        let Some(bytes) = self.write_bare_check(*component, plan.socket()) else { return };
+        let (component, socket) = (*component, plan.socket());
+        if !self.hard_nat().openings.spend(now) {
+            return;
+        }
+        let Some(bytes) = self.write_bare_check(component, socket) else { return };
         self.sent_beside(now);
         let Some(search) = self.search_mut() else { return };
         let beside = search.plan.socket();

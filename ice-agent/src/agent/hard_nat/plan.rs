@@ -96,13 +96,13 @@ impl Agent {
         if !self.does_hard_nats() {
             return Err(Off::Switched);
         }
-        if !self.peer_knows_hard_nats() {
-            return Err(Off::PeerUnaware);
-        }
         let mut why = Off::NoFront;
         for ipv4 in [true, false] {
             let fronts = self.local_front(component, ipv4).zip(self.remote_front(component, ipv4));
             let Some((ours, target)) = fronts else { continue };
+            if !self.peer_knows_hard_nats() {
+                return Err(Off::PeerUnaware);
+            }
             match self.plan_between(ours, target) {
                 Ok(plan) => return Ok(plan),
                 Err(off) => why = off,

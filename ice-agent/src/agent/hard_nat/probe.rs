@@ -46,7 +46,8 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    fn spend(&mut self, now: Instant) -> bool {
+    /// Whether one more may be sent, which it then is.
+    pub(super) fn spend(&mut self, now: Instant) -> bool {
         let since = self.counted.map_or(Duration::ZERO, |counted| now.saturating_duration_since(counted));
         let earned = u32::try_from(since.as_secs() / REFILL.as_secs()).unwrap_or(u32::MAX);
         if earned > 0 || self.counted.is_none() {
@@ -141,7 +142,7 @@ impl Agent {
         }
         let limit = if birthday { PROBES } else { u32::from(IN_SEQUENCE) };
         let port =
-            if probing.sent < limit && hard_nat.budget.spend(now) { probing.ports.next() } else { None };
+            if probing.sent < limit && hard_nat.probes.spend(now) { probing.ports.next() } else { None };
         let Some(port) = port else {
             probing.over = Some(now + LAST_ANSWERS);
             self.timers.set(Timer::HardNat, now + LAST_ANSWERS);

@@ -171,6 +171,13 @@ fn many_sockets_send_to_the_one_address_that_was_told() {
     let times: Vec<_> =
         many.inspect(|(_, transmit)| assert_eq!(transmit.to, target)).map(|(at, _)| *at).collect();
     assert!(times.windows(2).all(|two| two[1] - two[0] >= Duration::from_millis(5)), "5 ms apart");
+    // Restarts bring no more than one a second.
+    for pwd in 'b'..='z' {
+        side.meet(pwd, &["candidate:1 1 udp 1694498815 203.0.113.7 5000 typ srflx x-mapping unknown"]);
+        side.run(Duration::from_secs(10));
+    }
+    let all = side.sent.iter().filter(|(_, transmit)| transmit.via != Via::Socket(side.socket)).count();
+    assert!((1000..=1536 + 290).contains(&all), "{all}");
     // Closing gives them back.
     side.agent.close(side.now);
     while side.step() {}
