@@ -4,7 +4,7 @@ use thirl_tests::reach::{Instrument, Mode, Pair, Plan, kernel, measure, text};
 use thirl_tests::requires;
 
 /// Every situation, every way to a path, and what has no direct one.
-const PAIRS: [&str; 22] = [
+const PAIRS: [&str; 30] = [
     "public,public",
     "public,apdm-apdf",
     "public,nat64",
@@ -20,6 +20,14 @@ const PAIRS: [&str; 22] = [
     "adm-apdf,gateway",
     "sequential,gateway",
     "gateway,gateway",
+    "eim-apdf,sequential",
+    "sequential,sequential",
+    "eim-apdf,apdm-apdf",
+    "adm-apdf,cgnat",
+    "public,no-udp",
+    "no-udp,no-udp",
+    "no-udp,nat64",
+    "no-udp,gateway",
     "same-lan",
     "same-cgnat-hairpin",
     "same-cgnat",

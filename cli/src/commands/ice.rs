@@ -91,12 +91,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let agent = start(&arguments).await?;
     print_json(&agent.description())?;
+    // Before the peer is known, so that nothing is missed.
+    let events = agent.events();
     let mut signalling = Signalling::new(arguments.trickle);
     signalling.read_description(&agent).await?;
     let begun = now();
     let ended = signalling.run(&agent);
     if let Some(every) = arguments.every {
-        let done = flow::run(&agent, Duration::from_millis(every.into()), begun, ended).await;
+        let done = flow::run(&agent, events, Duration::from_millis(every.into()), begun, ended).await;
         agent.close().await;
         return done;
     }

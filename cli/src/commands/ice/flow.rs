@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use thirl_ice_agent::agent::Event;
 use thirl_ice_agent::driver::{IceAgent, Path};
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::print_json;
@@ -20,11 +20,11 @@ const WORD: &[u8] = b"thirl ";
 
 pub(super) async fn run(
     agent: &IceAgent,
+    mut events: broadcast::Receiver<Event>,
     every: Duration,
     begun: Instant,
     mut ended: oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
-    let mut events = agent.events();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut path, mut sent, mut arrivals) = (None::<Path>, 0_u64, Arrivals::default());
