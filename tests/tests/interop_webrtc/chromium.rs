@@ -7,6 +7,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use thirl_ice_agent::agent::Role;
+use thirl_ice_agent::candidate::{CandidateTransport, TcpType};
 use thirl_ice_agent::driver::{Description, IceAgent};
 use thirl_tests::harness::{self, Chromium, Site};
 use thirl_tests::requires;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use webrtc_data::data_channel::{Config, DataChannel};
 
 use crate::stack::{Identity, SCTP_PORT, Setup, associate};
-use crate::{LIMIT, agent, within_limit};
+use crate::{LIMIT, agent_over, within_limit};
 
 const PAGE: &str = include_str!("../../interop/data_channel_page.html");
 const MAX_MESSAGE: usize = 65_536;
@@ -99,13 +100,14 @@ async fn echo(agent: IceAgent, setup: Setup, identity: Identity, peer: String) {
     }
 }
 
-/// Connects to a page in which Chromium makes the offer, or the answer.
-async fn connects(page_offers: bool) {
+/// Connects to a page in which Chromium makes the offer, or the answer. Over TCP Chromium's candidates are active.
+async fn connects(page_offers: bool, over: CandidateTransport) {
+    let protocol = if over == CandidateTransport::Udp { "udp" } else { "tcp" };
     let program =
         requires!(harness::installed("chromium", "chromium", "is the browser that our agent is tested with"));
     let (mut site, mut signals) = start().await;
     let role = if page_offers { Role::Controlled } else { Role::Controlling };
-    let (agent, identity) = (agent(role).await, Identity::new());
+    let (agent, identity) = (agent_over(role, over).await, Identity::new());
     let page = site.url(if page_offers { "role=offer" } else { "role=answer" });
     // There may be no other interface than loopback; and what mDNS would hide is resolved by nobody here.
     let arguments = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
@@ -130,16 +132,26 @@ async fn connects(page_offers: bool) {
     let Ok(Some(outcome)) = outcome else {
         panic!("the page said nothing within {LIMIT:?}: {}\n{}", agent.report(), chromium.end());
     };
-    assert_eq!(outcome, json!({ "messages": 100, "protocol": "udp" }), "{}", agent.report());
+    assert_eq!(outcome, json!({ "messages": 100, "protocol": protocol }), "{}", agent.report());
     echo.abort();
 }
 
 #[tokio::test]
 async fn chromium_offers() {
-    connects(true).await;
+    connects(true, CandidateTransport::Udp).await;
 }
 
 #[tokio::test]
 async fn chromium_answers() {
-    connects(false).await;
+    connects(false, CandidateTransport::Udp).await;
+}
+
+#[tokio::test]
+async fn chromium_offers_and_connects_by_tcp() {
+    connects(true, CandidateTransport::Tcp(TcpType::Passive)).await;
+}
+
+#[tokio::test]
+async fn chromium_answers_and_connects_by_tcp() {
+    connects(false, CandidateTransport::Tcp(TcpType::Passive)).await;
 }

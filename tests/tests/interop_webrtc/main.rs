@@ -10,14 +10,21 @@ mod stack;
 use std::time::Duration;
 
 use thirl_ice_agent::agent::Role;
+use thirl_ice_agent::candidate::CandidateTransport;
 use thirl_ice_agent::driver::{IceAgent, LocalAddress};
 
 /// Generous: the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn agent(role: Role) -> IceAgent {
+    agent_over(role, CandidateTransport::Udp).await
+}
+
+/// One that tells candidates of this transport alone.
+async fn agent_over(role: Role, transport: CandidateTransport) -> IceAgent {
     let address = LocalAddress { address: "127.0.0.1:0".parse().unwrap(), preference: u8::MAX };
-    IceAgent::builder().role(role).addresses([address]).gather().await.unwrap()
+    let builder = IceAgent::builder().filter(move |candidate| candidate.transport == transport);
+    builder.role(role).addresses([address]).gather().await.unwrap()
 }
 
 async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
