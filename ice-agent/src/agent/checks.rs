@@ -235,8 +235,7 @@ impl Agent {
         let Some(check) = pair.check.as_mut() else { return };
         if check.repeat_at.take_if(|at| *at <= now).is_some() {
             self.timers.set(Timer::Check(id), check.deadline());
-            if !stopped {
-                self.renew_connection(id);
+            if !stopped && !self.connect_again(id) {
                 self.session.list.trigger(id);
             }
             return;

@@ -23,7 +23,7 @@ use super::event::{Action, Framing, ListenerId, Received, Route, StreamId, Trans
 use super::nat64::Vantage as _;
 use super::pair::{PairId, PairState};
 use super::{Agent, Timer};
-use crate::candidate::{ComponentId, TcpType};
+use crate::candidate::{CandidateKind, ComponentId, TcpType};
 
 pub(super) use connection::Connections;
 use connection::{Connection, Purpose};
@@ -164,15 +164,19 @@ impl Agent {
         }
     }
 
-    /// A connection has not answered for long: another is to take its place, if it can be asked for.
-    pub(super) fn renew_connection(&mut self, id: PairId) {
-        let Some(pair) = self.session.list.get(id) else { return };
-        let Route::Tcp(_, TcpType::Active | TcpType::SimultaneousOpen) = pair.route else { return };
-        if let Some(stream) = self.connections.find(pair.route, pair.to)
+    /// A connection was refused, or has not answered for long: another is asked for when it is the pair's turn again, after
+    /// those over UDP. `false` if it cannot be asked for.
+    pub(super) fn connect_again(&mut self, id: PairId) -> bool {
+        let Some(pair) = self.session.list.get_mut(id).filter(|pair| !pair.is_valid()) else { return false };
+        let Route::Tcp(_, TcpType::Active | TcpType::SimultaneousOpen) = pair.route else { return false };
+        pair.state = PairState::Waiting;
+        let (route, to) = (pair.route, pair.to);
+        if let Some(stream) = self.connections.find(route, to)
             && self.connections.is_connected(stream)
         {
             self.close_connection(stream);
         }
+        true
     }
 
     /// A pair has failed: nobody needs its connection, unless the session before carries data over it.
@@ -321,6 +325,20 @@ impl Agent {
 
     fn forget_connection(&mut self, stream: StreamId) -> Option<Connection> {
         self.timers.cancel(Timer::Stream(stream));
-        self.connections.remove(stream)
+        let connection = self.connections.remove(stream)?;
+        if let Purpose::Peer { route: route @ Route::Tcp(_, TcpType::Active), to } = connection.purpose {
+            self.forget_mapping(route, to);
+        }
+        Some(connection)
+    }
+
+    /// The next connection has another port, and is seen at another address.
+    fn forget_mapping(&mut self, route: Route, to: SocketAddr) {
+        let pair = self.session.list.find(route, to).and_then(|id| self.session.list.get(id));
+        let mapped = pair.and_then(|pair| pair.mapped).and_then(|id| self.local.candidates.get_mut(&id));
+        if let Some(mapped) = mapped.filter(|mapped| mapped.candidate.kind == CandidateKind::PeerReflexive) {
+            mapped.lost = true;
+            self.forget_lost();
+        }
     }
 }
