@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thirl_common::net::Transport;
 use thirl_common::uri::Host;
-use thirl_ice_agent::agent::{AgentConfig, PathKind, Policy, Role, State, TurnServer};
+use thirl_ice_agent::agent::{AgentConfig, HardNats, PathKind, Policy, Role, State, TurnServer};
 use thirl_ice_agent::candidate::CandidateKind;
 use thirl_ice_agent::turn::TurnCredentials;
 use thirl_tests::sim::{Filtering, Mapping, NatSpec, Pair, PeerSpec, Side};
@@ -86,6 +86,8 @@ fn one_address_for_stun_and_turn_gives_a_reflexive_candidate_too() {
     for ways in [&[(FIRST, Transport::Udp)][..], &[(FIRST, Transport::Tcp)], THREE_WAYS] {
         let mut a = peer(Role::Controlling, 1, ways);
         a.config.policy = Policy::All;
+        // Nothing is told on a guess.
+        a.config.hard_nats = HardNats::OFF;
         let mut pair = Pair::new(1, a, peer(Role::Controlled, 2, ways), false);
         pair.servers[1].down = true;
         pair.start();
@@ -129,6 +131,26 @@ fn a_relay_that_restarts_is_used_again() {
         assert!(pair.data_flows(), "{transport}: {report}\n{}", pair.b.agent.report());
         assert_eq!(pair.a.agent.state(), State::Completed, "{transport}: {report}");
         assert_eq!(pair.servers[0].allocations(), 2);
+    }
+}
+
+#[test]
+fn a_connection_that_a_nat_has_forgotten_is_found_out_while_the_peer_restarts() {
+    for side in [Side::A, Side::B] {
+        let mut pair = pair(&[(FIRST, Transport::Tcp)]);
+        pair.start();
+        assert!(pair.connect(ms(1000)), "{}", pair.a.agent.report());
+        pair.run_for(Duration::from_secs(20));
+        // Nobody resets the connection: what is written to it is just not answered.
+        let nat = pair.peer(side).nat.unwrap();
+        pair.network.nat_mut(nat).reboot();
+        // The other side sees no more than silence, and restarts again and again. A request over TCP is waited for as long as
+        // 39.5 s (RFC 8489, section 6.2.2).
+        for _ in 0..4 {
+            pair.restart(side.other());
+            pair.run_for(Duration::from_secs(20));
+        }
+        assert!(pair.data_flows(), "{side:?}: {}\n{}", pair.a.agent.report(), pair.b.agent.report());
     }
 }
 

@@ -207,7 +207,8 @@ impl Agent {
             State::Completed => {}
             // The present session is being checked already.
             State::Connected if carried_by_former => {
-                return self.set_component_state(component, State::Checking);
+                self.set_component_state(component, State::Checking);
+                return self.check_relays(now, component);
             }
             _ => return,
         }

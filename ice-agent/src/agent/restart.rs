@@ -69,6 +69,8 @@ impl Agent {
                 None => State::New,
             };
             self.set_component_state(component, state);
+            // Who restarts has a reason: of an allocation that is gone nothing else would tell while all pairs are new.
+            self.check_relays(now, component);
         }
         if self.session.streams.ids().into_iter().all(|component| self.carrier(component).is_none()) {
             self.timers.set(Timer::FormerEnd, now + self.config.timings.consent_timeout);
