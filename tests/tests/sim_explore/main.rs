@@ -3,7 +3,7 @@
 //!
 //! It goes on for a while with new seeds each time that it is told to begin elsewhere:
 //! `THIRL_EXPLORE_SEED=1000 THIRL_EXPLORE_RUNS=5000 cargo test -p thirl-tests --test sim_explore`. A seed that fails is
-//! printed, and run alone by `THIRL_EXPLORE_SEED=… THIRL_EXPLORE_RUNS=1`.
+//! printed, and run alone by `THIRL_EXPLORE_SEED=… THIRL_EXPLORE_RUNS=1`; `THIRL_EXPLORE_TRACE=1` shows how it goes.
 
 mod run;
 mod scenario;

@@ -84,6 +84,7 @@ enum Knows {
 #[derive(Clone)]
 struct Question<'a> {
     topology: &'a Topology,
+    kind: Kind,
     network: Network,
     /// What each side may send to.
     known: [BTreeSet<Endpoint>; 2],
@@ -105,7 +106,7 @@ impl<'a> Question<'a> {
                 known[1 - side].extend(network.ask_server(side, server));
             }
         }
-        Some(Question { topology, network, known, open_book: [false; 2] })
+        Some(Question { topology, kind, network, known, open_book: [false; 2] })
     }
 
     /// With what is known beyond that; `None` if there is nothing of the kind.
@@ -154,7 +155,8 @@ impl<'a> Question<'a> {
                     if self.open_book[side] {
                         self.known[1 - side].extend(sent.left_from);
                     }
-                    if let Some((receiver, from)) = sent.arrived
+                    // A SYN tells nobody anything before a connection stands.
+                    if let Some((receiver, from)) = sent.arrived.filter(|_| self.kind != Kind::Tcp)
                         && receiver != side
                     {
                         self.known[receiver].insert(from);
