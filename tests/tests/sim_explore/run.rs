@@ -60,11 +60,13 @@ fn is_demanded(topology: &Topology, expectation: Expectation) -> bool {
     }
 }
 
-/// Whether a dependent mapping's port is not just any: an agent may guess it where the model promises nothing.
+/// Whether the port of a dependent mapping is not just any, by itself or by what a NAT further out makes of it: an agent may
+/// guess it where the model promises nothing.
 fn may_be_guessed(topology: &Topology) -> bool {
     let sites = topology.sites.iter().flat_map(|site| &site.layers);
-    let mut nats = sites.chain(&topology.shared).filter_map(Layer::nat);
-    nats.any(|nat| nat.mapping != Mapping::EndpointIndependent && nat.allocation != PortAllocation::Random)
+    let nats: Vec<_> = sites.chain(&topology.shared).filter_map(Layer::nat).collect();
+    nats.iter().any(|nat| nat.mapping != Mapping::EndpointIndependent)
+        && nats.iter().any(|nat| nat.allocation != PortAllocation::Random)
 }
 
 struct Run<'a> {
