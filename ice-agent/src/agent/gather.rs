@@ -169,7 +169,7 @@ impl Agent {
             let Some(socket) = self.local.sockets.get(&id) else { return };
             let server = socket.host_at(server);
             let covered = self.gathering.relay_by_server.contains_key(&(id, server));
-            if socket.reaches(server.ip()) && !covered && wanted(&server) {
+            if socket.reaches_server(server.ip()) && !covered && wanted(&server) {
                 self.queue_binding(id, server);
             }
         }
@@ -181,7 +181,7 @@ impl Agent {
             let (component, shared) = (socket.component, socket.shared);
             let server = TurnServer { address: socket.host_at(server.address), ..server };
             let address = server.address;
-            let reached = socket.reaches(address.ip()) && wanted(&address);
+            let reached = socket.reaches_server(address.ip()) && wanted(&address);
             let alike =
                 |socket| self.local.sockets.get(&socket).is_some_and(|other| other.component == component);
             let used = self.gathering.relay_by_server.keys();

@@ -63,6 +63,12 @@ pub(super) trait Vantage {
         }
     }
 
+    /// The same for a server, which may be on this host: then it is reached at a loopback address from any of the same family.
+    fn reaches_server(&self, server: IpAddr) -> bool {
+        let on_this_host = server.is_loopback() && canonical(self.local()).is_ipv4() == server.is_ipv4();
+        on_this_host || self.reaches(server)
+    }
+
     /// Whether others may know this one by such an address: a translator stands before IPv6 hosts only.
     fn can_be_known_as(&self, address: SocketAddr) -> bool {
         self.local().is_ipv6() || address.is_ipv4()

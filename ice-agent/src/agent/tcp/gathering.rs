@@ -72,7 +72,9 @@ impl Agent {
             .copied()
             .chain(turn.map(|server| canonical(server.address)))
             .map(|server| listener.host_at(server))
-            .filter(|server| listener.reaches(server.ip()) && !server.ip().is_unspecified() && wanted(server))
+            .filter(|server| {
+                listener.reaches_server(server.ip()) && !server.ip().is_unspecified() && wanted(server)
+            })
             .collect();
         for server in servers.into_iter().take(SERVERS) {
             self.queue_after_datagrams(Task::BindingOverTcp { listener: id, server });
