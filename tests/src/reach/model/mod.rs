@@ -1,7 +1,7 @@
 //! The reference model: the best path that can exist in a topology of the simulation, from first principles.
 //!
 //! It knows nothing of ICE. It asks what a packet can do, in a network of symbols: a port that a NAT gives is a symbol that
-//! nobody else has, time stands still, and nothing is lost ([`paper`]). Each side has one socket and a set of endpoints that it
+//! nobody else has, time stands still, and nothing is lost (`paper`). Each side has one socket and a set of endpoints that it
 //! may send to. At first these are what two servers see of the other side, and the other side's own address. Whoever
 //! receives a packet may send to where it came from. Both send to all that they know, again and again, until nothing new
 //! is learnt: every mapping that can help is then made, and every filter opened that can be. A direct path exists if now a
