@@ -117,6 +117,27 @@ fn both_families_of_an_allocation_are_candidates() {
     assert!(pair.data_flows(), "refreshed");
 }
 
+/// A stream is asked for once; that nobody takes it, it learns after ten seconds.
+#[test]
+fn a_relay_that_comes_back_while_both_sides_connect_is_used() {
+    let spec = |role, number| {
+        let mut spec = peer(role, number, &[(FIRST, Transport::Tcp)]);
+        spec.config.policy = Policy::All;
+        spec.config.hard_nats = HardNats::OFF;
+        let nat = NatSpec::new(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent);
+        PeerSpec { nat: Some((nat, [5, 5, 5, number].into())), ..spec }
+    };
+    let mut pair = Pair::new(1, spec(Role::Controlling, 1), spec(Role::Controlled, 2), false);
+    let server = pair.servers[0].host();
+    pair.network.set_down(server, true);
+    pair.start();
+    pair.run_for(Duration::from_secs(12));
+    assert!(relayed(&pair).is_empty());
+    pair.network.set_down(server, false);
+    assert!(pair.connect(Duration::from_secs(20)), "{}", pair.a.agent.report());
+    assert!(pair.data_flows());
+}
+
 #[test]
 fn a_relay_that_restarts_is_used_again() {
     for transport in [Transport::Udp, Transport::Tcp] {

@@ -23,6 +23,10 @@ const MAX_REPEATS: u8 = 3;
 /// Over a connection answers are late rather than lost. One without an answer for so long is taken for dead, and made anew.
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 
+/// A pair that is nominated has worked: if it does not answer the nomination it has broken since, and another is to be
+/// nominated. So this is given up after 15 RTOs, not 79.
+const NOMINATION: Retransmission = Retransmission { transmissions: 4, last_wait: 8, ..Retransmission::STUN };
+
 /// How long an answer may take before the pair is asked anew.
 fn repeat_after(transport: Transport, rtt: Option<Duration>) -> Duration {
     if transport.is_reliable() {
@@ -163,6 +167,7 @@ impl Agent {
     pub(super) fn start_check(&mut self, now: Instant, id: PairId) -> bool {
         let Some(pair) = self.session.list.get(id).filter(|_| !self.config.lite) else { return false };
         let nominate = pair.nominate && self.role == Role::Controlling;
+        let works = pair.is_valid();
         let repeats = pair.check.as_ref().map_or(0, |check| check.repeats.saturating_add(1));
         let transport = if pair.route.is_tcp() { Transport::Tcp } else { Transport::Udp };
         let repeat_at =
@@ -172,7 +177,10 @@ impl Agent {
         // "RTO = MAX (500ms, Ta * N * (Num-Waiting + Num-In-Progress))" (RFC 8445, section 14.3).
         let timings = &self.config.timings;
         let rto = timings.rto.max(timings.pacing * self.session.list.active().min(1000));
-        let schedule = Retransmission { rto, ..Retransmission::STUN };
+        let schedule = match nominate && works {
+            true => Retransmission { rto: timings.rto, ..NOMINATION },
+            false => Retransmission { rto, ..Retransmission::STUN },
+        };
         let transaction = Transaction::start(schedule, transport, now);
         let check =
             OutgoingCheck { id: transaction_id, bytes: bytes.clone(), transaction, repeats, repeat_at };
@@ -252,7 +260,14 @@ impl Agent {
                 let bytes = check.bytes.clone();
                 self.send_check(now, id, bytes);
             }
-            Due::TimedOut => self.fail_pair(now, id, "no answer"),
+            Due::TimedOut => {
+                let (component, worked) = (pair.component, pair.is_valid());
+                self.fail_pair(now, id, "no answer");
+                if worked {
+                    // Its relay may be what is gone.
+                    self.check_relays(now, component);
+                }
+            }
         }
         self.consider_failure(now);
     }

@@ -61,6 +61,8 @@ pub(super) struct Relay {
     owner: Option<RelayId>,
     /// Another allocation takes the place of this one: when it ends, that is all.
     replaced: bool,
+    /// Whether there was an allocation before, in whose place this one is: it is to be had, sooner or later.
+    stands_in: bool,
     /// How often in a row it failed.
     failures: u32,
     /// Since when there is an allocation.
@@ -82,6 +84,7 @@ impl Relay {
             other: None,
             owner: None,
             replaced: false,
+            stands_in: false,
             failures: 0,
             since: None,
             flow: 0,

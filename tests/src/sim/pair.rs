@@ -234,7 +234,8 @@ impl Pair {
             for (_, mail) in due {
                 self.peer(side.other()).take_mail(now, mail);
             }
-            self.peer(side).handle_timeout(now);
+            let peer = if side == Side::A { &mut self.a } else { &mut self.b };
+            peer.handle_timeout(&mut self.network);
         }
     }
 

@@ -86,7 +86,22 @@ enum Carrier {
         by_proxy: Option<SocketAddr>,
         framing: Framing,
         open: bool,
+        /// When it is given up unless it is open.
+        until: Option<Instant>,
     },
+}
+
+/// So long the agent's driver waits for a stream to a server, a proxy on the way included.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Carrier {
+    /// When it is given up.
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Carrier::Connection { open: false, until, .. } => *until,
+            _ => None,
+        }
+    }
 }
 
 /// One side.
@@ -259,13 +274,16 @@ impl Peer {
         }
         let opened = (!self.opened.is_empty()).then_some(now);
         let mapper = self.mapper.as_ref().and_then(Mapper::poll_timeout);
-        [opened, mapper, self.agent.poll_timeout()].into_iter().flatten().min()
+        let given_up = self.streams.values().filter_map(Carrier::until).min();
+        [opened, mapper, given_up, self.agent.poll_timeout()].into_iter().flatten().min()
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, network: &mut Network) {
         if self.asleep {
             return;
         }
+        let now = network.now();
+        self.give_up_streams(network);
         for (stream, result) in std::mem::take(&mut self.opened) {
             if result.is_err() || self.streams.contains_key(&stream) {
                 self.agent.stream_connected(now, stream, result);
@@ -275,6 +293,17 @@ impl Peer {
             mapper.handle_timeout(now);
         }
         self.agent.handle_timeout(now);
+    }
+
+    fn give_up_streams(&mut self, network: &mut Network) {
+        let now = network.now();
+        let late = |carrier: &Carrier| carrier.until().is_some_and(|until| until <= now);
+        for (stream, carrier) in self.streams.extract_if(.., |_, carrier| late(carrier)) {
+            if let Carrier::Connection { id, .. } = carrier {
+                network.close(id);
+            }
+            self.opened.push((stream, Err("it takes too long".to_owned())));
+        }
     }
 
     /// Takes what has come to its host.
@@ -370,7 +399,8 @@ impl Peer {
         match self.agent.stream_accepted(now, *listener, from) {
             Some(stream) => {
                 let framing = Framing::Packets;
-                let carrier = Carrier::Connection { id, local, by_proxy: None, framing, open: true };
+                let carrier =
+                    Carrier::Connection { id, local, by_proxy: None, framing, open: true, until: None };
                 self.streams.insert(stream, carrier);
             }
             None => network.close(id),
@@ -509,8 +539,9 @@ impl Peer {
     ) {
         match network.connect(self.host, local, to, transport) {
             Some(id) => {
-                self.streams
-                    .insert(stream, Carrier::Connection { id, local, by_proxy, framing, open: false });
+                let until = (framing == Framing::Stun).then(|| network.now() + CONNECT_PATIENCE);
+                let carrier = Carrier::Connection { id, local, by_proxy, framing, open: false, until };
+                self.streams.insert(stream, carrier);
             }
             None => self.opened.push((stream, Err("the port is in use".to_owned()))),
         }

@@ -19,7 +19,7 @@ use run::run;
 use scenario::Scenario;
 
 /// So many seeds, from 0 on, as long as nothing else is said: the same on every machine.
-const RUNS: u64 = 150;
+const RUNS: u64 = 500;
 /// So many findings are enough.
 const MAX_FINDINGS: usize = 10;
 

@@ -55,8 +55,7 @@ impl Agent {
                 // A five-tuple has one allocation, so this one needs another.
                 let replacement = self.add_relay_by_stream(component, &server, index);
                 if let Some(replacement) = self.gathering.relays.get_mut(&replacement) {
-                    // It is to be had, sooner or later.
-                    replacement.failures = 1;
+                    (replacement.stands_in, replacement.failures) = (true, 1);
                 }
                 self.connect_relay(replacement);
             }
@@ -94,7 +93,7 @@ impl Agent {
             }
             _ => {
                 let full = matches!(reason, TurnError::QuotaReached | TurnError::InsufficientCapacity);
-                let again = was_allocated || relay.failures > 0 || full;
+                let stands_in = was_allocated || relay.stands_in;
                 let refused = matches!(
                     reason,
                     TurnError::CredentialsRefused
@@ -109,11 +108,15 @@ impl Agent {
                     let host = known.host.clone().unwrap_or(Host::Ip(known.address.ip().to_canonical()));
                     self.out.events.push_back(Event::TokenWanted { host, server: server.clone() });
                 }
+                if let Some(relay) = self.gathering.relays.get_mut(&id) {
+                    relay.stands_in = stands_in;
+                }
                 self.relay_failed(now, id, reason.to_string());
                 match reason.retry_after() {
                     _ if refused && newer => self.retry_later(now, id, Duration::ZERO),
-                    Some(wait) if again => self.retry_later(now, id, wait),
-                    _ => {}
+                    Some(wait) if stands_in || full => self.retry_later(now, id, wait),
+                    Some(wait) => self.retry_while_connecting(now, id, wait),
+                    None => {}
                 }
             }
         }
@@ -197,6 +200,7 @@ impl Agent {
             }
             None if relay.progress == Progress::Pending => {
                 self.relay_failed(now, id, "the connection was closed".to_owned());
+                self.retry_while_connecting(now, id, Duration::from_secs(1));
             }
             None => {}
         }
@@ -222,12 +226,35 @@ impl Agent {
             self.retry_later(now, id, Duration::from_secs(1));
             return;
         }
-        let again = mobile || relay.failures > 0;
+        relay.stands_in |= mobile;
+        let stands_in = relay.stands_in;
         relay.client = None;
         self.timers.cancel(Timer::Relay(id));
         self.relay_failed(now, id, reason);
-        if again {
+        if stands_in {
             self.retry_later(now, id, Duration::from_secs(1));
+        } else {
+            self.retry_while_connecting(now, id, Duration::from_secs(1));
+        }
+    }
+
+    /// The last way to a server has failed, and nothing is selected yet: the server may be restarting, or the network coming
+    /// back. All ways to it are tried again.
+    fn retry_while_connecting(&mut self, now: Instant, id: RelayId, wait: Duration) {
+        let Some(relay) = self.gathering.relays.get(&id) else { return };
+        let selected = self.session.streams.path(relay.component).is_none_or(|path| path.selected.is_some());
+        if selected || self.has_way_beside(id) {
+            return;
+        }
+        let idle = |other: &RelayId, way: &Relay| {
+            way.progress == Progress::Over
+                && way.owner.is_none()
+                && self.timers.get(Timer::RelayTurn(*other)).is_none()
+                && self.leads_to_the_same(relay, way)
+        };
+        let ways = self.gathering.relays.iter().filter(|(other, way)| idle(other, way));
+        for way in ways.map(|(way, _)| *way).collect::<Vec<_>>() {
+            self.retry_later(now, way, wait);
         }
     }
 
@@ -248,8 +275,8 @@ impl Agent {
     /// Another allocation in the place of one that is over, with the credentials of now.
     pub(super) fn renew_relay(&mut self, id: RelayId) {
         let Some(relay) = self.gathering.relays.get(&id).filter(|relay| !relay.replaced) else { return };
-        let (component, index, failures, carrier) =
-            (relay.component, relay.index, relay.failures, relay.carrier);
+        let (component, index, carrier) = (relay.component, relay.index, relay.carrier);
+        let (stands_in, failures) = (relay.stands_in, relay.failures);
         if !self.is_alive(component) {
             return;
         }
@@ -278,7 +305,7 @@ impl Agent {
             _ => self.add_relay_by_stream(component, &server, index),
         };
         if let Some(renewed) = self.gathering.relays.get_mut(&renewed) {
-            renewed.failures = failures.max(1);
+            (renewed.stands_in, renewed.failures) = (stands_in, failures.max(1));
         }
         self.forget_relay(id);
         match self.gathering.relays.get(&renewed).map(|relay| relay.carrier) {

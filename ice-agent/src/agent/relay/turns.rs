@@ -127,7 +127,7 @@ impl Agent {
     }
 
     /// By the servers as they were configured, wherever they have sent us since.
-    fn leads_to_the_same(&self, one: &Relay, other: &Relay) -> bool {
+    pub(super) fn leads_to_the_same(&self, one: &Relay, other: &Relay) -> bool {
         let server = |relay: &Relay| self.config.turn.get(relay.index);
         one.component == other.component
             && matches!((server(one), server(other)), (Some(one), Some(other)) if is_same_server(one, other))
