@@ -298,7 +298,9 @@ impl Peer {
     fn give_up_streams(&mut self, network: &mut Network) {
         let now = network.now();
         let late = |carrier: &Carrier| carrier.until().is_some_and(|until| until <= now);
-        for (stream, carrier) in self.streams.extract_if(.., |_, carrier| late(carrier)) {
+        let all: Vec<_> = self.streams.iter().map(|(stream, carrier)| (*stream, *carrier)).collect();
+        for (stream, carrier) in all.into_iter().filter(|(_, carrier)| late(carrier)) {
+            self.streams.remove(&stream);
             if let Carrier::Connection { id, .. } = carrier {
                 network.close(id);
             }
