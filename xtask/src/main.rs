@@ -74,8 +74,8 @@ fn main() -> ExitCode {
         Task::Test { suite } => test(suite.as_deref()),
         Task::Ci => ci(),
         Task::Bench { arguments } => bench(&arguments),
-        Task::LabNat { arguments } => judged("nat-judge", &arguments),
-        Task::Reach { arguments } => judged("reach-matrix", &arguments),
+        Task::LabNat { arguments } => judged("nat-judge", Profile::Dev, &arguments),
+        Task::Reach { arguments } => judged("reach-matrix", Profile::Release, &arguments),
         Task::Soak { minutes, allocations } => soak(minutes, allocations),
         Task::Fuzz(options) => fuzz(&options),
     };
@@ -116,13 +116,26 @@ fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
 }
 
 /// Runs a program of the tests that judges the others.
-fn judged(program: &str, arguments: &[String]) -> io::Result<Report> {
+/// How what is judged is built.
+#[derive(Clone, Copy)]
+enum Profile {
+    /// Soon there.
+    Dev,
+    /// For very many runs.
+    Release,
+}
+
+fn judged(program: &str, profile: Profile, arguments: &[String]) -> io::Result<Report> {
     let workspace = Workspace::find()?;
     let packages = ["thirl", "thirl-stun-server", "thirl-tests"].into_iter().flat_map(|name| ["-p", name]);
-    if !workspace.cargo(&["build", "--bins"]).args(packages).status()?.success() {
+    let (options, directory) = match profile {
+        Profile::Dev => (&["build", "--bins"][..], "debug"),
+        Profile::Release => (&["build", "--bins", "--release"][..], "release"),
+    };
+    if !workspace.cargo(options).args(packages).status()?.success() {
         return Err(io::Error::other("what is to be judged does not build"));
     }
-    let directory = workspace.target.join("debug");
+    let directory = workspace.target.join(directory);
     let mut command = Command::new(directory.join(program));
     command.args(arguments).env("THIRL_BIN_DIR", directory);
     Err(command.env("THIRL_PYTHON", workspace.venv().join("bin/python")).exec())
