@@ -10,7 +10,6 @@ use thirl_common::wire::{Class, ErrorCode, Message, XorMappedAddress};
 use super::config::Role;
 use super::event::{PathKind, Route, State};
 use super::local::{Found, LocalId, priority_on};
-use super::nat64::Vantage as _;
 use super::pair::{Asked, Group, Likelihood, OutgoingCheck, Pair, PairId, PairOrigin, PairState, Stats};
 use super::remote::RemoteId;
 use super::{Agent, Timer, message};
@@ -56,11 +55,11 @@ impl Agent {
             return None;
         }
         let reachable = match route {
-            Route::Socket(id) => self.local.sockets.get(&id).is_some_and(|socket| socket.reaches(to.ip())),
+            Route::Socket(id) => self.local.sockets.get(&id).is_some_and(|socket| socket.at.reaches(to.ip())),
             Route::Relay(_) => base.is_ipv4() == to.is_ipv4() && base != to,
             // Connections come to passive candidates, so that a pair of theirs is formed by a check (RFC 6544, section 6.2).
             Route::Tcp(_, TcpType::Passive) if origin == PairOrigin::Candidates => false,
-            Route::Tcp(id, _) => self.local.listeners.get(&id).is_some_and(|port| port.reaches(to.ip())),
+            Route::Tcp(id, _) => self.local.listeners.get(&id).is_some_and(|port| port.at.reaches(to.ip())),
         };
         if !reachable || origin == PairOrigin::Candidates && self.is_useless_guess(route, remote) {
             return None;

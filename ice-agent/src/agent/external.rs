@@ -12,7 +12,6 @@ use super::Agent;
 use super::config::Policy;
 use super::event::{ListenerId, Route, SocketId};
 use super::local::Found;
-use super::nat64::Vantage as _;
 use crate::candidate::{Candidate, CandidateAddress, CandidateKind, TcpType};
 
 /// The port of a related address that is not told: the discard port (RFC 8839, section 5.1).
@@ -83,7 +82,7 @@ impl Agent {
 
     /// What rules say of a socket's address, beside itself.
     pub(super) fn add_external_addresses(&mut self, now: Instant, id: SocketId) {
-        let Some(local) = self.local.sockets.get(&id).map(|socket| socket.local) else { return };
+        let Some(local) = self.local.sockets.get(&id).map(|socket| socket.at.local) else { return };
         let rules = self.config.external_addresses.clone();
         for rule in rules.iter().filter(|rule| !rule.replaces && rule.is_of(local.ip())) {
             self.add_external(now, id, SocketAddr::new(rule.external, local.port()));
@@ -92,7 +91,7 @@ impl Agent {
 
     fn add_external(&mut self, now: Instant, id: SocketId, external: SocketAddr) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        if !socket.can_be_known_as(external) {
+        if !socket.at.can_be_known_as(external) {
             return;
         }
         let found = Found {

@@ -12,7 +12,6 @@ use super::event::{Event, ListenerId, RelayId, Route, SocketId, State, StreamId,
 use super::hard_nat::is_public;
 use super::local::Found;
 use super::message;
-use super::nat64::Vantage as _;
 use super::relay::Relay;
 use super::{Agent, Timer, TurnServer};
 use crate::candidate::CandidateKind;
@@ -145,7 +144,8 @@ impl Agent {
     /// The host candidate of a socket, and what servers can add to it.
     pub(super) fn gather_on(&mut self, now: Instant, id: SocketId) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        let (component, local, local_preference) = (socket.component, socket.local, socket.local_preference);
+        let (component, local, local_preference) =
+            (socket.component, socket.at.local, socket.local_preference);
         let host = Found {
             component,
             kind: CandidateKind::Host,
@@ -167,9 +167,9 @@ impl Agent {
         self.queue_allocations(id, &wanted);
         for server in self.config.stun.clone() {
             let Some(socket) = self.local.sockets.get(&id) else { return };
-            let server = socket.host_at(server);
+            let server = socket.at.host_at(server);
             let covered = self.gathering.relay_by_server.contains_key(&(id, server));
-            if socket.reaches_server(server.ip()) && !covered && wanted(&server) {
+            if socket.at.reaches_server(server.ip()) && !covered && wanted(&server) {
                 self.queue_binding(id, server);
             }
         }
@@ -179,9 +179,9 @@ impl Agent {
         for (index, server) in self.config.turn.clone().into_iter().enumerate() {
             let Some(socket) = self.local.sockets.get(&id) else { return };
             let (component, shared) = (socket.component, socket.shared);
-            let server = TurnServer { address: socket.host_at(server.address), ..server };
+            let server = TurnServer { address: socket.at.host_at(server.address), ..server };
             let address = server.address;
-            let reached = socket.reaches_server(address.ip()) && wanted(&address);
+            let reached = socket.at.reaches_server(address.ip()) && wanted(&address);
             let alike =
                 |socket| self.local.sockets.get(&socket).is_some_and(|other| other.component == component);
             let used = self.gathering.relay_by_server.keys();
@@ -349,7 +349,7 @@ impl Agent {
     ) {
         self.local.note_mapping(id, server, mapped, flow);
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        if !socket.can_be_known_as(mapped) {
+        if !socket.at.can_be_known_as(mapped) {
             return;
         }
         let found = Found {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use thirl_common::net::{Nat64Prefix, canonical};
+use thirl_common::net::canonical;
 
 use super::event::{ListenerId, Route, SocketId};
 use super::hard_nat::{Guess, MappingBehaviour};
+use super::nat64::Vantage;
 use super::sorted::SortedMap;
 use crate::candidate::{
     Candidate, CandidateAddress, CandidateKind, CandidateTransport, ComponentId, priority, tcp_priority,
@@ -24,14 +25,12 @@ pub(super) struct LocalId(u32);
 pub(super) struct Socket {
     /// Whose packets it carries.
     pub(super) component: ComponentId,
-    /// With its scope, if it is link-local.
-    pub(super) local: SocketAddr,
+    /// Where it is bound.
+    pub(super) at: Vantage,
     /// The local preference of the candidates on it (RFC 8445, section 5.1.2.1).
     pub(super) local_preference: u16,
     /// Whether other agents use it as well.
     pub(super) shared: bool,
-    /// Under what it reaches IPv4 hosts, if it is one of IPv6.
-    pub(super) nat64: Option<Nat64Prefix>,
     pub(super) mappings: Vec<Mapping>,
 }
 
@@ -40,14 +39,12 @@ pub(super) struct Socket {
 pub(super) struct Listener {
     /// Whose packets its connections carry.
     pub(super) component: ComponentId,
-    /// With its scope, if it is link-local. With port 0 nothing listens.
-    pub(super) local: SocketAddr,
+    /// Where it is. With port 0 nothing listens.
+    pub(super) at: Vantage,
     /// The other-pref of the candidates on it (RFC 6544, section 4.2).
     pub(super) other_preference: u16,
     /// How the driver ranks its interface.
     pub(super) preference: u8,
-    /// How it reaches IPv4 hosts, if it is an IPv6 one.
-    pub(super) nat64: Option<Nat64Prefix>,
 }
 
 /// What someone saw of a socket.
@@ -152,15 +149,16 @@ impl LocalSide {
         shared: bool,
     ) {
         let local_preference = self.local_preference(component, local, preference);
-        let socket = Socket { component, local, local_preference, shared, nat64: None, mappings: Vec::new() };
+        let at = Vantage::new(local);
+        let socket = Socket { component, at, local_preference, shared, mappings: Vec::new() };
         self.sockets.insert(id, Box::new(socket));
     }
 
     /// Takes a socket away, and the name of its address if that was the last one there.
     pub(super) fn remove_socket(&mut self, id: SocketId) -> Option<Box<Socket>> {
         let socket = self.sockets.remove(&id)?;
-        if self.sockets.values().all(|other| other.local.ip() != socket.local.ip()) {
-            self.names.remove(&socket.local.ip());
+        if self.sockets.values().all(|other| other.at.local.ip() != socket.at.local.ip()) {
+            self.names.remove(&socket.at.local.ip());
         }
         Some(socket)
     }
@@ -185,7 +183,8 @@ impl LocalSide {
         let id = ListenerId(self.listeners_made);
         self.listeners_made += 1;
         let other_preference = self.other_preference(component, local, preference);
-        self.listeners.insert(id, Listener { component, local, other_preference, preference, nat64: None });
+        let at = Vantage::new(local);
+        self.listeners.insert(id, Listener { component, at, other_preference, preference });
         id
     }
 
@@ -204,8 +203,8 @@ impl LocalSide {
     /// Where a route begins on this host; nowhere for an allocation.
     pub(super) fn address(&self, route: Route) -> Option<SocketAddr> {
         match route {
-            Route::Socket(id) => self.sockets.get(&id).map(|socket| socket.local),
-            Route::Tcp(id, _) => self.listeners.get(&id).map(|listener| listener.local),
+            Route::Socket(id) => self.sockets.get(&id).map(|socket| socket.at.local),
+            Route::Tcp(id, _) => self.listeners.get(&id).map(|listener| listener.at.local),
             Route::Relay(_) => None,
         }
     }
@@ -337,7 +336,7 @@ impl Socket {
     /// What others saw of this socket from beyond the NAT. Who sees the socket itself stands on this side of it and knows
     /// nothing of it.
     pub(super) fn seen_outside(&self) -> impl Iterator<Item = &Mapping> {
-        self.mappings.iter().filter(|mapping| mapping.mapped != canonical(self.local))
+        self.mappings.iter().filter(|mapping| mapping.mapped != canonical(self.at.local))
     }
 
     /// How the NAT before this socket makes mappings. Only those at one address are compared: others may be of another NAT.

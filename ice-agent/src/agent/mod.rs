@@ -328,7 +328,7 @@ impl Agent {
         self.local.found.retain(|found| *found != id);
         self.stop_gathering_on(id);
         self.route_lost(now, Route::Socket(id));
-        self.relays_lost_with(now, id, socket.local.ip());
+        self.relays_lost_with(now, id, socket.at.local.ip());
         self.forget_lost();
         self.check_gathering(now);
         self.pump(now);

@@ -11,41 +11,44 @@ use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::Agent;
 use super::event::{ListenerId, Route, SocketId, Via};
-use super::local::{Listener, Socket};
 use crate::candidate::{ComponentId, TcpType};
 
-/// Where packets leave this host: a UDP socket, or a TCP port.
-pub(super) trait Vantage {
-    /// Its own address.
-    fn local(&self) -> SocketAddr;
+/// Where packets leave this host: at a UDP socket, or a TCP port.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vantage {
+    /// Its own address, with its scope, if it is link-local.
+    pub(super) local: SocketAddr,
+    /// The NAT64 by which it reaches IPv4 hosts, if it is one of IPv6.
+    nat64: Option<Nat64Prefix>,
+}
 
-    /// The NAT64 that it uses.
-    fn nat64(&self) -> Option<Nat64Prefix>;
-
-    /// The same, to be set.
-    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix>;
+impl Vantage {
+    /// Without a NAT64.
+    pub(super) fn new(local: SocketAddr) -> Vantage {
+        Vantage { local, nat64: None }
+    }
 
     /// Uses a NAT64, if packets of this one's leave the link. `false` if nothing is new.
-    fn take_nat64(&mut self, prefix: Option<Nat64Prefix>) -> bool {
+    pub(super) fn take_nat64(&mut self, prefix: Option<Nat64Prefix>) -> bool {
         let leaves =
-            matches!(self.local().ip(), IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local());
-        if !leaves || prefix.is_none() || self.nat64() == prefix {
+            matches!(self.local.ip(), IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local());
+        if !leaves || prefix.is_none() || self.nat64 == prefix {
             return false;
         }
-        *self.nat64_mut() = prefix;
+        self.nat64 = prefix;
         true
     }
 
     /// Who it is that a packet came from, or that is to be reached.
-    fn host_at(&self, address: SocketAddr) -> SocketAddr {
+    pub(super) fn host_at(&self, address: SocketAddr) -> SocketAddr {
         let address = canonical(address);
-        self.nat64().map_or(address, |prefix| prefix.to_ipv4(address))
+        self.nat64.map_or(address, |prefix| prefix.to_ipv4(address))
     }
 
     /// Where packets to a host are sent: under the prefix, or with this one's scope, without which a link-local address
     /// means nothing.
-    fn address_of(&self, host: SocketAddr) -> SocketAddr {
-        match (host, self.local(), self.nat64()) {
+    pub(super) fn address_of(&self, host: SocketAddr) -> SocketAddr {
+        match (host, self.local, self.nat64) {
             (SocketAddr::V4(_), SocketAddr::V6(_), Some(prefix)) => prefix.to_ipv6(host),
             (SocketAddr::V6(mut to), SocketAddr::V6(local), _) if to.ip().is_unicast_link_local() => {
                 to.set_scope_id(local.scope_id());
@@ -56,50 +59,22 @@ pub(super) trait Vantage {
     }
 
     /// Whether packets can pass from here to a host at all: families and scopes must be the same, unless there is a NAT64.
-    fn reaches(&self, host: IpAddr) -> bool {
-        match (canonical(self.local()).ip(), host, self.nat64()) {
+    pub(super) fn reaches(&self, host: IpAddr) -> bool {
+        match (canonical(self.local).ip(), host, self.nat64) {
             (IpAddr::V6(_), IpAddr::V4(host), Some(prefix)) => leads_to(prefix, host),
             (local, host, _) => can_reach(local, host),
         }
     }
 
     /// The same for a server, which may be on this host: then it is reached at a loopback address from any of the same family.
-    fn reaches_server(&self, server: IpAddr) -> bool {
-        let on_this_host = server.is_loopback() && canonical(self.local()).is_ipv4() == server.is_ipv4();
+    pub(super) fn reaches_server(&self, server: IpAddr) -> bool {
+        let on_this_host = server.is_loopback() && canonical(self.local).is_ipv4() == server.is_ipv4();
         on_this_host || self.reaches(server)
     }
 
     /// Whether others may know this one by such an address: a translator stands before IPv6 hosts only.
-    fn can_be_known_as(&self, address: SocketAddr) -> bool {
-        self.local().is_ipv6() || address.is_ipv4()
-    }
-}
-
-impl Vantage for Socket {
-    fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    fn nat64(&self) -> Option<Nat64Prefix> {
-        self.nat64
-    }
-
-    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix> {
-        &mut self.nat64
-    }
-}
-
-impl Vantage for Listener {
-    fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    fn nat64(&self) -> Option<Nat64Prefix> {
-        self.nat64
-    }
-
-    fn nat64_mut(&mut self) -> &mut Option<Nat64Prefix> {
-        &mut self.nat64
+    pub(super) fn can_be_known_as(&self, address: SocketAddr) -> bool {
+        self.local.is_ipv6() || address.is_ipv4()
     }
 }
 
@@ -111,7 +86,7 @@ impl Agent {
         self.config.nat64 = prefix;
         let sockets = self.local.sockets.iter_mut();
         let concerned: Vec<_> =
-            sockets.filter_map(|(id, socket)| socket.take_nat64(prefix).then_some(*id)).collect();
+            sockets.filter_map(|(id, socket)| socket.at.take_nat64(prefix).then_some(*id)).collect();
         for &id in &concerned {
             self.rename_servers(id);
             if self.gathering.begun.is_some() && self.is_running() {
@@ -121,7 +96,7 @@ impl Agent {
         }
         let listeners = self.local.listeners.iter_mut();
         let ports: Vec<_> =
-            listeners.filter_map(|(id, listener)| listener.take_nat64(prefix).then_some(*id)).collect();
+            listeners.filter_map(|(id, listener)| listener.at.take_nat64(prefix).then_some(*id)).collect();
         for &id in &ports {
             if self.gathering.begun.is_some() && self.is_running() {
                 self.ask_servers_over_tcp(id, SocketAddr::is_ipv4);
@@ -152,7 +127,9 @@ impl Agent {
                 (relay.carrier, relay.server.address)
             }
             Route::Tcp(id, _) => {
-                return Some(self.local.listeners.get(&id).map_or(pair.to, |port| port.address_of(pair.to)));
+                return Some(
+                    self.local.listeners.get(&id).map_or(pair.to, |port| port.at.address_of(pair.to)),
+                );
             }
         };
         Some(self.wire_address(via, host))
@@ -161,26 +138,26 @@ impl Agent {
     /// Servers that a socket reached under the prefix before it was known for one, as DNS64 leads to them.
     fn rename_servers(&mut self, id: SocketId) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
-        self.gathering.rename_servers(id, |server| socket.host_at(server));
+        self.gathering.rename_servers(id, |server| socket.at.host_at(server));
     }
 
     /// A new socket may use what the network has.
     pub(super) fn introduce_nat64(&mut self, id: SocketId) {
         if let Some(socket) = self.local.sockets.get_mut(&id) {
-            socket.take_nat64(self.config.nat64);
+            socket.at.take_nat64(self.config.nat64);
         }
     }
 
     /// The same for a new TCP port.
     pub(super) fn introduce_nat64_to_listener(&mut self, id: ListenerId) {
         if let Some(listener) = self.local.listeners.get_mut(&id) {
-            listener.take_nat64(self.config.nat64);
+            listener.at.take_nat64(self.config.nat64);
         }
     }
 
     /// Who sends to a socket from there.
     pub(super) fn host_at(&self, id: SocketId, address: SocketAddr) -> SocketAddr {
-        self.local.sockets.get(&id).map_or_else(|| canonical(address), |socket| socket.host_at(address))
+        self.local.sockets.get(&id).map_or_else(|| canonical(address), |socket| socket.at.host_at(address))
     }
 
     /// Who it is that the peer has told of, from where a route begins.
@@ -188,7 +165,7 @@ impl Agent {
         match route {
             Route::Socket(id) => self.host_at(id, address),
             Route::Tcp(id, _) => {
-                self.local.listeners.get(&id).map_or(address, |listener| listener.host_at(address))
+                self.local.listeners.get(&id).map_or(address, |listener| listener.at.host_at(address))
             }
             Route::Relay(_) => address,
         }
@@ -196,7 +173,7 @@ impl Agent {
 
     fn wire_address(&self, via: Via, host: SocketAddr) -> SocketAddr {
         match via {
-            Via::Socket(id) => self.local.sockets.get(&id).map_or(host, |socket| socket.address_of(host)),
+            Via::Socket(id) => self.local.sockets.get(&id).map_or(host, |socket| socket.at.address_of(host)),
             Via::Stream(_) => host,
         }
     }
@@ -425,7 +402,7 @@ mod tests {
             let now = Instant::now();
             agent.set_nat64(now, prefix.map(|prefix| prefix.parse().unwrap()));
             let socket = agent.add_local_socket(now, local.parse().unwrap(), 255);
-            agent.local.sockets.get(&socket).unwrap().reaches(host.parse().unwrap())
+            agent.local.sockets.get(&socket).unwrap().at.reaches(host.parse().unwrap())
         };
         let (well_known, own) = (Some("64:ff9b::/96"), Some("2001:db8:1:64::/96"));
         assert!(reaches("[2001:db8::2]:1", well_known, "9.9.9.9") && reaches("[fd00::2]:1", own, "9.9.9.9"));

@@ -154,7 +154,7 @@ impl Agent {
         let Some(relay) = self.gathering.relays.get(&id) else { return };
         let Via::Socket(socket) = relay.carrier else { return };
         if let Some(socket) = self.local.sockets.get(&socket) {
-            self.start_relay_from(now, id, socket.local);
+            self.start_relay_from(now, id, socket.at.local);
         }
     }
 

@@ -189,7 +189,7 @@ impl Agent {
             kind: if outcome.turn { "turn" } else { "stun" },
             server: outcome.server,
             transport: outcome.transport.to_string(),
-            local: outcome.socket.and_then(|id| self.local.sockets.get(&id)).map(|socket| socket.local),
+            local: outcome.socket.and_then(|id| self.local.sockets.get(&id)).map(|socket| socket.at.local),
             address: outcome.result.as_ref().ok().copied(),
             error: outcome.result.as_ref().err().cloned(),
         };

@@ -20,7 +20,6 @@ use rand::Rng;
 use thirl_common::wire::{Protocol, classify, packet_header};
 
 use super::event::{Action, Framing, ListenerId, Received, Route, StreamId, Transmit, Via};
-use super::nat64::Vantage as _;
 use super::pair::{PairId, PairState};
 use super::{Agent, Timer};
 use crate::candidate::{CandidateKind, ComponentId, TcpType};
@@ -92,7 +91,7 @@ impl Agent {
         listener: ListenerId,
         from: SocketAddr,
     ) -> Option<StreamId> {
-        let from = self.local.listeners.get(&listener)?.host_at(from);
+        let from = self.local.listeners.get(&listener)?.at.host_at(from);
         let route = self.accepting_route(listener, from)?;
         if let Some(unproven) = self.connections.unproven_beyond(MAX_UNPROVEN) {
             self.close_connection(unproven);
@@ -140,7 +139,7 @@ impl Agent {
         }
         let stream = self.new_stream();
         self.connections.insert(stream, Connection::asked_for(listener, Purpose::Peer { route, to }));
-        let to = self.local.listeners.get(&listener).map_or(to, |port| port.address_of(to));
+        let to = self.local.listeners.get(&listener).map_or(to, |port| port.at.address_of(to));
         self.out.actions.push_back(Action::ConnectTcp { stream, local, to, framing: Framing::Packets });
         false
     }

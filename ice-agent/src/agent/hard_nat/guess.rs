@@ -38,7 +38,7 @@ impl Agent {
     pub(in super::super) fn tell_guesses(&mut self, now: Instant, id: SocketId) {
         let Some(socket) = self.local.sockets.get(&id) else { return };
         let Some(newest) = socket.newest_mapping() else { return };
-        let (component, behaviour, local) = (socket.component, socket.behaviour(), socket.local);
+        let (component, behaviour, local) = (socket.component, socket.behaviour(), socket.at.local);
         let guessed = self.local.candidates.values().filter(|known| known.guess == Some(Guess::Optimistic));
         let of_component = guessed.clone().filter(|known| known.candidate.component == component).count();
         let of_socket = guessed.filter(|known| known.route == Route::Socket(id)).count();

@@ -9,7 +9,6 @@ use thirl_common::wire::{Class, Message, Username};
 use super::{MappingBehaviour, Search, Work};
 use crate::agent::event::{Action, Received, Route, SocketId, Transmit, Via};
 use crate::agent::local::Found;
-use crate::agent::nat64::Vantage as _;
 use crate::agent::{Agent, Timer, Timings};
 use crate::candidate::{CandidateKind, ComponentId};
 
@@ -193,7 +192,7 @@ impl Agent {
         to: SocketAddr,
         payload: Vec<u8>,
     ) {
-        let to = self.local.sockets.get(&beside).map_or(to, |socket| socket.address_of(to));
+        let to = self.local.sockets.get(&beside).map_or(to, |socket| socket.at.address_of(to));
         self.out.transmits.push_back(Transmit { via: Via::Socket(id), to, payload });
     }
 

@@ -11,7 +11,6 @@ use thirl_common::wire::{Class, MappedAddress, Message, XorMappedAddress};
 use super::super::event::{Action, Framing, ListenerId, Route, StreamId, Via};
 use super::super::gather::{ServerOutcome, Task};
 use super::super::local::Found;
-use super::super::nat64::Vantage as _;
 use super::super::{Agent, Timer, message};
 use super::connection::{Connection, Purpose};
 use crate::candidate::{CandidateKind, TcpType};
@@ -31,7 +30,7 @@ impl Agent {
     /// The host candidates of a TCP port, and what servers can add to them.
     pub(in crate::agent) fn gather_on_listener(&mut self, now: Instant, id: ListenerId) {
         let Some(listener) = self.local.listeners.get(&id) else { return };
-        let local = listener.local;
+        let local = listener.at.local;
         // A lite side opens no connections, and where nobody listens none are accepted.
         let types = [
             (TcpType::Active, !self.config.lite),
@@ -60,7 +59,7 @@ impl Agent {
         wanted: impl Fn(&SocketAddr) -> bool,
     ) {
         let Some(listener) = self.local.listeners.get(&id) else { return };
-        if listener.local.port() == 0 || self.config.lite {
+        if listener.at.local.port() == 0 || self.config.lite {
             return;
         }
         let clear = |transport| matches!(transport, Transport::Udp | Transport::Tcp);
@@ -71,9 +70,9 @@ impl Agent {
             .iter()
             .copied()
             .chain(turn.map(|server| canonical(server.address)))
-            .map(|server| listener.host_at(server))
+            .map(|server| listener.at.host_at(server))
             .filter(|server| {
-                listener.reaches_server(server.ip()) && !server.ip().is_unspecified() && wanted(server)
+                listener.at.reaches_server(server.ip()) && !server.ip().is_unspecified() && wanted(server)
             })
             .collect();
         for server in servers.into_iter().take(SERVERS) {
@@ -83,7 +82,7 @@ impl Agent {
 
     fn add_tcp_host(&mut self, now: Instant, id: ListenerId, ty: TcpType) {
         let Some(listener) = self.local.listeners.get(&id) else { return };
-        let mut address = listener.local;
+        let mut address = listener.at.local;
         if ty == TcpType::Active {
             address.set_port(DISCARD);
         }
@@ -115,7 +114,7 @@ impl Agent {
             let Some(listener) = self.local.listeners.get(&id) else {
                 return;
             };
-            if !listener.can_be_known_as(external) {
+            if !listener.at.can_be_known_as(external) {
                 return;
             }
             let found = Found {
@@ -136,7 +135,7 @@ impl Agent {
     /// Connects to a STUN server from a port, to ask how it is seen.
     pub(in crate::agent) fn connect_to_server(&mut self, now: Instant, id: ListenerId, server: SocketAddr) {
         let Some(local) = self.local.listeners.get(&id) else { return };
-        let (local, to) = (local.local, local.address_of(server));
+        let (local, to) = (local.at.local, local.at.address_of(server));
         let stream = self.new_stream();
         let purpose = Purpose::Server { server, asked: self.transaction_id(), answered: false };
         self.connections.insert(stream, Connection::asked_for(id, purpose));
