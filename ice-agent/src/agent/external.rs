@@ -90,22 +90,35 @@ impl Agent {
     }
 
     fn add_external(&mut self, now: Instant, id: SocketId, external: SocketAddr) {
-        let Some(socket) = self.local.sockets.get(&id) else { return };
-        if !socket.at.can_be_known_as(external) {
-            return;
+        if let Some(found) = self.reflexive(Route::Socket(id), external) {
+            self.add_local_candidate(now, &found);
         }
-        let found = Found {
-            component: socket.component,
+    }
+
+    /// A candidate at an address by which a socket or TCP port is known outside, whoever says so; `None` if it cannot be.
+    pub(super) fn reflexive(&self, route: Route, address: SocketAddr) -> Option<Found> {
+        let (at, component, local_preference) = match route {
+            Route::Socket(id) => {
+                let socket = self.local.sockets.get(&id)?;
+                (socket.at, socket.component, socket.local_preference)
+            }
+            Route::Tcp(id, _) => {
+                let listener = self.local.listeners.get(&id)?;
+                (listener.at, listener.component, listener.other_preference)
+            }
+            Route::Relay(_) => return None,
+        };
+        at.can_be_known_as(address).then(|| Found {
+            component,
             kind: CandidateKind::ServerReflexive,
-            address: external,
+            address,
             told: None,
-            route: Route::Socket(id),
-            local_preference: socket.local_preference,
-            related: Some(self.told_base(Route::Socket(id))),
+            route,
+            local_preference,
+            related: Some(self.told_base(route)),
             server: None,
             guess: None,
-        };
-        self.add_local_candidate(now, &found);
+        })
     }
 
     /// What the peer is told in place of a host address, if not that.

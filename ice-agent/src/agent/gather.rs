@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use thirl_common::net::{Transport, canonical};
 use thirl_common::request::{Due, Retransmission, Transaction};
-use thirl_common::wire::{Class, MappedAddress, Message, OtherAddress, TransactionId, XorMappedAddress};
+use thirl_common::wire::{Message, OtherAddress, TransactionId};
 
 use super::event::{Event, ListenerId, RelayId, Route, SocketId, State, StreamId, Via};
 use super::hard_nat::is_public;
@@ -288,18 +288,10 @@ impl Agent {
             Some(request) if request.socket == socket && request.server == from => {}
             _ => return false,
         }
-        let mapped = match message.get::<XorMappedAddress>() {
-            Ok(Some(XorMappedAddress(mapped))) => Some(mapped),
-            _ => message.get::<MappedAddress>().ok().flatten().map(|MappedAddress(mapped)| mapped),
-        };
-        let result = match (message.class(), mapped) {
-            (Class::Success, Some(mapped)) => {
-                self.ask_other_address(socket, from, message);
-                Ok(canonical(mapped))
-            }
-            (Class::Success, None) => Err("the server's answer has no address".to_owned()),
-            _ => Err("the server refuses".to_owned()),
-        };
+        let result = message::mapped_address(message);
+        if result.is_ok() {
+            self.ask_other_address(socket, from, message);
+        }
         self.finish_binding(now, id, result);
         true
     }
@@ -348,22 +340,8 @@ impl Agent {
         flow: u32,
     ) {
         self.local.note_mapping(id, server, mapped, flow);
-        let Some(socket) = self.local.sockets.get(&id) else { return };
-        if !socket.at.can_be_known_as(mapped) {
-            return;
-        }
-        let found = Found {
-            component: socket.component,
-            kind: CandidateKind::ServerReflexive,
-            address: mapped,
-            told: None,
-            route: Route::Socket(id),
-            local_preference: socket.local_preference,
-            related: Some(self.told_base(Route::Socket(id))),
-            server: Some(server),
-            guess: None,
-        };
-        self.add_local_candidate(now, &found);
+        let Some(found) = self.reflexive(Route::Socket(id), mapped) else { return };
+        self.add_local_candidate(now, &Found { server: Some(server), ..found });
         self.tell_guesses(now, id);
     }
 

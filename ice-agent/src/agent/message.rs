@@ -1,13 +1,15 @@
-//! The Binding messages of connectivity checks (RFC 8445, section 7).
+//! The Binding messages of connectivity checks (RFC 8445, section 7), and of gathering.
 
+use std::net::SocketAddr;
+
+use thirl_common::net::canonical;
 use thirl_common::wire::{
     AttributeType, BufferTooSmall, Class, ErrorCode, IceControlled, IceControlling, IntegrityAlgorithm,
-    IntegrityKey, MessageWriter, Method, NatMapping, Nomination, Priority, TransactionId, UseCandidate,
-    Username, XorMappedAddress,
+    IntegrityKey, MappedAddress, Message, MessageWriter, Method, NatMapping, Nomination, Priority,
+    TransactionId, UseCandidate, Username, XorMappedAddress,
 };
 
 use super::config::Role;
-use std::net::SocketAddr;
 
 /// The comprehension-required attributes that a check may carry.
 pub(super) const KNOWN: &[AttributeType] = &[
@@ -85,6 +87,20 @@ pub(super) fn binding_request(id: TransactionId) -> Vec<u8> {
 /// What keeps a mapping open (RFC 8445, section 11).
 pub(super) fn binding_indication(id: TransactionId) -> Vec<u8> {
     message(Class::Indication, id, |writer| writer.fingerprint().map(drop))
+}
+
+/// What a STUN server says of the address that it was asked from, or in words why it says nothing.
+pub(super) fn mapped_address(answer: &Message<'_>) -> Result<SocketAddr, String> {
+    let mapped = match answer.get::<XorMappedAddress>() {
+        Ok(Some(XorMappedAddress(mapped))) => Some(mapped),
+        // Of servers of RFC 3489.
+        _ => answer.get::<MappedAddress>().ok().flatten().map(|MappedAddress(mapped)| mapped),
+    };
+    match (answer.class(), mapped) {
+        (Class::Success, Some(mapped)) => Ok(canonical(mapped)),
+        (Class::Success, None) => Err("the server's answer has no address".to_owned()),
+        _ => Err("the server refuses".to_owned()),
+    }
 }
 
 fn sign(writer: &mut MessageWriter<'_>, key: &IntegrityKey) -> Result<(), BufferTooSmall> {

@@ -11,6 +11,7 @@ use thirl_common::net::{Nat64Prefix, canonical};
 
 use super::Agent;
 use super::event::{ListenerId, Route, SocketId, Via};
+use super::pair::{Realm, is_no_hosts, realm_v4};
 use crate::candidate::{ComponentId, TcpType};
 
 /// Where packets leave this host: at a UDP socket, or a TCP port.
@@ -199,10 +200,12 @@ pub(super) fn can_reach(local: IpAddr, remote: IpAddr) -> bool {
 /// (RFC 6052, section 3.1); a network's own may lead to private ones of its own.
 fn leads_to(prefix: Nat64Prefix, host: Ipv4Addr) -> bool {
     let well_known = prefix.extract(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0)).is_some();
-    let shared = matches!(host.octets(), [100, 64..=127, ..]);
-    let nowhere =
-        host.octets()[0] == 0 || host.is_loopback() || host.is_link_local() || host.octets()[0] >= 224;
-    !nowhere && !(well_known && (host.is_private() || shared))
+    match realm_v4(host) {
+        _ if is_no_hosts(host) => false,
+        Realm::Loopback | Realm::LinkLocal => false,
+        Realm::Global => true,
+        Realm::Ten | Realm::SeventeenTwo | Realm::OneNineTwo | Realm::SharedAddressSpace => !well_known,
+    }
 }
 
 #[cfg(test)]

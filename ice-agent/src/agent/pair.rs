@@ -1,6 +1,6 @@
 //! A candidate pair (RFC 8445, section 6.1.2), and how likely it is to work.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -85,7 +85,7 @@ impl Likelihood {
         match (local, remote) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
                 let same = |bits: u32| (u32::from(a) ^ u32::from(b)) >> (32 - bits) == 0;
-                match (realm_v4(u32::from(a)), realm_v4(u32::from(b))) {
+                match (realm_v4(a), realm_v4(b)) {
                     _ if same(24) => Likelihood::SameSubnet,
                     (_, Realm::Global) => Likelihood::Plausible,
                     (Realm::Global, _) => Likelihood::Implausible,
@@ -103,9 +103,7 @@ impl Likelihood {
                 }
             }
             // Through a NAT64.
-            (IpAddr::V6(_), IpAddr::V4(remote)) if realm_v4(u32::from(remote)) == Realm::Global => {
-                Likelihood::Plausible
-            }
+            (IpAddr::V6(_), IpAddr::V4(remote)) if realm_v4(remote) == Realm::Global => Likelihood::Plausible,
             _ => Likelihood::Implausible,
         }
     }
@@ -122,9 +120,14 @@ pub(super) enum Rank {
     Direct,
 }
 
+/// Whether no host has such an address: those of "this network", and all from multicast on (RFC 6890).
+pub(super) fn is_no_hosts(ip: Ipv4Addr) -> bool {
+    matches!(ip.octets(), [0 | 224.., ..])
+}
+
 /// Which network an IPv4 address belongs to: RFC 1918 has three, RFC 6598 one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Realm {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Realm {
     Ten,
     SeventeenTwo,
     OneNineTwo,
@@ -134,8 +137,8 @@ enum Realm {
     Global,
 }
 
-fn realm_v4(ip: u32) -> Realm {
-    match ip.to_be_bytes() {
+pub(super) fn realm_v4(ip: Ipv4Addr) -> Realm {
+    match ip.octets() {
         [10, ..] => Realm::Ten,
         [172, 16..=31, ..] => Realm::SeventeenTwo,
         [192, 168, ..] => Realm::OneNineTwo,

@@ -7,7 +7,6 @@ use super::MappingBehaviour;
 use crate::agent::Agent;
 use crate::agent::event::{Route, SocketId};
 use crate::agent::local::Found;
-use crate::candidate::CandidateKind;
 
 /// So many ports of a sequence are told: more than this side's checks of the peer's other candidates use up.
 const PREDICTED: u8 = 8;
@@ -63,18 +62,8 @@ impl Agent {
     }
 
     fn tell_guess(&mut self, now: Instant, id: SocketId, address: SocketAddr, guess: Guess) {
-        let Some(socket) = self.local.sockets.get(&id) else { return };
-        let found = Found {
-            component: socket.component,
-            kind: CandidateKind::ServerReflexive,
-            address,
-            told: None,
-            route: Route::Socket(id),
-            local_preference: socket.local_preference,
-            related: Some(self.told_base(Route::Socket(id))),
-            server: None,
-            guess: Some(guess),
-        };
-        self.add_local_candidate(now, &found);
+        if let Some(found) = self.reflexive(Route::Socket(id), address) {
+            self.add_local_candidate(now, &Found { guess: Some(guess), ..found });
+        }
     }
 }

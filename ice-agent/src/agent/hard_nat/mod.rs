@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use thirl_common::wire::NatMapping;
 
 use super::event::{Action, PathKind, Route, SocketId};
+use super::pair::{Realm, is_no_hosts, realm_v4};
 use super::{Agent, Timer, message};
 use crate::candidate::{CandidateKind, ComponentId, priority};
 
@@ -364,16 +365,7 @@ impl Agent {
 /// nobody is there to be harmed and networks for tests use them.
 pub(super) fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            let shared = first == 100 && second & 0xC0 == 64;
-            !(first == 0
-                || first >= 224
-                || shared
-                || ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local())
-        }
+        IpAddr::V4(ip) => realm_v4(ip) == Realm::Global && !is_no_hosts(ip),
         IpAddr::V6(ip) => {
             let local = ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local();
             !(local || ip.is_unspecified() || ip.is_multicast())

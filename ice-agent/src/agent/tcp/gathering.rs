@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use thirl_common::net::{Transport, canonical};
-use thirl_common::wire::{Class, MappedAddress, Message, XorMappedAddress};
+use thirl_common::wire::Message;
 
 use super::super::event::{Action, Framing, ListenerId, Route, StreamId, Via};
 use super::super::gather::{ServerOutcome, Task};
@@ -110,25 +110,8 @@ impl Agent {
         server: Option<SocketAddr>,
     ) {
         for &ty in types {
-            let route = Route::Tcp(id, ty);
-            let Some(listener) = self.local.listeners.get(&id) else {
-                return;
-            };
-            if !listener.at.can_be_known_as(external) {
-                return;
-            }
-            let found = Found {
-                component: listener.component,
-                kind: CandidateKind::ServerReflexive,
-                address: external,
-                told: None,
-                route,
-                local_preference: listener.other_preference,
-                related: Some(self.told_base(route)),
-                server,
-                guess: None,
-            };
-            self.add_local_candidate(now, &found);
+            let Some(found) = self.reflexive(Route::Tcp(id, ty), external) else { return };
+            self.add_local_candidate(now, &Found { server, ..found });
         }
     }
 
@@ -161,14 +144,10 @@ impl Agent {
             return;
         }
         let server = *server;
-        let mapped = match message.get::<XorMappedAddress>() {
-            Ok(Some(XorMappedAddress(mapped))) => Some(mapped),
-            _ => message.get::<MappedAddress>().ok().flatten().map(|MappedAddress(mapped)| mapped),
-        };
-        let mapped = mapped.filter(|_| message.class() == Class::Success).map(canonical);
+        let result = message::mapped_address(&message);
         self.timers.cancel(Timer::Stream(stream));
-        self.note_tcp_outcome(server, mapped.ok_or_else(|| "the server refuses".to_owned()));
-        if let Some(mapped) = mapped {
+        self.note_tcp_outcome(server, result.clone());
+        if let Ok(mapped) = result {
             self.add_tcp_reflexive(now, listener, &REFLEXIVE, mapped, Some(server));
             self.hasten_gathering(now);
         }
