@@ -96,6 +96,11 @@ pub(super) fn extension(candidate: &Candidate) -> Option<&str> {
     candidate.extensions.iter().find(ours).map(|(_, value)| value.as_str())
 }
 
+/// The port so far ahead of the newest of a sequence.
+pub(super) fn port_ahead(newest: u16, step: i8, ahead: i32) -> Option<u16> {
+    u16::try_from(i32::from(newest) + i32::from(step.signum()) * ahead).ok()
+}
+
 /// Whether a candidate is a guess of the port.
 pub(super) fn is_predicted(candidate: &Candidate) -> bool {
     extension(candidate) == Some(PREDICTED)

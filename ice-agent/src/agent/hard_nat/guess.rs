@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::MappingBehaviour;
+use super::behaviour::port_ahead;
 use crate::agent::Agent;
 use crate::agent::event::{Route, SocketId};
 use crate::agent::local::Found;
@@ -48,14 +49,9 @@ impl Agent {
         }
         if let (MappingBehaviour::Sequential(step), true) = (behaviour, self.config.hard_nats.prediction) {
             for steps in 1..=PREDICTED {
-                let ahead = i32::from(step.signum()) * i32::from(steps);
-                if let Ok(port) = u16::try_from(i32::from(newest.mapped.port()) + ahead) {
-                    self.tell_guess(
-                        now,
-                        id,
-                        SocketAddr::new(newest.mapped.ip(), port),
-                        Guess::Predicted(steps),
-                    );
+                if let Some(port) = port_ahead(newest.mapped.port(), step, steps.into()) {
+                    let address = SocketAddr::new(newest.mapped.ip(), port);
+                    self.tell_guess(now, id, address, Guess::Predicted(steps));
                 }
             }
         }

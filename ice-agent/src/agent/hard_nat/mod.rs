@@ -86,6 +86,15 @@ enum Work {
     Mutual(Mutual),
 }
 
+impl Work {
+    fn as_mutual(&mut self) -> Option<&mut Mutual> {
+        match self {
+            Work::Mutual(mutual) => Some(mutual),
+            Work::Open(_) | Work::Probe(_) => None,
+        }
+    }
+}
+
 impl Search {
     /// The sockets that it has opened, if it does.
     fn opened(&self) -> Option<&Opened> {
@@ -184,9 +193,11 @@ impl Agent {
 
     fn begin(&mut self, now: Instant, component: ComponentId, plan: Plan) {
         let work = match plan {
-            Plan::Open { target, .. } => Work::Open(Opened::new(target, self.wanted_sockets(), now)),
-            Plan::Probe { .. } => Work::Probe(self.new_probing()),
-            Plan::Mutual { .. } => Work::Mutual(self.new_mutual(now, component)),
+            Plan::Open { beside, target } => {
+                Work::Open(Opened::new(target, self.wanted_sockets(beside), now))
+            }
+            Plan::Probe { peer, .. } => Work::Probe(self.new_probing(peer)),
+            Plan::Mutual { peer, .. } => Work::Mutual(self.new_mutual(now, component, peer)),
         };
         let search = Search { component, plan, begun: now, paused: None, work };
         self.hard_nat().search = Some(search);

@@ -13,11 +13,12 @@
 //!
 //! Without a relayed pair there is one round, with what the candidates said, and more mappings.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use thirl_common::wire::{Message, NatMapping, TransactionId, XorMappedAddress};
 
+use super::behaviour::port_ahead;
 use super::open::Opened;
 use super::{Plan, Search, Work};
 use crate::agent::config::Role;
@@ -92,17 +93,8 @@ impl Mutual {
 }
 
 impl Agent {
-    pub(super) fn new_mutual(&mut self, now: Instant, component: ComponentId) -> Mutual {
-        let peer = match self.plan(component) {
-            Ok(Plan::Mutual { peer, .. }) => {
-                self.remote_sequence(peer).map(|(port, step)| (peer, port, step))
-            }
-            _ => None,
-        };
-        let target = peer.and_then(|(ip, port, step)| {
-            port_ahead(port, step, BLIND_AHEAD).map(|port| SocketAddr::new(ip, port))
-        });
-        let Some(target) = target else {
+    pub(super) fn new_mutual(&self, now: Instant, component: ComponentId, peer: IpAddr) -> Mutual {
+        let Some(target) = self.port_to_come(peer, BLIND_AHEAD) else {
             return Mutual::waiting(now, SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0));
         };
         let waiting = Mutual::waiting(now, target);
@@ -299,15 +291,19 @@ impl Agent {
         }
     }
 
+    /// The port of the peer's sequence that is so far ahead of the newest which is known.
+    fn port_to_come(&self, peer: IpAddr, ahead: i32) -> Option<SocketAddr> {
+        let (newest, step) = self.remote_sequence(peer)?;
+        Some(SocketAddr::new(peer, port_ahead(newest, step, ahead)?))
+    }
+
     /// Has mappings made for one of the ports that the peer's NAT gives out next.
     fn open_batch(&mut self, now: Instant, lasts: Duration) {
         let Some(search) = self.search() else { return };
         let peer = search.plan.peer();
-        let target = self.remote_sequence(peer).and_then(|(port, step)| port_ahead(port, step, AHEAD));
+        let target = self.port_to_come(peer, AHEAD);
         let Some(mutual) = self.mutual() else { return };
-        let Some(target) = target.map(|port| SocketAddr::new(peer, port)) else {
-            return self.end_search(now, false);
-        };
+        let Some(target) = target else { return self.end_search(now, false) };
         let before = std::mem::replace(&mut mutual.opened, Opened::brief(target, usize::from(BATCH), now));
         mutual.opened.sent = before.sent;
         mutual.opened.sockets = before.sockets;
@@ -319,9 +315,4 @@ impl Agent {
 
 fn looking(mutual: Mutual, now: Instant) -> Mutual {
     Mutual { round: mutual.round + 1, stage: Stage::Look(None), until: now + AGAIN, ..mutual }
-}
-
-/// The port so far ahead of the newest.
-fn port_ahead(newest: u16, step: i8, ahead: i32) -> Option<u16> {
-    u16::try_from(i32::from(newest) + i32::from(step.signum()) * ahead).ok()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use thirl_common::wire::{Class, Message, Username};
 
-use super::{MappingBehaviour, Search, Work};
+use super::{MappingBehaviour, Search};
 use crate::agent::event::{Action, Received, Route, SocketId, Transmit, Via};
 use crate::agent::local::Found;
 use crate::agent::{Agent, Timer, Timings};
@@ -97,19 +97,11 @@ impl Opened {
 }
 
 impl Agent {
-    /// How many sockets this side opens by itself.
-    pub(super) fn wanted_sockets(&self) -> usize {
-        let sequence = matches!(self.front_behaviour(), MappingBehaviour::Sequential(_));
+    /// How many sockets this side opens by itself, beside one.
+    pub(super) fn wanted_sockets(&self, beside: SocketId) -> usize {
+        let behaviour = self.local.sockets.get(&beside).map(|socket| socket.behaviour());
+        let sequence = matches!(behaviour, Some(MappingBehaviour::Sequential(_)));
         if sequence && self.config.hard_nats.prediction { SOCKETS_IN_SEQUENCE } else { SOCKETS }
-    }
-
-    fn front_behaviour(&self) -> MappingBehaviour {
-        let component = self.component_to_search();
-        let front = component.and_then(|component| {
-            [true, false].into_iter().find_map(|ipv4| self.local_front(component, ipv4))
-        });
-        let socket = front.and_then(|front| self.local.sockets.get(&front.socket));
-        socket.map_or(MappingBehaviour::Unknown, |socket| socket.behaviour())
     }
 
     pub(super) fn go_on_opening(&mut self, now: Instant) {
@@ -170,15 +162,13 @@ impl Agent {
 
     fn send_from_opened(&mut self, now: Instant, id: SocketId) {
         let Some(Search { component, plan, .. }) = self.search() else { return };
-        let (component, socket) = (*component, plan.socket());
+        let (component, beside) = (*component, plan.socket());
         if !self.hard_nat().openings.spend(now) {
             return;
         }
-        let Some(bytes) = self.write_bare_check(component, socket) else { return };
+        let Some(bytes) = self.write_bare_check(component, beside) else { return };
         self.sent_beside(now);
-        let Some(search) = self.search_mut() else { return };
-        let beside = search.plan.socket();
-        let Some(opened) = search.opened_mut() else { return };
+        let Some(opened) = self.search_mut().and_then(Search::opened_mut) else { return };
         opened.sent += 1;
         let target = opened.target;
         self.transmit_beside(beside, id, target, bytes);
@@ -263,15 +253,6 @@ impl Agent {
     pub(in super::super) fn opened_socket_lost(&mut self, id: SocketId) {
         if let Some(opened) = self.search_mut().and_then(Search::opened_mut) {
             opened.sockets.remove(&id);
-        }
-    }
-}
-
-impl Work {
-    pub(super) fn as_mutual(&mut self) -> Option<&mut super::Mutual> {
-        match self {
-            Work::Mutual(mutual) => Some(mutual),
-            Work::Open(_) | Work::Probe(_) => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The easy side: checks to ports at the one address that the peer told, from the one socket whose mapping it knows. No state
 //! is kept of a probe but that it was sent.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -110,13 +110,8 @@ fn port_number(index: u32) -> Option<u16> {
 }
 
 impl Agent {
-    pub(super) fn new_probing(&mut self) -> Probing {
-        let peer = self.component_to_search().and_then(|component| match self.plan(component) {
-            Ok(Plan::Probe { peer, .. }) => Some(peer),
-            _ => None,
-        });
-        let sequence =
-            peer.filter(|_| self.config.hard_nats.prediction).and_then(|ip| self.remote_sequence(ip));
+    pub(super) fn new_probing(&mut self, peer: IpAddr) -> Probing {
+        let sequence = self.remote_sequence(peer).filter(|_| self.config.hard_nats.prediction);
         let ports = self.random.draw(|rng| Ports::new(sequence, rng));
         Probing { sent: 0, ports, over: None }
     }
