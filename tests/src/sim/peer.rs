@@ -296,15 +296,17 @@ impl Peer {
     }
 
     fn give_up_streams(&mut self, network: &mut Network) {
-        let now = network.now();
-        let late = |carrier: &Carrier| carrier.until().is_some_and(|until| until <= now);
-        let all: Vec<_> = self.streams.iter().map(|(stream, carrier)| (*stream, *carrier)).collect();
-        for (stream, carrier) in all.into_iter().filter(|(_, carrier)| late(carrier)) {
-            self.streams.remove(&stream);
-            if let Carrier::Connection { id, .. } = carrier {
-                network.close(id);
-            }
+        let is_late = |carrier: &Carrier| carrier.until().is_some_and(|until| until <= network.now());
+        let late = self.streams.iter().filter(|(_, carrier)| is_late(carrier)).map(|(stream, _)| *stream);
+        for stream in late.collect::<Vec<_>>() {
+            self.hang_up(network, stream);
             self.opened.push((stream, Err("it takes too long".to_owned())));
+        }
+    }
+
+    fn hang_up(&mut self, network: &mut Network, stream: StreamId) {
+        if let Some(Carrier::Connection { id, .. }) = self.streams.remove(&stream) {
+            network.close(id);
         }
     }
 
@@ -496,11 +498,7 @@ impl Peer {
                 }
                 self.connect(network, stream, (local, to, Transport::Tcp), None, framing);
             }
-            Action::Close { stream } => {
-                if let Some(Carrier::Connection { id, .. }) = self.streams.remove(&stream) {
-                    network.close(id);
-                }
-            }
+            Action::Close { stream } => self.hang_up(network, stream),
             Action::OpenSocket { beside } => {
                 let Some(ip) = self.sockets.get(&beside).map(SocketAddr::ip) else { return };
                 self.next_port += 1;

@@ -93,7 +93,6 @@ impl Agent {
             }
             _ => {
                 let full = matches!(reason, TurnError::QuotaReached | TurnError::InsufficientCapacity);
-                let stands_in = was_allocated || relay.stands_in;
                 let refused = matches!(
                     reason,
                     TurnError::CredentialsRefused
@@ -109,13 +108,13 @@ impl Agent {
                     self.out.events.push_back(Event::TokenWanted { host, server: server.clone() });
                 }
                 if let Some(relay) = self.gathering.relays.get_mut(&id) {
-                    relay.stands_in = stands_in;
+                    relay.stands_in |= was_allocated;
                 }
                 self.relay_failed(now, id, reason.to_string());
                 match reason.retry_after() {
                     _ if refused && newer => self.retry_later(now, id, Duration::ZERO),
-                    Some(wait) if stands_in || full => self.retry_later(now, id, wait),
-                    Some(wait) => self.retry_while_connecting(now, id, wait),
+                    Some(wait) if full => self.retry_later(now, id, wait),
+                    Some(wait) => self.try_again(now, id, wait),
                     None => {}
                 }
             }
@@ -200,7 +199,7 @@ impl Agent {
             }
             None if relay.progress == Progress::Pending => {
                 self.relay_failed(now, id, "the connection was closed".to_owned());
-                self.retry_while_connecting(now, id, Duration::from_secs(1));
+                self.try_again(now, id, Duration::from_secs(1));
             }
             None => {}
         }
@@ -227,21 +226,19 @@ impl Agent {
             return;
         }
         relay.stands_in |= mobile;
-        let stands_in = relay.stands_in;
         relay.client = None;
         self.timers.cancel(Timer::Relay(id));
         self.relay_failed(now, id, reason);
-        if stands_in {
-            self.retry_later(now, id, Duration::from_secs(1));
-        } else {
-            self.retry_while_connecting(now, id, Duration::from_secs(1));
-        }
+        self.try_again(now, id, Duration::from_secs(1));
     }
 
-    /// The last way to a server has failed, and nothing is selected yet: the server may be restarting, or the network coming
-    /// back. All ways to it are tried again.
-    fn retry_while_connecting(&mut self, now: Instant, id: RelayId, wait: Duration) {
+    /// What stands in for an allocation is to be had, sooner or later. Any other is tried again if it was the last way to its
+    /// server and nothing is selected yet, with all ways there: the server may be restarting, or the network coming back.
+    fn try_again(&mut self, now: Instant, id: RelayId, wait: Duration) {
         let Some(relay) = self.gathering.relays.get(&id) else { return };
+        if relay.stands_in {
+            return self.retry_later(now, id, wait);
+        }
         let selected = self.session.streams.path(relay.component).is_none_or(|path| path.selected.is_some());
         if selected || self.has_way_beside(id) {
             return;
