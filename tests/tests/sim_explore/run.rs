@@ -6,7 +6,7 @@ use std::time::Duration;
 use thirl_ice_agent::candidate::CandidateKind;
 use thirl_tests::reach::{Expectation, Mode, Path, model, simulated};
 use thirl_tests::sim::{
-    Addresses, BoxId, Layer, Link, Mapping, Middlebox, Pair, Placed, PortAllocation, Side, Topology,
+    BoxId, Layer, Link, Mapping, Middlebox, Pair, Placed, PortAllocation, Side, Topology,
 };
 
 use super::scenario::{Fault, Scenario, Which};
@@ -49,15 +49,9 @@ pub(crate) fn run(seed: u64, scenario: &Scenario) -> Result<Report, String> {
     Ok(Report { expectation, direct })
 }
 
-/// Whether a direct path is to be found each time: luck is not asked for, nor TCP through a NAT64 or to a port that a gateway
-/// opens.
-fn is_demanded(topology: &Topology, expectation: Expectation) -> bool {
-    match expectation {
-        Expectation::Punch => true,
-        Expectation::Mapping => (0..2).all(|side| model::lets_udp_out(topology, side)),
-        Expectation::Tcp => topology.sites.iter().all(|site| site.addresses != Addresses::Ipv6),
-        _ => false,
-    }
+/// Whether a direct path is to be found each time: luck is not asked for.
+fn is_demanded(expectation: Expectation) -> bool {
+    matches!(expectation, Expectation::Punch | Expectation::Mapping | Expectation::Tcp)
 }
 
 /// Whether the port of a dependent mapping is not just any, by itself or by what a NAT further out makes of it: an agent may
@@ -84,7 +78,7 @@ impl Run<'_> {
             return Err("not connected".to_owned());
         }
         let direct = self.direct_within(expectation.patience());
-        if !direct && certain && is_demanded(&self.scenario.topology, expectation) {
+        if !direct && certain && is_demanded(expectation) {
             return Err("not direct".to_owned());
         }
         if direct && !expectation.is_direct() && !may_be_guessed(&self.scenario.topology) {

@@ -225,7 +225,7 @@ fn reaches_a_server(topology: &Topology, side: usize) -> bool {
 }
 
 /// Whether UDP passes everything that a side is behind.
-pub fn lets_udp_out(topology: &Topology, side: usize) -> bool {
+fn lets_udp_out(topology: &Topology, side: usize) -> bool {
     layers(topology, &topology.sites[side]).all(|layer| {
         firewall(layer).is_none_or(|spec| spec.udp) && !layer.nat().is_some_and(|nat| nat.blocks_udp)
     })
