@@ -115,7 +115,6 @@ fn fuzz(options: &fuzz::Options) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Runs a program of the tests that judges the others.
 /// How what is judged is built.
 #[derive(Clone, Copy)]
 enum Profile {
@@ -125,6 +124,7 @@ enum Profile {
     Release,
 }
 
+/// Runs a program of the tests that judges the others.
 fn judged(program: &str, profile: Profile, arguments: &[String]) -> io::Result<Report> {
     let workspace = Workspace::find()?;
     let packages = ["thirl", "thirl-stun-server", "thirl-tests"].into_iter().flat_map(|name| ["-p", name]);
