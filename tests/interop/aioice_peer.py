@@ -74,7 +74,7 @@ async def flow(ice, every, begun, told):
     async def listen():
         while True:
             word, _, number = (await ice.recv()).partition(b" ")
-            if word == b"aioice":
+            if word == b"thirl":
                 if not numbers:
                     say(first_data_ms=milliseconds())
                 numbers.add(int(number))
@@ -83,7 +83,7 @@ async def flow(ice, every, begun, told):
     ended = asyncio.create_task(told.read())
     sent = 0
     while not ended.done():
-        await ice.send(b"aioice %d" % sent)
+        await ice.send(b"thirl %d" % sent)
         sent += 1
         await asyncio.wait([ended], timeout=every / 1000)
     await asyncio.wait([listening], timeout=0.5)

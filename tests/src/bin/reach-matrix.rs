@@ -34,7 +34,7 @@ struct Arguments {
     /// Without the same matrix for standard ICE beside it
     #[arg(long)]
     no_standard: bool,
-    /// With the agents of aioice in the kernel lab beside it
+    /// With aioice at one end, and at both, in the kernel lab beside it
     #[arg(long)]
     aioice: bool,
     /// Write the matrix as a page here, with a picture
@@ -93,8 +93,12 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         false => (arguments.sim_runs, arguments.lab_runs),
     };
     let runs = [(Instrument::Simulation, simulated), (Instrument::Lab, lab)];
-    let modes =
-        [(Mode::Thirl, true), (Mode::Standard, !arguments.no_standard), (Mode::Aioice, arguments.aioice)];
+    let modes = [
+        (Mode::Thirl, true),
+        (Mode::Standard, !arguments.no_standard),
+        (Mode::Mixed, arguments.aioice),
+        (Mode::Aioice, arguments.aioice),
+    ];
     let processors = available_parallelism().map_or(1, usize::from);
     Ok(Plan {
         pairs: pairs(&arguments.only)?,

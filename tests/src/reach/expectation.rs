@@ -14,7 +14,8 @@ pub enum Expectation {
     Mapping,
     /// Direct, by the next ports of a NAT that gives them out in sequence.
     Prediction,
-    /// Direct, by very many ports on one side: that NAT's are random, and the other side's mapping is endpoint-independent.
+    /// Direct, by very many ports on one side: that NAT's are random, and the other side's mapping is endpoint-independent, or
+    /// its own filter looks at addresses only.
     Birthday,
     /// Direct over TCP, where UDP is not let out.
     Tcp,
@@ -60,7 +61,7 @@ impl Expectation {
         match (self, mode) {
             (Self::Prediction | Self::Birthday, Mode::Standard) => Self::Relayed,
             // Nothing is required of others.
-            (_, Mode::Aioice) => Self::Nothing,
+            (_, Mode::Mixed | Mode::Aioice) => Self::Nothing,
             _ => self,
         }
     }

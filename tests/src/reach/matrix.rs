@@ -28,7 +28,7 @@ impl Instrument {
 
     /// Whether agents of this kind can run there.
     fn has(self, mode: Mode) -> bool {
-        self == Self::Lab || mode != Mode::Aioice
+        self == Self::Lab || mode.is_ours()
     }
 }
 
@@ -125,10 +125,15 @@ impl Job {
         let expectation = Expectation::of(self.pair).in_mode(self.mode);
         match self.instrument {
             Instrument::Lab => {
-                kernel::run(self.pair, self.mode, expectation).map_err(|error| error.to_string())
+                kernel::run(self.order(), self.mode, expectation).map_err(|error| error.to_string())
             }
             Instrument::Simulation => Ok(simulated::run(self.pair, self.mode, expectation, self.run as u64)),
         }
+    }
+
+    /// Two agents that are not alike take turns at the two ends.
+    fn order(&self) -> Pair {
+        if self.mode == Mode::Mixed && self.run % 2 == 1 { self.pair.swapped() } else { self.pair }
     }
 }
 
@@ -233,7 +238,7 @@ impl Tally {
             }
         }
         let (lost, sent) = self.lost();
-        if lost > 0 && self.direct() > 0 && mode != Mode::Aioice {
+        if lost > 0 && self.direct() > 0 && mode.is_ours() {
             missed.push(format!("{lost} of {sent} datagrams lost"));
         }
         missed
@@ -241,11 +246,12 @@ impl Tally {
 }
 
 impl Matrix {
-    const COLUMNS: [(Mode, Instrument); 5] = [
+    const COLUMNS: [(Mode, Instrument); 6] = [
         (Mode::Thirl, Instrument::Simulation),
         (Mode::Thirl, Instrument::Lab),
         (Mode::Standard, Instrument::Simulation),
         (Mode::Standard, Instrument::Lab),
+        (Mode::Mixed, Instrument::Lab),
         (Mode::Aioice, Instrument::Lab),
     ];
 

@@ -14,7 +14,9 @@ pub enum Mode {
     Thirl,
     /// What standard ICE does: the hard-NAT parts are off.
     Standard,
-    /// The agents are those of aioice, an ICE library of others; in the kernel lab only.
+    /// One agent is aioice, an ICE library of others, the other one ours with all that it can; in the kernel lab only.
+    Mixed,
+    /// Both agents are aioice; in the kernel lab only.
     Aioice,
 }
 
@@ -24,8 +26,19 @@ impl Mode {
         match self {
             Self::Thirl => "thirl",
             Self::Standard => "standard",
+            Self::Mixed => "mixed",
             Self::Aioice => "aioice",
         }
+    }
+
+    /// Whether all agents are ours.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Thirl | Self::Standard)
+    }
+
+    /// What each of the two is.
+    pub(super) fn sides(self) -> [Self; 2] {
+        if self == Self::Mixed { [Self::Thirl, Self::Aioice] } else { [self; 2] }
     }
 }
 

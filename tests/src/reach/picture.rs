@@ -34,7 +34,7 @@ pub(super) const LEGEND: [(&str, &str); 5] = [
 /// not all or none were, and the median time to that path.
 pub fn picture(matrix: &Matrix) -> String {
     let situations = Situation::all();
-    let modes = [Mode::Thirl, Mode::Standard, Mode::Aioice].into_iter();
+    let modes = [Mode::Thirl, Mode::Standard, Mode::Mixed, Mode::Aioice].into_iter();
     let modes: Vec<_> =
         modes.filter(|mode| matrix.cells.iter().any(|cell| cell.judged(*mode).is_some())).collect();
     let side = MARGIN + situations.len() * CELL;
@@ -81,6 +81,7 @@ fn title(mode: Mode) -> &'static str {
     match mode {
         Mode::Thirl => "thirl",
         Mode::Standard => "the same with standard ICE alone",
+        Mode::Mixed => "thirl with aioice",
         Mode::Aioice => "aioice",
     }
 }

@@ -179,6 +179,15 @@ impl Pair {
         Some(Self::Apart(a.min(b), a.max(b)))
     }
 
+    /// The same with the ends exchanged.
+    #[must_use]
+    pub fn swapped(self) -> Self {
+        match self {
+            Self::Apart(a, b) => Self::Apart(b, a),
+            Self::Together(shared) => Self::Together(shared),
+        }
+    }
+
     /// Whether one of the two, or what they share, has this name.
     pub fn involves(self, name: &str) -> bool {
         match self {

@@ -23,7 +23,7 @@ pub(super) fn command(
     mode: Mode,
 ) -> Result<Command, Unavailable> {
     match mode {
-        Mode::Thirl => Ok(thirl(lab, server, host, role)),
+        Mode::Thirl | Mode::Mixed => Ok(thirl(lab, server, host, role)),
         Mode::Standard => {
             let mut command = thirl(lab, server, host, role);
             command.arg("--no-hard-nats");
@@ -38,7 +38,7 @@ fn thirl(lab: &Lab, server: &Server, host: &Host, role: &str) -> Command {
     let mut command = lab.command(host.node, harness::thirl());
     // What this machine uses itself does not stand in the lab.
     ["https_proxy", "HTTPS_PROXY"].iter().for_each(|name| _ = command.env_remove(name));
-    command.args(["ice", "--role", role, "--trickle", "--every", EVERY_MS]);
+    command.args(["ice", "--role", role, "--every", EVERY_MS]);
     for stun in [SRV.to_string(), SRV_ALTERNATE.to_string(), format!("[{SRV_V6}]")] {
         command.args(["--stun", &format!("stun:{stun}")]);
     }
