@@ -29,6 +29,12 @@ fn random_ports_on_one_side() {
 }
 
 #[test]
+fn random_ports_on_both_sides_one_of_which_filters_by_address() {
+    requires!(availability());
+    assert_found(&run("apdm-adf,apdm-apdf", Mode::Thirl, Expectation::Birthday));
+}
+
+#[test]
 fn sequential_ports_on_one_side() {
     requires!(availability());
     assert_found(&run("eim-apdf,sequential", Mode::Thirl, Expectation::Prediction));

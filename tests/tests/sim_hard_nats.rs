@@ -142,6 +142,29 @@ fn sequential_ports_that_others_use_as_well() {
     assert_direct(Runs::default().direct([busy, easy()]), 95, 6 * SECOND);
 }
 
+/// A filter that looks at addresses only lets in what comes from just any port: so its side opens the many.
+#[test]
+fn random_ports_on_both_sides_one_of_which_filters_by_address() {
+    let lenient = NatSpec { filtering: ADF, ..random() };
+    let by_address = NatSpec { mapping: ADM, ..lenient };
+    for nats in [[lenient, random()], [random(), lenient], [by_address, lenient]] {
+        assert_direct(Runs::default().direct(nats), 95, 6 * SECOND);
+    }
+    assert_direct(Runs::default().direct([sequential(), by_address]), 95, 6 * SECOND);
+    let in_sequence = NatSpec { filtering: ADF, ..sequential() };
+    assert_direct(Runs::default().direct([random(), in_sequence]), 95, 2 * SECOND);
+    let lossy = Runs { loss: 0.1, ..Runs::default() };
+    assert_direct(lossy.direct([lenient, random()]), 95, 8 * SECOND);
+}
+
+/// The ports of a block are near to each other. What is taken for two sequences turns out to be none.
+#[test]
+fn random_ports_that_look_like_a_sequence() {
+    let of_block = NatSpec { block: Some(128), mapping: ADM, filtering: ADF, ..random() };
+    assert_direct(Runs::default().direct([of_block, sequential()]), 95, 6 * SECOND);
+    assert_direct(Runs::default().direct([sequential(), of_block]), 95, 6 * SECOND);
+}
+
 #[test]
 fn sequential_ports_on_both_sides() {
     for turn in [true, false] {
@@ -156,6 +179,15 @@ fn sequential_ports_on_both_sides() {
 fn sequential_ports_on_both_sides_that_others_use_as_well() {
     let busy = NatSpec { noise: 20, ..sequential() };
     assert_direct(Runs::default().direct([busy, busy]), 95, 8 * SECOND);
+}
+
+/// A carrier gives each customer a block of ports, and any of these to each mapping.
+#[test]
+fn random_ports_of_a_block() {
+    for size in [64, 512, 2048] {
+        let of_block = NatSpec { block: Some(size), ..random() };
+        assert_direct(Runs::default().direct([of_block, easy()]), 98, 3 * SECOND);
+    }
 }
 
 /// Standard ICE, with a peer that does no more or does more.
@@ -188,8 +220,8 @@ fn a_peer_that_does_not_know_it_connects_as_before() {
 
 #[test]
 fn nothing_is_tried_that_cannot_help() {
-    let both =
-        "no search: both sides' mappings depend on the destination, and not both give out ports in sequence";
+    let both = "no search: both sides' mappings depend on the destination, not both give out ports in sequence, and no \
+                filter is known to let in what comes from any port of the other side";
     for nats in [[random(), random()], [random(), sequential()]] {
         let [a, b] = peers(nats[0], nats[1]);
         let mut pair = Pair::new(2, a, b, true);

@@ -98,6 +98,7 @@ impl Agent {
             return false;
         }
         match message.class() {
+            Class::Request if self.take_own_request(now, route, message.transaction_id()) => true,
             Class::Request => self.handle_request(now, route, from, message),
             Class::Indication => {
                 let keepalive = message.check_fingerprint() == Ok(true);

@@ -32,6 +32,8 @@ pub(super) struct Socket {
     /// Whether other agents use it as well.
     pub(super) shared: bool,
     pub(super) mappings: Vec<Mapping>,
+    /// The NAT was seen to give ports in no sequence, though those of the mappings are near.
+    pub(super) erratic: bool,
 }
 
 /// A TCP port: the base of candidates of up to three types (RFC 6544, section 4.1).
@@ -150,7 +152,7 @@ impl LocalSide {
     ) {
         let local_preference = self.local_preference(component, local, preference);
         let at = Vantage::new(local);
-        let socket = Socket { component, at, local_preference, shared, mappings: Vec::new() };
+        let socket = Socket { component, at, local_preference, shared, mappings: Vec::new(), erratic: false };
         self.sockets.insert(id, Box::new(socket));
     }
 
@@ -343,7 +345,10 @@ impl Socket {
     pub(super) fn behaviour(&self) -> MappingBehaviour {
         let Some(first) = self.seen_outside().next() else { return MappingBehaviour::Unknown };
         let same = self.seen_outside().filter(|other| other.mapped.ip() == first.mapped.ip());
-        MappingBehaviour::of(same.map(|seen| (seen.flow, seen.mapped.port())).collect())
+        match MappingBehaviour::of(same.map(|seen| (seen.flow, seen.mapped.port())).collect()) {
+            MappingBehaviour::Sequential(_) if self.erratic => MappingBehaviour::Random,
+            behaviour => behaviour,
+        }
     }
 
     /// Its newest mapping.

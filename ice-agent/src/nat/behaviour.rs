@@ -185,14 +185,21 @@ pub enum Search {
 /// What is left where [`direct_path`] says no, if anything. The ports are those that the NAT gives to new mappings, if that is
 /// known.
 pub fn search(
-    one: (Mapping, Option<PortAllocation>),
-    other: (Mapping, Option<PortAllocation>),
+    one: (Mapping, Filtering, Option<PortAllocation>),
+    other: (Mapping, Filtering, Option<PortAllocation>),
 ) -> Option<Search> {
-    let sequential = |side: (Mapping, Option<PortAllocation>)| side.1 == Some(PortAllocation::Sequential);
+    let sequential = |side: (_, _, Option<PortAllocation>)| side.2 == Some(PortAllocation::Sequential);
+    let met = |side| Some(if sequential(side) { Search::Prediction } else { Search::Birthday });
     match [one, other].map(|side| side.0.depends_on_destination()) {
-        [true, true] => (sequential(one) && sequential(other)).then_some(Search::Prediction),
-        [true, false] => Some(if sequential(one) { Search::Prediction } else { Search::Birthday }),
-        [false, true] => Some(if sequential(other) { Search::Prediction } else { Search::Birthday }),
+        [true, true] if sequential(one) && sequential(other) => Some(Search::Prediction),
+        // The many ports are on the side that lets in whatever port the other one's packets come from.
+        [true, true] => {
+            let lenient =
+                [one, other].into_iter().filter(|side| side.1 != Filtering::AddressAndPortDependent);
+            lenient.max_by_key(|side| sequential(*side)).and_then(met)
+        }
+        [true, false] => met(one),
+        [false, true] => met(other),
         [false, false] => None,
     }
 }

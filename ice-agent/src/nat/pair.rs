@@ -320,7 +320,7 @@ fn through_nats(you: &FamilyFacts, they: &FamilyFacts) -> Left {
         kinds.collect::<Vec<_>>()
     };
     let between = |one: (Mapping, Filtering), other: (Mapping, Filtering)| {
-        let found = search((one.0, you.ports), (other.0, they.ports));
+        let found = search((one.0, one.1, you.ports), (other.0, other.1, they.ports));
         let search = found.filter(|_| !direct_path(one, other));
         let direct = search.is_some() || direct_path(one, other);
         (if direct { PairPath::Direct } else { PairPath::Relay }, search)
@@ -476,6 +476,17 @@ mod tests {
         assert_eq!((both.0, both.1), (DIRECT, Some(Search::Prediction)));
         let one = found(&hard(1, sequential), &hard(2, random));
         assert_eq!((one.0, one.1), (PairPath::Relay, None));
+        let lenient = |n, ports| {
+            ipv4(FamilyFacts { mapping: vec![APDM], filtering: vec![ADF], ports: Some(ports), ..home(n) })
+        };
+        let (path, search, why) = found(&hard(1, sequential), &lenient(2, random));
+        assert_eq!((path, search), (DIRECT, Some(Search::Birthday)));
+        assert!(why.contains("but their side lets packets in from any port"), "{why}");
+        for sides in
+            [[lenient(1, sequential), lenient(2, random)], [lenient(1, random), lenient(2, sequential)]]
+        {
+            assert_eq!(found(&sides[0], &sides[1]).1, Some(Search::Prediction));
+        }
         let open = ipv4(family(&[EIM], &[Filtering::EndpointIndependent]));
         let standard = found(&hard(1, random), &open);
         assert_eq!((standard.0, standard.1), (DIRECT, None));
@@ -572,7 +583,7 @@ mod tests {
         let asks = &predict(&customer, &strict(2)).advice[0];
         assert!(asks.text.contains("provider"), "{asks:?}");
         assert_eq!(sides(&ipv4(home(1)), &ipv4(home(2))), [], "a direct path needs no advice");
-        let adf = ipv4(family(&[ADM], &[ADF]));
-        assert!(!sides(&adf, &strict(2)).is_empty());
+        let by_address = ipv4(family(&[ADM], &[APDF]));
+        assert!(!sides(&by_address, &strict(2)).is_empty());
     }
 }

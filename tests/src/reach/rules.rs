@@ -4,7 +4,8 @@
 //! 2. Over UDP and IPv4, two endpoint-independent mappings are punched whatever the filters are. Where one side's mapping
 //!    depends on the destination, its port towards the peer is unknown: the peer's filter has to let in any port of an
 //!    address that it has sent to; or its own lets in anybody on the port that a server has seen, through which the answers
-//!    leave too. Else the port has to be predicted, or met by chance, and that on one side only if it is random.
+//!    leave too. Else the port has to be predicted, or met by chance: of the side whose mapping depends on the destination. If
+//!    both do, of one that lets in any port of the other.
 //! 3. A port that a gateway opens is a port without a filter.
 //! 4. Over TCP and IPv4, both sides connect at once from the ports that a server has seen; these are of use where the mapping
 //!    is endpoint-independent.
@@ -83,9 +84,10 @@ fn over_udp(a: Way, b: Way) -> Expectation {
     let known = |way: Way| !hard(way) || way.sequential;
     match (known(a), known(b)) {
         (true, true) => Expectation::Prediction,
-        (false, false) => Expectation::Relayed,
-        // The side whose ports are random has to meet one port that stays.
-        _ if hard(a) && hard(b) => Expectation::Relayed,
+        // What comes from just any port has to be let in by the side whose ports are probed.
+        _ if hard(a) && hard(b) && ![a, b].iter().any(|way| lets_in(*way, Filtering::AddressDependent)) => {
+            Expectation::Relayed
+        }
         _ => Expectation::Birthday,
     }
 }
@@ -117,6 +119,9 @@ mod tests {
             ("sequential,sequential", Expectation::Prediction),
             ("apdm-apdf,sequential", Expectation::Relayed),
             ("apdm-apdf,apdm-apdf", Expectation::Relayed),
+            ("apdm-adf,apdm-apdf", Expectation::Birthday),
+            ("adm-adf,sequential", Expectation::Birthday),
+            ("adm-apdf,apdm-apdf", Expectation::Relayed),
             ("apdm-apdf,gateway", Expectation::Mapping),
             ("public,no-udp", Expectation::Tcp),
             ("no-udp,no-udp", Expectation::Tcp),

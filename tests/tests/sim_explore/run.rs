@@ -18,8 +18,9 @@ const CONNECTED: Duration = Duration::from_secs(20);
 /// Connected again so long after the last fault: consent expires after 30 s (RFC 7675), and the application restarts. At the
 /// worst two pairs over TCP die before one is nominated, each of which is asked for 39.5 s (RFC 8489, section 6.2.2).
 const RECOVERED: Duration = Duration::from_secs(180);
-/// No host sends more in a second. Data is a part of it: ten datagrams, each with what the relay and TCP add.
-const MOST_A_SECOND: u64 = 400;
+/// No host sends more in a second: a transaction every 5 ms (RFC 8445, section 14.2), an answer to each of the peer's, and ten
+/// datagrams of data, each with what the relay and TCP add.
+const MOST_A_SECOND: u64 = 200 + 200 + 50;
 
 /// What a run came to.
 #[derive(Debug)]

@@ -130,6 +130,7 @@ impl Dice {
                 PortAllocation::Random,
                 PortAllocation::Sequential,
             ]),
+            block: self.of(&[None, None, Some(256), Some(2048)]),
             contention: self.of(&[Contention::Random, Contention::Next]),
             noise: self.of(&[0, 0, 1, 20]),
             pooling: Pooling::Paired,

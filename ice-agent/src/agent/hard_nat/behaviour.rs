@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use thirl_common::wire::NatMapping;
 
+use super::probe::PORTS;
 use crate::candidate::Candidate;
 
 /// The candidate extension (RFC 8839, section 5.1, cand-extension). That a peer tells it means that it knows what this module
@@ -14,10 +15,14 @@ pub(in super::super) const EXTENSION: &str = "x-mapping";
 /// Its value on a candidate that is a guess of the port.
 pub(super) const PREDICTED: &str = "predicted";
 
+/// On the number of a behaviour in a check: the filter before the sender lets in what comes from any port of an address that
+/// was sent to ([`super::filter`]).
+pub(super) const LENIENT: u8 = 0x80;
+
 /// What is so near is a sequence, on which other hosts may have been at work: ports. More mappings that this side asked for
 /// between may make it wider, up to the second.
 const MAX_JUMP: u32 = 128;
-const MAX_WIDTH: u32 = 1024;
+pub(super) const MAX_WIDTH: u32 = 1024;
 
 /// What the port of a new mapping depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +42,11 @@ impl MappingBehaviour {
     /// Whether another destination sees another port.
     pub(in super::super) fn is_dependent(self) -> bool {
         matches!(self, MappingBehaviour::Sequential(_) | MappingBehaviour::Random)
+    }
+
+    /// Whether it comes next to the one before.
+    pub(super) fn is_sequential(self) -> bool {
+        matches!(self, MappingBehaviour::Sequential(_))
     }
 
     /// What the ports of mappings to different destinations show, numbered in the order in which the mappings were asked for.
@@ -76,7 +86,7 @@ impl MappingBehaviour {
 
     /// What an attribute says; a later version's words say nothing.
     pub(super) fn of_attribute(told: NatMapping) -> MappingBehaviour {
-        match (told.behaviour, told.step) {
+        match (told.behaviour & !LENIENT, told.step) {
             (1, _) => MappingBehaviour::Independent,
             (2, step) if step != 0 => MappingBehaviour::Sequential(step),
             (2 | 3, _) => MappingBehaviour::Random,
@@ -94,6 +104,12 @@ impl MappingBehaviour {
 pub(super) fn extension(candidate: &Candidate) -> Option<&str> {
     let ours = |(name, _): &&(String, String)| name.eq_ignore_ascii_case(EXTENSION);
     candidate.extensions.iter().find(ours).map(|(_, value)| value.as_str())
+}
+
+/// How far a port is ahead of the newest of a sequence, which begins anew after the last port.
+pub(super) fn steps_ahead(newest: u16, step: i8, port: u16) -> u32 {
+    let ahead = (i32::from(port) - i32::from(newest)) * i32::from(step.signum());
+    ahead.rem_euclid(PORTS.cast_signed()).cast_unsigned()
 }
 
 /// The port so far ahead of the newest of a sequence.

@@ -5,17 +5,19 @@
 //!
 //! 1. `behaviour`: what the NAT was seen to do, and how the sides tell each other.
 //! 2. `guess`: candidates that nobody saw: the next ports of a sequence, and this host's port at the public address.
-//! 3. `plan`: which of the following is worth while between two sides, and why if none is.
-//! 4. `open`: the hard side has very many mappings made to the one address of the peer's, each by a socket of its own.
-//! 5. `probe`: the easy side sends checks to ports at the address of the hard side: first to those that follow in the
+//! 3. `filter`: whether what comes from another port of a known address comes in here.
+//! 4. `plan`: which of the following is worth while between two sides, and why if none is.
+//! 5. `open`: the hard side has very many mappings made to the one address of the peer's, each by a socket of its own.
+//! 6. `probe`: the other side sends checks to ports at the address of the hard side: first to those that follow in the
 //!    sequence, if there is one, then to any. With 256 ports open, one in 252 is hit: the paradox of the birthdays.
-//! 6. `mutual`: two sequences. Each side looks at where it stands, tells the other over the relayed path, and has mappings
+//! 7. `mutual`: two sequences. Each side looks at where it stands, tells the other over the relayed path, and has mappings
 //!    made for one of the ports that the other is about to have.
 //!
 //! A check that comes in on one of the many sockets makes it a base like others; from then on all is ICE. It begins when
 //! ordinary checks have had their chance, while data flows over a relay if there is one, and ends when a direct pair works.
 
 mod behaviour;
+mod filter;
 mod guess;
 mod mutual;
 mod open;
@@ -40,7 +42,7 @@ pub(super) use guess::Guess;
 use behaviour::{PREDICTED, is_predicted};
 use mutual::Mutual;
 use open::Opened;
-use plan::Plan;
+use plan::{Off, Plan};
 use probe::{Budget, Probing};
 
 /// Ordinary checks have had their chance after so long.
@@ -63,6 +65,8 @@ pub(super) struct HardNat {
     /// What may be sent to ports that are guessed, and from sockets that were opened.
     probes: Budget,
     openings: Budget,
+    /// What was asked of the filter before this side.
+    filter: Option<filter::Question>,
     /// What the peer's checks said of its NAT, in this session.
     told: Option<NatMapping>,
 }
@@ -184,7 +188,11 @@ impl Agent {
 
     fn begin_search(&mut self, now: Instant) {
         let Some(component) = self.component_to_search() else { return };
-        let Ok(plan) = self.plan(component) else { return };
+        let plan = match self.plan(component) {
+            Ok(plan) => plan,
+            Err(Off::BothAreHard) => return self.ask_filter(now, component),
+            Err(_) => return,
+        };
         let rests = |(tried, at): (Plan, Instant)| tried == plan && now < at + REST;
         if !self.hard_nat().tried.is_some_and(rests) {
             self.begin(now, component, plan);
@@ -193,9 +201,7 @@ impl Agent {
 
     fn begin(&mut self, now: Instant, component: ComponentId, plan: Plan) {
         let work = match plan {
-            Plan::Open { beside, target } => {
-                Work::Open(Opened::new(target, self.wanted_sockets(beside), now))
-            }
+            Plan::Open { beside, target } => Work::Open(self.new_opened(beside, target, now)),
             Plan::Probe { peer, .. } => Work::Probe(self.new_probing(peer)),
             Plan::Mutual { peer, .. } => Work::Mutual(self.new_mutual(now, component, peer)),
         };
@@ -275,7 +281,7 @@ impl Agent {
         let ours = [true, false].into_iter().find_map(|ipv4| self.local_front(component, ipv4))?;
         let socket = self.local.sockets.get(&ours.socket)?;
         let port = socket.newest_mapping().map_or(0, |newest| newest.mapped.port());
-        Some(socket.behaviour().attribute(0, port))
+        Some(self.with_filter(ours.socket, socket.behaviour().attribute(0, port)))
     }
 
     /// A check of the peer's told of its NAT.

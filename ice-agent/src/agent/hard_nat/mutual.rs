@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use thirl_common::wire::{Message, NatMapping, TransactionId, XorMappedAddress};
 
-use super::behaviour::port_ahead;
+use super::behaviour::{MAX_WIDTH, MappingBehaviour, port_ahead, steps_ahead};
 use super::open::Opened;
 use super::{Plan, Search, Work};
 use crate::agent::config::Role;
@@ -54,6 +54,8 @@ pub(super) struct Mutual {
     pub(super) opened: Opened,
     /// What this side saw in this round: the newest port.
     looked: Option<u16>,
+    /// What it saw in the round before, and how many mappings it has had made since.
+    before: Option<(u16, usize)>,
     stage: Stage,
     /// When the stage is over, or what it does is repeated.
     until: Instant,
@@ -85,6 +87,7 @@ impl Mutual {
             round: 0,
             opened: Opened::brief(target, 0, now),
             looked: None,
+            before: None,
             stage: Stage::Wait,
             until: now + PEER_LASTS,
             tries: 0,
@@ -167,8 +170,9 @@ impl Agent {
     fn next_round(&mut self, now: Instant) {
         self.close_opened();
         let Some(mutual) = self.mutual() else { return };
-        let sent = mutual.opened.sent;
-        let fresh = Mutual { round: mutual.round, ..Mutual::waiting(now, mutual.opened.target) };
+        let (sent, made) = (mutual.opened.sent, mutual.opened.made);
+        let before = mutual.looked.map(|looked| (looked, made));
+        let fresh = Mutual { round: mutual.round, before, ..Mutual::waiting(now, mutual.opened.target) };
         *mutual = looking(fresh, now);
         mutual.opened.sent = sent;
         self.timers.set(Timer::HardNat, now);
@@ -241,6 +245,10 @@ impl Agent {
             return;
         }
         let Ok(XorMappedAddress(mapped)) = answer.require::<XorMappedAddress>() else { return };
+        if !self.is_in_sequence(mapped.port()) {
+            return self.end_sequence(now, component);
+        }
+        let Some(mutual) = self.mutual() else { return };
         mutual.looked = Some(mapped.port());
         mutual.tries = 0;
         if role == Role::Controlling {
@@ -253,8 +261,33 @@ impl Agent {
         self.tell_view(now, component);
     }
 
+    /// Whether a port that was seen now is one of those that come after the newest known before, and after the mappings that were
+    /// made since; half of these may be lost.
+    fn is_in_sequence(&self, port: u16) -> bool {
+        let Some(Search { plan, work: Work::Mutual(mutual), .. }) = self.search() else { return true };
+        let Some(socket) = self.local.sockets.get(&plan.socket()) else { return true };
+        let first = socket.newest_mapping().map(|newest| (newest.mapped.port(), 0));
+        match (socket.behaviour(), mutual.before.or(first)) {
+            (MappingBehaviour::Sequential(step), Some((newest, made))) => {
+                let ahead = steps_ahead(newest, step, port);
+                ahead <= MAX_WIDTH && ahead as usize >= made / 2
+            }
+            _ => true,
+        }
+    }
+
+    /// It was no sequence: two random ports were near by chance.
+    fn end_sequence(&mut self, now: Instant, component: ComponentId) {
+        let Some(beside) = self.search().map(|search| search.plan.socket()) else { return };
+        if let Some(socket) = self.local.sockets.get_mut(&beside) {
+            socket.erratic = true;
+        }
+        self.end_search(now, false);
+        self.tell_view(now, component);
+    }
+
     /// Tells the peer at once, by a check on the pair that works.
-    fn tell_view(&mut self, now: Instant, component: ComponentId) {
+    pub(super) fn tell_view(&mut self, now: Instant, component: ComponentId) {
         if let Some(pair) = self.session.list.best_valid(component) {
             self.session.list.trigger(pair);
             self.pump(now);

@@ -14,8 +14,8 @@ use crate::candidate::{CandidateKind, ComponentId};
 
 /// So many sockets are opened: of 1536 probes to other ports out of 64512, one at least then hits in 998 of 1000 cases.
 const SOCKETS: usize = 256;
-/// The same where ports come in sequence: the peer knows where to begin.
-const SOCKETS_IN_SEQUENCE: usize = 64;
+/// The same at first where ports are near to each other, and the peer knows where to begin.
+const SOCKETS_NEARBY: usize = 64;
 /// After so long the peer has sent all its probes.
 const LASTS: Duration = Duration::from_secs(20);
 /// Mappings last for two minutes (RFC 4787, section 4.3), but where nothing has come back many NATs keep them for 30 s or
@@ -27,6 +27,8 @@ const RENEWED_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Opened {
     pub(super) target: SocketAddr,
     wanted: usize,
+    /// So many are wanted when the mappings of the first ones have to be renewed.
+    at_last: usize,
     pub(super) sockets: BTreeMap<SocketId, SocketAddr>,
     /// So many were opened in all.
     pub(super) made: usize,
@@ -55,6 +57,7 @@ impl Opened {
         Opened {
             target,
             wanted,
+            at_last: wanted,
             sockets: BTreeMap::new(),
             made: 0,
             asked: false,
@@ -80,6 +83,10 @@ impl Opened {
         if now < self.renewal {
             return Next::Wait(self.renewal);
         }
+        if self.made < self.at_last && self.refused.is_none() {
+            self.wanted = self.at_last;
+            return Next::Open;
+        }
         let after = |last: SocketId| self.sockets.range(last..).map(|(id, _)| *id).find(|id| *id > last);
         let next = self.renewed.map_or_else(|| self.sockets.keys().next().copied(), after);
         match next {
@@ -97,11 +104,13 @@ impl Opened {
 }
 
 impl Agent {
-    /// How many sockets this side opens by itself, beside one.
-    pub(super) fn wanted_sockets(&self, beside: SocketId) -> usize {
+    /// The sockets of a side that opens them by itself, beside one.
+    pub(super) fn new_opened(&self, beside: SocketId, target: SocketAddr, now: Instant) -> Opened {
         let behaviour = self.local.sockets.get(&beside).map(|socket| socket.behaviour());
-        let sequence = matches!(behaviour, Some(MappingBehaviour::Sequential(_)));
-        if sequence && self.config.hard_nats.prediction { SOCKETS_IN_SEQUENCE } else { SOCKETS }
+        let nearby = behaviour.is_some_and(MappingBehaviour::is_sequential);
+        let at_last = if self.config.hard_nats.birthday { SOCKETS } else { SOCKETS_NEARBY };
+        let wanted = if nearby { SOCKETS_NEARBY } else { at_last };
+        Opened { at_last, ..Opened::new(target, wanted, now) }
     }
 
     pub(super) fn go_on_opening(&mut self, now: Instant) {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::behaviour::{MappingBehaviour, is_predicted};
 use super::is_public;
+use super::probe::Known;
+use crate::agent::config::Role;
 use crate::agent::event::{Route, SocketId};
 use crate::agent::{Agent, HardNats, Policy};
 use crate::candidate::{Candidate, CandidateKind, CandidateTransport, ComponentId};
@@ -44,6 +46,12 @@ impl Plan {
     }
 }
 
+/// One of the two.
+enum Side {
+    Ours,
+    Theirs,
+}
+
 /// Why no search is worth while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Off {
@@ -64,7 +72,8 @@ impl fmt::Display for Off {
             Off::PeerUnaware => "no search: the peer does not say that it can",
             Off::NeitherIsHard => "no search: no side's mapping is known to depend on the destination",
             Off::BothAreHard => {
-                "no search: both sides' mappings depend on the destination, and not both give out ports in sequence"
+                "no search: both sides' mappings depend on the destination, not both give out ports in sequence, and no filter is \
+                 known to let in what comes from any port of the other side"
             }
         })
     }
@@ -121,14 +130,40 @@ impl Agent {
         if ours.address.ip() == peer {
             return Err(Off::OneAddress);
         }
-        let wanted = |hard| birthday || prediction && matches!(hard, Sequential(_));
+        let wanted = |hard: MappingBehaviour| birthday || prediction && hard.is_sequential();
         match (mine, theirs) {
             (Sequential(_), Sequential(_)) if prediction => Ok(Plan::Mutual { beside: socket, peer }),
-            (mine, theirs) if mine.is_dependent() && theirs.is_dependent() => Err(Off::BothAreHard),
-            (mine, theirs) if !mine.is_dependent() && !theirs.is_dependent() => Err(Off::NeitherIsHard),
-            (mine, _) if mine.is_dependent() && wanted(mine) => Ok(Plan::Open { beside: socket, target }),
-            (_, theirs) if theirs.is_dependent() && wanted(theirs) => Ok(Plan::Probe { from: socket, peer }),
-            _ => Err(Off::Switched),
+            (mine, theirs) => match self.side_to_open(socket, mine, theirs)? {
+                Side::Ours if wanted(mine) => Ok(Plan::Open { beside: socket, target }),
+                Side::Theirs if wanted(theirs) => Ok(Plan::Probe { from: socket, peer }),
+                _ => Err(Off::Switched),
+            },
+        }
+    }
+
+    /// Which side opens the many ports: the one whose mapping depends on the destination. If both do, one whose filter lets in
+    /// what comes from whichever port of the other side.
+    fn side_to_open(
+        &self,
+        socket: SocketId,
+        mine: MappingBehaviour,
+        theirs: MappingBehaviour,
+    ) -> Result<Side, Off> {
+        match (mine.is_dependent(), theirs.is_dependent()) {
+            (false, false) => Err(Off::NeitherIsHard),
+            (true, false) => Ok(Side::Ours),
+            (false, true) => Ok(Side::Theirs),
+            (true, true) => match (self.is_lenient(socket), self.is_peer_lenient()) {
+                (false, false) => Err(Off::BothAreHard),
+                (true, false) => Ok(Side::Ours),
+                (false, true) => Ok(Side::Theirs),
+                (true, true) => Ok(match (mine.is_sequential(), theirs.is_sequential()) {
+                    (true, false) => Side::Ours,
+                    (false, true) => Side::Theirs,
+                    _ if self.role == Role::Controlling => Side::Ours,
+                    _ => Side::Theirs,
+                }),
+            },
         }
     }
 
@@ -173,6 +208,18 @@ impl Agent {
         told.map(MappingBehaviour::is_dependent).or(self.session.hint)
     }
 
+    /// The newest port that is known of the peer's.
+    pub(super) fn remote_port(&self, ip: IpAddr) -> Option<Known> {
+        let sequence = self.remote_sequence(ip).map(|(port, step)| Known { port, step: Some(step) });
+        let told = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told).map(|told| told.port);
+        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
+        let reflexive =
+            there.filter(|known| known.kind == CandidateKind::ServerReflexive && !is_predicted(known));
+        let first = reflexive.filter_map(|known| Some(known.address.ip()?.port())).next();
+        let any = told.filter(|port| *port != 0).or(first).map(|port| Known { port, step: None });
+        sequence.or(any)
+    }
+
     /// The newest port that is known of the peer's sequence, if there is one.
     pub(super) fn remote_sequence(&self, ip: IpAddr) -> Option<(u16, i8)> {
         let MappingBehaviour::Sequential(step) = self.remote_behaviour(ip) else { return None };
@@ -180,8 +227,7 @@ impl Agent {
         let heard = heard.filter(|port| *port != 0);
         let sequential = |known: &&Candidate| {
             let told = MappingBehaviour::told_by(known);
-            known.kind == CandidateKind::ServerReflexive
-                && matches!(told, Some(MappingBehaviour::Sequential(_)))
+            known.kind == CandidateKind::ServerReflexive && told.is_some_and(MappingBehaviour::is_sequential)
         };
         let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
         let told = there.filter(sequential).filter_map(|known| Some(known.address.ip()?.port()));

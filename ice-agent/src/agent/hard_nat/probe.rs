@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::behaviour::steps_ahead;
 use super::plan::Plan;
 use super::{Search, Work};
 use crate::agent::event::Via;
@@ -18,16 +19,19 @@ const PROBES: u32 = 1536;
 const INTERVAL: Duration = Duration::from_millis(10);
 /// What was sent last may still be answered.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// So many ports that follow in a sequence are probed before others: each check of the peer's and of its neighbours moves it
-/// on.
-const IN_SEQUENCE: u16 = 512;
+/// So many ports on both sides of one that is known are probed before others: carriers give each customer a block of ports (RFC
+/// 6269, section 4). Where a NAT gives any port, these are as good as others.
+const AROUND: u32 = 128;
+/// The same of those that follow in a sequence: each check of the peer's and of its neighbours moves it on. The first are probed
+/// before those on both sides.
+const FOLLOWING: u32 = 512;
 /// The budget is used up by one search, and grows back by so much: whatever the peer makes this side do, by restarts or
 /// other addresses, in the long run it is no more than one packet a second.
 const REFILL: Duration = Duration::from_secs(1);
 
 /// Ports from here on are given out (RFC 6335, section 6).
 const FIRST_PORT: u16 = 1024;
-const PORTS: u32 = 65_536 - FIRST_PORT as u32;
+pub(super) const PORTS: u32 = 65_536 - FIRST_PORT as u32;
 
 /// A search in progress.
 #[derive(Debug)]
@@ -60,12 +64,53 @@ impl Budget {
     }
 }
 
+/// The newest port of the peer's that is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) port: u16,
+    /// From one to the next, if they come in sequence.
+    pub(super) step: Option<i8>,
+}
+
+impl Known {
+    /// The ports near to it, in order: `n` counts from 0.
+    fn near(self, n: u32) -> Option<u16> {
+        let first = if self.step.is_some() { AROUND } else { 0 };
+        match n.checked_sub(first) {
+            None => self.at(n + 1),
+            Some(beyond) if beyond >= 2 * AROUND => {
+                let ahead = n + 1 - AROUND;
+                self.at(ahead).filter(|_| ahead <= self.following())
+            }
+            Some(beyond) if beyond % 2 == 0 => self.at(first + beyond / 2 + 1),
+            Some(beyond) => self.at(PORTS - (beyond / 2 + 1)),
+        }
+    }
+
+    /// The port so many steps ahead; after the last one they begin anew.
+    fn at(self, steps: u32) -> Option<u16> {
+        let steps = steps.cast_signed() * i32::from(self.step.unwrap_or(1).signum());
+        let index = i32::from(self.port) - i32::from(FIRST_PORT) + steps;
+        port_number(index.rem_euclid(PORTS.cast_signed()).cast_unsigned())
+    }
+
+    /// Whether a port is one of those.
+    fn is_near(self, port: u16) -> bool {
+        let ahead = steps_ahead(self.port, self.step.unwrap_or(1), port);
+        (1..=self.following()).contains(&ahead) || (1..=AROUND).contains(&(PORTS - ahead))
+    }
+
+    /// So many of those ahead are near.
+    fn following(self) -> u32 {
+        if self.step.is_some() { FOLLOWING } else { AROUND }
+    }
+}
+
 /// Ports in the order in which they are probed, none twice.
 #[derive(Debug)]
 struct Ports {
-    /// The newest port of the peer's sequence, the step, and how many were probed of it.
-    sequence: Option<(u16, i8)>,
-    followed: u16,
+    known: Option<Known>,
+    near: u32,
     /// Then `offset + n * stride` for n = 0, 1, …: all of them, since the stride has no factor in common with their number.
     offset: u32,
     stride: u32,
@@ -73,35 +118,31 @@ struct Ports {
 }
 
 impl Ports {
-    fn new(sequence: Option<(u16, i8)>, rng: &mut StdRng) -> Ports {
+    fn new(known: Option<Known>, rng: &mut StdRng) -> Ports {
         let coprime = |stride: &u32| [2, 3, 7].iter().all(|factor| !stride.is_multiple_of(*factor));
         let strides = std::iter::repeat_with(|| rng.random_range(1..PORTS));
         let stride = strides.take(1000).find(coprime).unwrap_or(1);
-        Ports { sequence, followed: 0, offset: rng.random_range(0..PORTS), stride, spread: 0 }
+        Ports { known, near: 0, offset: rng.random_range(0..PORTS), stride, spread: 0 }
     }
 
     fn next(&mut self) -> Option<u16> {
-        if let Some((newest, step)) = self.sequence.filter(|_| self.followed < IN_SEQUENCE) {
-            self.followed += 1;
-            let port = i32::from(newest) - i32::from(FIRST_PORT)
-                + i32::from(step.signum()) * i32::from(self.followed);
-            return port_number(port.rem_euclid(PORTS.cast_signed()).cast_unsigned());
+        if let Some(port) = self.next_near() {
+            return Some(port);
         }
         while self.spread < PORTS {
             let port = port_number((self.offset + self.spread * self.stride % PORTS) % PORTS)?;
             self.spread += 1;
-            if !self.was_followed(port) {
+            if !self.known.is_some_and(|known| known.is_near(port)) {
                 return Some(port);
             }
         }
         None
     }
 
-    fn was_followed(&self, port: u16) -> bool {
-        let Some((newest, step)) = self.sequence else { return false };
-        let ahead = (i32::from(port) - i32::from(newest)) * i32::from(step.signum());
-        let ahead = ahead.rem_euclid(PORTS.cast_signed());
-        (1..=i32::from(self.followed)).contains(&ahead)
+    fn next_near(&mut self) -> Option<u16> {
+        let port = self.known?.near(self.near)?;
+        self.near += 1;
+        Some(port)
     }
 }
 
@@ -111,8 +152,8 @@ fn port_number(index: u32) -> Option<u16> {
 
 impl Agent {
     pub(super) fn new_probing(&mut self, peer: IpAddr) -> Probing {
-        let sequence = self.remote_sequence(peer).filter(|_| self.config.hard_nats.prediction);
-        let ports = self.random.draw(|rng| Ports::new(sequence, rng));
+        let known = self.remote_port(peer);
+        let ports = self.random.draw(|rng| Ports::new(known, rng));
         Probing { sent: 0, ports, over: None }
     }
 
@@ -135,9 +176,9 @@ impl Agent {
             Some(over) if now < over => return self.timers.set(Timer::HardNat, over),
             Some(_) => return self.end_search(now, false),
         }
-        let limit = if birthday { PROBES } else { u32::from(IN_SEQUENCE) };
-        let port =
-            if probing.sent < limit && hard_nat.probes.spend(now) { probing.ports.next() } else { None };
+        let may = probing.sent < PROBES && hard_nat.probes.spend(now);
+        let next = if birthday { Ports::next } else { Ports::next_near };
+        let port = may.then(|| next(&mut probing.ports)).flatten();
         let Some(port) = port else {
             probing.over = Some(now + LAST_ANSWERS);
             self.timers.set(Timer::HardNat, now + LAST_ANSWERS);
@@ -159,24 +200,32 @@ mod tests {
 
     use super::*;
 
-    fn all(sequence: Option<(u16, i8)>, seed: u64) -> Vec<u16> {
-        let mut ports = Ports::new(sequence, &mut StdRng::seed_from_u64(seed));
+    fn all(known: Option<Known>, seed: u64) -> Vec<u16> {
+        let mut ports = Ports::new(known, &mut StdRng::seed_from_u64(seed));
         std::iter::from_fn(|| ports.next()).collect()
     }
 
     #[test]
     fn each_port_is_probed_once() {
-        for (seed, sequence) in
-            [(1, None), (2, Some((20_000, 1))), (3, Some((65_530, 1))), (4, Some((1030, -2)))]
-        {
-            let all = all(sequence, seed);
+        let known = |port, step| Some(Known { port, step });
+        for (seed, known) in [
+            (1, None),
+            (2, known(20_000, Some(1))),
+            (3, known(65_530, Some(1))),
+            (4, known(1030, Some(-2))),
+            (5, known(1030, None)),
+            (6, known(1000, None)),
+        ] {
+            let all = all(known, seed);
             assert_eq!(all.len(), PORTS as usize);
             assert!(all.iter().all(|port| *port >= FIRST_PORT));
             assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), PORTS as usize);
         }
-        let ahead = all(Some((65_534, 1)), 5);
+        let ahead = all(known(65_534, Some(1)), 5);
         assert_eq!(ahead[..3], [65_535, 1024, 1025], "it begins anew after the last");
-        assert_eq!(all(Some((1025, -1)), 5)[..2], [1024, 65_535]);
+        assert_eq!(ahead[127..131], [1150, 1151, 65_533, 1152], "then on both sides");
+        assert_eq!(all(known(1025, Some(-1)), 5)[..2], [1024, 65_535]);
+        assert_eq!(all(known(5000, None), 5)[..4], [5001, 4999, 5002, 4998]);
     }
 
     #[test]

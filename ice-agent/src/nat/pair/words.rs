@@ -1,6 +1,6 @@
 //! A prediction in words, from the side that asks: "you" and "they".
 
-use super::super::behaviour::{Confidence, Filtering, Mapping, Search};
+use super::super::behaviour::{Confidence, Filtering, Mapping, PortAllocation, Search};
 use super::super::facts::{Facts, FamilyFacts};
 use super::{Left, Leg, PairPath, Route, Way};
 
@@ -115,6 +115,14 @@ fn by_search(you: &FamilyFacts, they: &FamilyFacts, search: Search) -> String {
         (true, false) => "your external port changes",
         _ => "their external port changes",
     };
+    let in_sequence = |side: &FamilyFacts| side.ports == Some(PortAllocation::Sequential);
+    let lenient = [("your", you), ("their", they)].into_iter().filter(|(_, side)| !is_strict(side));
+    let but = match lenient.max_by_key(|(_, side)| in_sequence(side)) {
+        Some((whose, side)) if hard(you) && hard(they) && !(in_sequence(you) && in_sequence(they)) => {
+            format!("but {whose} side {}, and its ports come ", lets_in(side))
+        }
+        _ => String::new(),
+    };
     let how = match search {
         Search::Prediction => "in sequence, so the next ones can be told",
         Search::Birthday => {
@@ -122,7 +130,11 @@ fn by_search(you: &FamilyFacts, they: &FamilyFacts, search: Search) -> String {
              seconds, while data goes through the relay"
         }
     };
-    format!("{whose} with the destination, {how}")
+    format!("{whose} with the destination, {but}{how}")
+}
+
+fn is_strict(side: &FamilyFacts) -> bool {
+    side.filtering.last() == Some(&Filtering::AddressAndPortDependent)
 }
 
 fn lets_in(side: &FamilyFacts) -> &'static str {

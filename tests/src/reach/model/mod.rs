@@ -14,8 +14,8 @@
 //! - [`Mapping`](Expectation::Mapping): what a gateway opens, to anybody; over UDP, or else over TCP.
 //! - [`Prediction`](Expectation::Prediction): the next port of a NAT that gives them in sequence while nobody else takes them.
 //!   Between two of them one port each is agreed on beforehand: both NATs must give theirs for the same pair of packets.
-//! - [`Birthday`](Expectation::Birthday): the port that a dependent mapping gets, by luck; many tries make up for it, if the
-//!   other side's mapping is endpoint-independent, for only then do all tries go to one endpoint.
+//! - [`Birthday`](Expectation::Birthday): the port that a dependent mapping gets, by luck, on one side: many tries make up for
+//!   that, but not for luck on both.
 //! - [`Tcp`](Expectation::Tcp): as for `Punch`, with SYNs. Both sides send theirs, so a filter that wants an answer's
 //!   source to have been sent to is opened as with UDP (RFC 5382, section 4.3).
 //! - [`Relayed`](Expectation::Relayed): each side reaches a server, by UDP, by TCP, on port 443 or by a proxy.
@@ -57,7 +57,7 @@ fn best(topology: &Topology, exists: impl Fn(&Question<'_>) -> bool) -> Expectat
         Expectation::Mapping
     } else if asked(Kind::Ipv4, Knows::Next) {
         Expectation::Prediction
-    } else if asked(Kind::Ipv4, Knows::ByLuck) {
+    } else if (0..2).any(|side| asked(Kind::Ipv4, Knows::ByLuck(side))) {
         Expectation::Birthday
     } else if asked(Kind::Tcp, Knows::NothingMore) {
         Expectation::Tcp
@@ -76,8 +76,8 @@ enum Knows {
     Mapped,
     /// The next port of a sequential NAT.
     Next,
-    /// The port of a dependent mapping.
-    ByLuck,
+    /// The port of a dependent mapping, this side's.
+    ByLuck(usize),
 }
 
 /// Whether a direct path exists, for one kind of packets.
@@ -115,7 +115,7 @@ impl<'a> Question<'a> {
             Knows::NothingMore => true,
             Knows::Mapped => self.know_mapped(),
             Knows::Next => self.know_next(),
-            Knows::ByLuck => self.know_by_luck(),
+            Knows::ByLuck(side) => self.know_by_luck(side),
         };
         known.then_some(self)
     }
@@ -140,10 +140,9 @@ impl<'a> Question<'a> {
         sequential.contains(&true)
     }
 
-    fn know_by_luck(&mut self) -> bool {
-        let independent = [0, 1].map(|side| is_independent(self.topology, &self.topology.sites[side]));
-        self.open_book = independent.map(|independent| !independent);
-        independent[0] != independent[1]
+    fn know_by_luck(&mut self, side: usize) -> bool {
+        self.open_book[side] = !is_independent(self.topology, &self.topology.sites[side]);
+        self.open_book[side]
     }
 
     /// Both sides send to all that they know until they know all there is; then whether a packet and its answer pass.

@@ -39,6 +39,22 @@ fn layers_are_as_strict_as_the_strictest() {
 }
 
 #[test]
+fn two_dependent_mappings_are_met_where_a_filter_looks_at_addresses_only() {
+    let cases = [
+        (nat(APDM, ADF), nat(APDM, APDF), Expectation::Birthday),
+        (nat(APDM, ADF), nat(APDM, ADF), Expectation::Birthday),
+        (nat(APDM, APDF), nat(APDM, APDF), Expectation::Relayed),
+    ];
+    for (a, b, expected) in cases {
+        for topology in [Topology::apart(&[a], &[b]), Topology::apart(&[b], &[a])] {
+            assert_eq!(expectation(&topology), expected, "{topology:?}");
+        }
+    }
+    let strict = Topology::apart(&[nat(APDM, ADF), nat(EIM, APDF)], &[nat(APDM, APDF)]);
+    assert_eq!(expectation(&strict), Expectation::Relayed, "the outer one looks at ports too");
+}
+
+#[test]
 fn a_gateway_behind_another_nat_opens_nothing() {
     let symmetric = NatSpec::new(APDM, APDF);
     let mapped = Layer::Nat(symmetric, Some(Speaks::Pcp));

@@ -32,6 +32,8 @@ pub enum Pooling {
 
 /// Where sequential ports begin, and begin again.
 const FIRST_PORT: u16 = 20_000;
+/// No port below is given.
+const FIRST_OF_ALL: u16 = 1024;
 /// As often is another port drawn before the NAT gives up.
 const DRAWS: usize = 100_000;
 
@@ -42,16 +44,19 @@ pub(super) struct Allocator {
     /// When it last counted what other hosts take.
     counted: Option<Instant>,
     addresses: BTreeMap<IpAddr, usize>,
+    /// The first port of each host's block.
+    blocks: BTreeMap<IpAddr, u16>,
 }
 
 impl Allocator {
     pub(super) fn new() -> Allocator {
-        Allocator { next: FIRST_PORT, counted: None, addresses: BTreeMap::new() }
+        Allocator { next: FIRST_PORT, counted: None, addresses: BTreeMap::new(), blocks: BTreeMap::new() }
     }
 
-    /// Forgets which host has which address.
+    /// Forgets which host has which address and which ports.
     pub(super) fn forget(&mut self) {
         self.addresses.clear();
+        self.blocks.clear();
     }
 
     /// An external endpoint for an internal one; `None` if none is free.
@@ -79,7 +84,10 @@ impl Allocator {
                 self.next = port.checked_add(spec.step).unwrap_or(FIRST_PORT);
                 Some(port)
             }
-            _ => (0..DRAWS).map(|_| rng.random_range(1024..=u16::MAX)).find(|port| is_free(*port)),
+            _ => {
+                let (first, last) = self.ports(spec, rng, internal.ip());
+                (0..DRAWS).map(|_| rng.random_range(first..=last)).find(|port| is_free(*port))
+            }
         }?;
         Some(SocketAddr::new(ip, port))
     }
@@ -100,6 +108,15 @@ impl Allocator {
             Pooling::Paired => *self.addresses.entry(internal).or_insert(any),
         };
         externals.get(index).copied()
+    }
+
+    /// The first and the last port that a host gets.
+    fn ports(&mut self, spec: &NatSpec, rng: &mut StdRng, internal: IpAddr) -> (u16, u16) {
+        let Some(size) = spec.block else { return (FIRST_OF_ALL, u16::MAX) };
+        let blocks = (u16::MAX - FIRST_OF_ALL) / size;
+        let any = FIRST_OF_ALL + rng.random_range(0..blocks) * size;
+        let first = *self.blocks.entry(internal).or_insert(any);
+        (first, first + (size - 1))
     }
 
     /// Other hosts take ports as a Poisson process.

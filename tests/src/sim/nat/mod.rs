@@ -48,6 +48,8 @@ pub struct NatSpec {
     pub tcp_filtering: Filtering,
     /// Which external port a new mapping gets.
     pub allocation: PortAllocation,
+    /// Of how many ports a host's random ones are: a block of its own, as carriers give (RFC 6269, section 4).
+    pub block: Option<u16>,
     /// Which one if ports are preserved and somebody has it.
     pub contention: Contention,
     /// From one sequential port to the next.
@@ -75,6 +77,7 @@ impl NatSpec {
             filtering,
             tcp_filtering: Filtering::AddressAndPortDependent,
             allocation: PortAllocation::Random,
+            block: None,
             contention: Contention::Random,
             step: 1,
             noise: 0,
