@@ -8,8 +8,8 @@
 //! 3. `filter`: whether what comes from another port of a known address comes in here.
 //! 4. `plan`: which of the following is worth while between two sides, and why if none is.
 //! 5. `open`: the hard side has very many mappings made to the one address of the peer's, each by a socket of its own.
-//! 6. `probe`: the other side sends checks to ports at the address of the hard side: first to those that follow in the
-//!    sequence, if there is one, then to any. With 256 ports open, one in 252 is hit: the paradox of the birthdays.
+//! 6. `probe`: the other side sends checks to ports at the address of the hard side: first to those near to one that is
+//!    known, then to any. With 256 ports open, one in 252 is hit: the paradox of the birthdays.
 //! 7. `mutual`: two sequences. Each side looks at where it stands, tells the other over the relayed path, and has mappings
 //!    made for one of the ports that the other is about to have.
 //!

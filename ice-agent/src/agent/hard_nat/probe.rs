@@ -1,5 +1,5 @@
-//! The easy side: checks to ports at the one address that the peer told, from the one socket whose mapping it knows. No state
-//! is kept of a probe but that it was sent.
+//! The easy side, or the one whose filter is the stricter: checks to ports at the one address that the peer told, from one
+//! socket. No state is kept of a probe but that it was sent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
