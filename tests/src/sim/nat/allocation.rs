@@ -34,8 +34,6 @@ pub enum Pooling {
 const FIRST_PORT: u16 = 20_000;
 /// No port below is given.
 const FIRST_OF_ALL: u16 = 1024;
-/// As often is another port drawn before the NAT gives up.
-const DRAWS: usize = 100_000;
 
 /// What a NAT remembers of the ports it gave.
 #[derive(Debug)]
@@ -86,7 +84,8 @@ impl Allocator {
             }
             _ => {
                 let (first, last) = self.ports(spec, rng, internal.ip());
-                (0..DRAWS).map(|_| rng.random_range(first..=last)).find(|port| is_free(*port))
+                let any = rng.random_range(first..=last);
+                (any..=last).chain(first..any).find(|port| is_free(*port))
             }
         }?;
         Some(SocketAddr::new(ip, port))
