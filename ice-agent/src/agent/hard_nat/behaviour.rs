@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use thirl_common::wire::NatMapping;
 
-use super::probe::PORTS;
 use crate::candidate::Candidate;
 
 /// The candidate extension (RFC 8839, section 5.1, cand-extension). That a peer tells it means that it knows what this module
@@ -104,17 +103,6 @@ impl MappingBehaviour {
 pub(super) fn extension(candidate: &Candidate) -> Option<&str> {
     let ours = |(name, _): &&(String, String)| name.eq_ignore_ascii_case(EXTENSION);
     candidate.extensions.iter().find(ours).map(|(_, value)| value.as_str())
-}
-
-/// How far a port is ahead of the newest of a sequence, which begins anew after the last port.
-pub(super) fn steps_ahead(newest: u16, step: i8, port: u16) -> u32 {
-    let ahead = (i32::from(port) - i32::from(newest)) * i32::from(step.signum());
-    ahead.rem_euclid(PORTS.cast_signed()).cast_unsigned()
-}
-
-/// The port so far ahead of the newest of a sequence.
-pub(super) fn port_ahead(newest: u16, step: i8, ahead: i32) -> Option<u16> {
-    u16::try_from(i32::from(newest) + i32::from(step.signum()) * ahead).ok()
 }
 
 /// Whether a candidate is a guess of the port.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thirl_common::wire::{NatMapping, TransactionId};
 
 use super::behaviour::LENIENT;
-use crate::agent::event::{Route, SocketId};
+use crate::agent::event::{RelayId, Route, SocketId};
 use crate::agent::{Agent, Timer, message};
 use crate::candidate::ComponentId;
 
@@ -42,8 +42,7 @@ impl Agent {
 
     /// Whether the peer said so.
     pub(super) fn is_peer_lenient(&self) -> bool {
-        let told = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told);
-        told.is_some_and(|told| told.behaviour & LENIENT != 0)
+        self.told().is_some_and(|told| told.behaviour & LENIENT != 0)
     }
 
     /// What is told of a socket's NAT, with that.
@@ -76,23 +75,17 @@ impl Agent {
         };
         self.hard_nat().filter = Some(question);
         self.timers.set(Timer::HardNat, question.until);
-        if let Route::Relay(id) = relay {
-            self.allow_peer(now, id, mapped.ip());
-        }
-        self.transmit_on(now, relay, mapped, message::binding_request(question.id));
+        self.allow_peer(now, relay, mapped.ip());
+        self.send_over_relay(now, relay, mapped, &message::binding_request(question.id));
     }
 
     /// An allocation with the address of somebody who has seen a socket, and what that saw.
-    fn way_to_itself(&self, socket: SocketId) -> Option<(Route, SocketAddr)> {
-        let mut relayed = self
-            .local
-            .candidates
-            .values()
-            .filter(|known| matches!(known.route, Route::Relay(_)) && !known.lost);
-        let seen: Vec<_> = self.local.sockets.get(&socket)?.seen_outside().collect();
-        relayed.find_map(|relayed| {
-            let same = seen.iter().find(|seen| seen.seen_by.ip() == relayed.address.ip())?;
-            Some((relayed.route, same.mapped))
+    fn way_to_itself(&self, socket: SocketId) -> Option<(RelayId, SocketAddr)> {
+        let socket = self.local.sockets.get(&socket)?;
+        self.local.candidates.values().filter(|known| !known.lost).find_map(|known| {
+            let Route::Relay(id) = known.route else { return None };
+            let seen = socket.seen_outside().find(|seen| seen.seen_by.ip() == known.address.ip())?;
+            Some((id, seen.mapped))
         })
     }
 
@@ -111,7 +104,7 @@ impl Agent {
         }
         if !std::mem::replace(&mut question.lenient, true) {
             if let Some(component) = self.component_to_search() {
-                self.tell_view(now, component);
+                self.tell_mapping(now, component);
             }
             self.expect_hard_nat(now);
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::MappingBehaviour;
-use super::behaviour::port_ahead;
+use super::ports::port_ahead;
 use crate::agent::Agent;
 use crate::agent::event::{Route, SocketId};
 use crate::agent::local::Found;

@@ -13,6 +13,8 @@
 //! 7. `mutual`: two sequences. Each side looks at where it stands, tells the other over the relayed path, and has mappings
 //!    made for one of the ports that the other is about to have.
 //!
+//! `ports` counts in sequences.
+//!
 //! A check that comes in on one of the many sockets makes it a base like others; from then on all is ICE. It begins when
 //! ordinary checks have had their chance, while data flows over a relay if there is one, and ends when a direct pair works.
 
@@ -22,6 +24,7 @@ mod guess;
 mod mutual;
 mod open;
 mod plan;
+mod ports;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -125,6 +128,11 @@ impl Agent {
 
     fn search_mut(&mut self) -> Option<&mut Search> {
         self.hard_nat.as_mut()?.search.as_mut()
+    }
+
+    /// What the peer's checks said of its NAT, if they did.
+    fn told(&self) -> Option<NatMapping> {
+        self.hard_nat.as_ref()?.told
     }
 
     fn hard_nat(&mut self) -> &mut HardNat {
@@ -282,6 +290,14 @@ impl Agent {
         let socket = self.local.sockets.get(&ours.socket)?;
         let port = socket.newest_mapping().map_or(0, |newest| newest.mapped.port());
         Some(self.with_filter(ours.socket, socket.behaviour().attribute(0, port)))
+    }
+
+    /// Tells it at once, by a check on the pair that works.
+    fn tell_mapping(&mut self, now: Instant, component: ComponentId) {
+        if let Some(pair) = self.session.list.best_valid(component) {
+            self.session.list.trigger(pair);
+            self.pump(now);
+        }
     }
 
     /// A check of the peer's told of its NAT.

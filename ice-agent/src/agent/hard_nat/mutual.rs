@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use thirl_common::wire::{Message, NatMapping, TransactionId, XorMappedAddress};
 
-use super::behaviour::{MAX_WIDTH, MappingBehaviour, port_ahead, steps_ahead};
+use super::behaviour::{MAX_WIDTH, MappingBehaviour};
 use super::open::Opened;
+use super::ports::{port_ahead, steps_ahead};
 use super::{Plan, Search, Work};
 use crate::agent::config::Role;
 use crate::agent::event::{Action, SocketId};
@@ -138,7 +139,7 @@ impl Agent {
                 mutual.until = now + AGAIN;
                 let tells = matches!(mutual.stage, Stage::Tell);
                 self.timers.set(Timer::HardNat, now + AGAIN);
-                if tells { self.tell_view(now, component) } else { self.ask_to_look(now) }
+                if tells { self.tell_mapping(now, component) } else { self.ask_to_look(now) }
             }
             (Stage::Open, false) => {
                 self.work_on_opened(now);
@@ -258,7 +259,7 @@ impl Agent {
         } else {
             self.open_batch(now, PEER_LASTS);
         }
-        self.tell_view(now, component);
+        self.tell_mapping(now, component);
     }
 
     /// Whether a port that was seen now is one of those that come after the newest known before, and after the mappings that were
@@ -283,15 +284,7 @@ impl Agent {
             socket.erratic = true;
         }
         self.end_search(now, false);
-        self.tell_view(now, component);
-    }
-
-    /// Tells the peer at once, by a check on the pair that works.
-    pub(super) fn tell_view(&mut self, now: Instant, component: ComponentId) {
-        if let Some(pair) = self.session.list.best_valid(component) {
-            self.session.list.trigger(pair);
-            self.pump(now);
-        }
+        self.tell_mapping(now, component);
     }
 
     /// The peer has told what it saw in a round.
@@ -318,7 +311,7 @@ impl Agent {
             }
             // It has not heard the answer.
             Role::Controlled if told.round == mutual.round && mutual.looked.is_some() => {
-                self.tell_view(now, component);
+                self.tell_mapping(now, component);
             }
             _ => {}
         }

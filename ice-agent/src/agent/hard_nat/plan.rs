@@ -96,8 +96,7 @@ impl Agent {
     /// Whether the peer says that it knows what this is.
     pub(super) fn peer_knows_hard_nats(&self) -> bool {
         let told = |known: &Candidate| MappingBehaviour::told_by(known).is_some();
-        let heard = self.hard_nat.as_ref().is_some_and(|hard_nat| hard_nat.told.is_some());
-        heard || self.session.candidates.iter().any(told)
+        self.told().is_some() || self.session.candidates.iter().any(told)
     }
 
     /// What is worth while for a component.
@@ -188,13 +187,11 @@ impl Agent {
     /// What is known of the peer's NAT that has this address. The worst of what its candidates say counts: the first was told
     /// before more was known.
     pub(super) fn remote_behaviour(&self, ip: IpAddr) -> MappingBehaviour {
-        let heard = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told);
-        let heard = heard.map_or(MappingBehaviour::Unknown, MappingBehaviour::of_attribute);
+        let heard = self.told().map_or(MappingBehaviour::Unknown, MappingBehaviour::of_attribute);
         if heard != MappingBehaviour::Unknown {
             return heard;
         }
-        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
-        let told = there.filter_map(MappingBehaviour::told_by);
+        let told = self.candidates_at(ip).filter_map(MappingBehaviour::told_by);
         let known = told.filter(|told| *told != MappingBehaviour::Unknown);
         known.max_by_key(|told| told.is_dependent()).unwrap_or_default()
     }
@@ -210,34 +207,39 @@ impl Agent {
 
     /// The newest port that is known of the peer's.
     pub(super) fn remote_port(&self, ip: IpAddr) -> Option<Known> {
-        let sequence = self.remote_sequence(ip).map(|(port, step)| Known { port, step: Some(step) });
-        let told = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told).map(|told| told.port);
-        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
-        let reflexive =
-            there.filter(|known| known.kind == CandidateKind::ServerReflexive && !is_predicted(known));
-        let first = reflexive.filter_map(|known| Some(known.address.ip()?.port())).next();
-        let any = told.filter(|port| *port != 0).or(first).map(|port| Known { port, step: None });
-        sequence.or(any)
+        if let Some((port, step)) = self.remote_sequence(ip) {
+            return Some(Known { port, step: Some(step) });
+        }
+        let port = self.told_port().or_else(|| self.reflexive_ports(ip, |known| !is_predicted(known)).next());
+        port.map(|port| Known { port, step: None })
     }
 
     /// The newest port that is known of the peer's sequence, if there is one.
     pub(super) fn remote_sequence(&self, ip: IpAddr) -> Option<(u16, i8)> {
         let MappingBehaviour::Sequential(step) = self.remote_behaviour(ip) else { return None };
-        let heard = self.hard_nat.as_ref().and_then(|hard_nat| hard_nat.told).map(|told| told.port);
-        let heard = heard.filter(|port| *port != 0);
-        let sequential = |known: &&Candidate| {
-            let told = MappingBehaviour::told_by(known);
-            known.kind == CandidateKind::ServerReflexive && told.is_some_and(MappingBehaviour::is_sequential)
-        };
-        let there = self.session.candidates.iter().filter(|known| is_of(known, ip));
-        let told = there.filter(sequential).filter_map(|known| Some(known.address.ip()?.port()));
+        let sequential =
+            |known: &Candidate| MappingBehaviour::told_by(known).is_some_and(MappingBehaviour::is_sequential);
+        let told = self.reflexive_ports(ip, sequential);
         let furthest = told.max_by_key(|port| i32::from(*port) * i32::from(step.signum()));
-        heard.or(furthest).map(|port| (port, step))
+        self.told_port().or(furthest).map(|port| (port, step))
     }
-}
 
-fn is_of(candidate: &Candidate, host: IpAddr) -> bool {
-    candidate.address.ip().is_some_and(|address| address.ip() == host)
+    /// The port of its newest mapping, as its checks told.
+    fn told_port(&self) -> Option<u16> {
+        self.told().map(|told| told.port).filter(|port| *port != 0)
+    }
+
+    fn reflexive_ports(&self, ip: IpAddr, fits: impl Fn(&Candidate) -> bool) -> impl Iterator<Item = u16> {
+        let reflexive = |known: &&Candidate| known.kind == CandidateKind::ServerReflexive;
+        let fitting = self.candidates_at(ip).filter(reflexive).filter(move |known| fits(known));
+        fitting.filter_map(|known| Some(known.address.ip()?.port()))
+    }
+
+    /// What the peer told at an address of its own.
+    fn candidates_at(&self, ip: IpAddr) -> impl Iterator<Item = &Candidate> {
+        let there = move |known: &&Candidate| known.address.ip().is_some_and(|address| address.ip() == ip);
+        self.session.candidates.iter().filter(there)
+    }
 }
 
 /// How good a candidate is as the address by which the other side reaches this one, and that address.

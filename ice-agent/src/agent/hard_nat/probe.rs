@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::behaviour::steps_ahead;
 use super::plan::Plan;
+use super::ports::{PORTS, port_after, port_number, steps_ahead};
 use super::{Search, Work};
 use crate::agent::event::Via;
 use crate::agent::{Agent, Timer};
@@ -28,10 +28,6 @@ const FOLLOWING: u32 = 512;
 /// The budget is used up by one search, and grows back by so much: whatever the peer makes this side do, by restarts or
 /// other addresses, in the long run it is no more than one packet a second.
 const REFILL: Duration = Duration::from_secs(1);
-
-/// Ports from here on are given out (RFC 6335, section 6).
-const FIRST_PORT: u16 = 1024;
-pub(super) const PORTS: u32 = 65_536 - FIRST_PORT as u32;
 
 /// A search in progress.
 #[derive(Debug)]
@@ -87,11 +83,9 @@ impl Known {
         }
     }
 
-    /// The port so many steps ahead; after the last one they begin anew.
+    /// The port so many steps ahead.
     fn at(self, steps: u32) -> Option<u16> {
-        let steps = steps.cast_signed() * i32::from(self.step.unwrap_or(1).signum());
-        let index = i32::from(self.port) - i32::from(FIRST_PORT) + steps;
-        port_number(index.rem_euclid(PORTS.cast_signed()).cast_unsigned())
+        port_after(self.port, self.step.unwrap_or(1), steps)
     }
 
     /// Whether a port is one of those.
@@ -144,10 +138,6 @@ impl Ports {
         self.near += 1;
         Some(port)
     }
-}
-
-fn port_number(index: u32) -> Option<u16> {
-    u16::try_from(index + u32::from(FIRST_PORT)).ok()
 }
 
 impl Agent {
@@ -218,7 +208,7 @@ mod tests {
         ] {
             let all = all(known, seed);
             assert_eq!(all.len(), PORTS as usize);
-            assert!(all.iter().all(|port| *port >= FIRST_PORT));
+            assert!(all.iter().all(|port| *port >= 1024));
             assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), PORTS as usize);
         }
         let ahead = all(known(65_534, Some(1)), 5);
