@@ -18,6 +18,9 @@ pub enum Instrument {
 }
 
 impl Instrument {
+    /// Both, the judge last.
+    const ALL: [Self; 2] = [Self::Simulation, Self::Lab];
+
     /// For the matrix.
     pub fn name(self) -> &'static str {
         match self {
@@ -246,21 +249,13 @@ impl Tally {
 }
 
 impl Matrix {
-    const COLUMNS: [(Mode, Instrument); 6] = [
-        (Mode::Thirl, Instrument::Simulation),
-        (Mode::Thirl, Instrument::Lab),
-        (Mode::Standard, Instrument::Simulation),
-        (Mode::Standard, Instrument::Lab),
-        (Mode::Mixed, Instrument::Lab),
-        (Mode::Aioice, Instrument::Lab),
-    ];
-
     /// Who ran where, in the order of the columns.
     pub fn columns(&self) -> Vec<(Mode, Instrument)> {
         let ran = |(mode, instrument): &(Mode, Instrument)| {
             self.cells.iter().any(|cell| cell.tally(*instrument, *mode).is_some())
         };
-        Self::COLUMNS.into_iter().filter(ran).collect()
+        let all = Mode::ALL.into_iter().flat_map(|mode| Instrument::ALL.map(|instrument| (mode, instrument)));
+        all.filter(ran).collect()
     }
 
     /// Where the requirement is missed, in words: in a cell, or in all cells of a kind together where luck decides, since a few
@@ -284,7 +279,8 @@ impl Matrix {
 
     fn missed_together(&self) -> Vec<String> {
         let mut missed = Vec::new();
-        for (expectation, instrument, mode) in every_kind() {
+        let kinds = self.columns().into_iter().flat_map(|column| Expectation::ALL.map(|best| (best, column)));
+        for (expectation, (mode, instrument)) in kinds {
             let percent = expectation.required_direct(mode);
             let Some(tally) = self.together(expectation, instrument, mode).filter(|_| is_luck(percent))
             else {
@@ -300,11 +296,6 @@ impl Matrix {
         }
         missed
     }
-}
-
-fn every_kind() -> impl Iterator<Item = (Expectation, Instrument, Mode)> {
-    let columns = Matrix::COLUMNS.into_iter();
-    columns.flat_map(|(mode, instrument)| Expectation::ALL.map(|best| (best, instrument, mode)))
 }
 
 /// Whether a percentage leaves room.

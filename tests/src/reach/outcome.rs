@@ -21,6 +21,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them, in the order of the matrix.
+    pub const ALL: [Self; 4] = [Self::Thirl, Self::Standard, Self::Mixed, Self::Aioice];
+
     /// For the matrix.
     pub fn name(self) -> &'static str {
         match self {
@@ -36,9 +39,9 @@ impl Mode {
         matches!(self, Self::Thirl | Self::Standard)
     }
 
-    /// What each of the two is.
+    /// The one by which each of the two is started: in a mixed run ours goes by that name.
     pub(super) fn sides(self) -> [Self; 2] {
-        if self == Self::Mixed { [Self::Thirl, Self::Aioice] } else { [self; 2] }
+        [self, if self == Self::Mixed { Self::Aioice } else { self }]
     }
 }
 

@@ -34,9 +34,10 @@ pub(super) const LEGEND: [(&str, &str); 5] = [
 /// not all or none were, and the median time to that path.
 pub fn picture(matrix: &Matrix) -> String {
     let situations = Situation::all();
-    let modes = [Mode::Thirl, Mode::Standard, Mode::Mixed, Mode::Aioice].into_iter();
-    let modes: Vec<_> =
-        modes.filter(|mode| matrix.cells.iter().any(|cell| cell.judged(*mode).is_some())).collect();
+    let modes: Vec<_> = Mode::ALL
+        .into_iter()
+        .filter(|mode| matrix.cells.iter().any(|cell| cell.judged(*mode).is_some()))
+        .collect();
     let side = MARGIN + situations.len() * CELL;
     let height = side + 2 * CELL + 60;
     let width = modes.len() * (side + GAP);

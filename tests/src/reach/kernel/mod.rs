@@ -61,10 +61,7 @@ pub fn run(pair: Pair, mode: Mode, expectation: Expectation) -> Result<Outcome, 
     let server = Server::start(&place.lab)?;
     let [a, b] = &place.hosts;
     let spawn = |host: &Host, role, side: Mode| {
-        let mut command = peer::command(&place.lab, &server, host, role, side)?;
-        if mode.is_ours() {
-            command.arg("--trickle");
-        }
+        let command = peer::command(&place.lab, &server, host, role, side)?;
         Ok::<_, RunError>(End::spawn(command, &format!("{} on {}, {role}", side.name(), host.node))?)
     };
     let [first, second] = mode.sides();

@@ -22,15 +22,16 @@ pub(super) fn command(
     role: &str,
     mode: Mode,
 ) -> Result<Command, Unavailable> {
-    match mode {
-        Mode::Thirl | Mode::Mixed => Ok(thirl(lab, server, host, role)),
-        Mode::Standard => {
-            let mut command = thirl(lab, server, host, role);
-            command.arg("--no-hard-nats");
-            Ok(command)
-        }
-        Mode::Aioice => aioice(lab, server, host, role),
-    }
+    let options: &[&str] = match mode {
+        Mode::Thirl => &["--trickle"],
+        Mode::Standard => &["--trickle", "--no-hard-nats"],
+        // An aioice is told everything at once.
+        Mode::Mixed => &[],
+        Mode::Aioice => return aioice(lab, server, host, role),
+    };
+    let mut command = thirl(lab, server, host, role);
+    command.args(options);
+    Ok(command)
 }
 
 /// It is told all ways to the server: its user does not know which of them his network lets out.

@@ -73,7 +73,7 @@ impl Allocator {
             (PortAllocation::Preserving, Contention::Overload) => Some(wanted),
             (PortAllocation::Preserving, _) if is_free(wanted) => Some(wanted),
             (PortAllocation::Preserving, Contention::Next) => {
-                (wanted..=u16::MAX).chain(1024..wanted).find(|port| is_free(*port))
+                (wanted..=u16::MAX).chain(FIRST_OF_ALL..wanted).find(|port| is_free(*port))
             }
             (PortAllocation::Sequential, _) => {
                 self.count_others(spec, now, rng);
